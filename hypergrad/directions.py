@@ -1,0 +1,190 @@
+# ruff: noqa: D102  (the methods are documented once, in Direction)
+"""What the parameters move along: the direction u_t of the model optimizer (op), for lists of tensors.
+
+Each direction keeps its state per parameter in a dict, under the names that torch.optim uses. A learned
+learning rate also needs u_{t-1}: SGD and Nesterov momentum keep it as ``direction``; heavy ball and Adam
+have it in their state already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+ParamState = dict[str, Tensor]
+
+
+class Direction(Protocol):
+    """An op. Lists hold one entry per parameter, in one order; u has its parameter's shape."""
+
+    def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
+        """Add what ``state`` lacks at t = 0; ``learned`` if ``previous`` will be asked for."""
+
+    def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
+        """Return u_{t-1}, before ``update`` moves the states. Not to be written to."""
+
+    def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
+        """Move the states by g_t and return u_t. Not to be written to: may be g_t or part of a state."""
+
+    def fused(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[ParamState],
+        lr: Tensor | float,
+    ) -> None:
+        """``update`` and θ ← θ − lr·u in torch's fused kernels; one device, one dtype, ``lr`` 0-d."""
+
+
+@dataclass(frozen=True, slots=True)
+class SGD:
+    """u = g."""
+
+    def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
+        if learned and "direction" not in state:
+            state["direction"] = torch.zeros_like(param)
+
+    def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
+        return [state["direction"] for state in states]
+
+    def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
+        if "direction" in states[0]:
+            torch._foreach_copy_([state["direction"] for state in states], list(grads))
+        return list(grads)
+
+    def fused(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[ParamState],
+        lr: Tensor | float,
+    ) -> None:
+        _fused_move(params, self.update(grads, states), lr)
+
+
+@dataclass(frozen=True, slots=True)
+class Momentum:
+    """v ← μv + g; u = g + μv with Nesterov momentum (the report's SGDN), u = v without (heavy ball)."""
+
+    momentum: float = 0.9
+    nesterov: bool = True
+
+    def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        if learned and self.nesterov and "direction" not in state:
+            state["direction"] = torch.zeros_like(param)
+
+    def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
+        key = "direction" if self.nesterov else "momentum_buffer"
+        return [state[key] for state in states]
+
+    def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
+        buffers = [state["momentum_buffer"] for state in states]
+        torch._foreach_mul_(buffers, self.momentum)
+        torch._foreach_add_(buffers, list(grads))
+        if not self.nesterov:
+            return buffers
+        if "direction" not in states[0]:
+            return list(torch._foreach_add(list(grads), buffers, alpha=self.momentum))
+        directions = [state["direction"] for state in states]
+        torch._foreach_copy_(directions, list(grads))
+        torch._foreach_add_(directions, buffers, alpha=self.momentum)
+        return directions
+
+    def fused(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[ParamState],
+        lr: Tensor | float,
+    ) -> None:
+        _fused_move(params, self.update(grads, states), lr)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; u = m̂ / (√v̂ + ε) (Kingma & Ba 2015, Algorithm 1)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
+        if "exp_avg" not in state:
+            # As in torch.optim the count stays on the CPU: the host reads it every step.
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+
+    def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
+        scales: list[float] = []
+        shifts: list[float] = []
+        for state in states:
+            step = float(state["step"])
+            # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, and any shift but 0 makes u_0 = 0.
+            correction1 = 1 - self.betas[0] ** step if step else 1.0
+            correction2 = 1 - self.betas[1] ** step if step else 1.0
+            scales.append(correction1 / math.sqrt(correction2))
+            shifts.append(correction1 * self.eps if step else 1.0)
+        denominators = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+        torch._foreach_mul_(denominators, scales)
+        torch._foreach_add_(denominators, shifts)
+        return list(torch._foreach_div([state["exp_avg"] for state in states], list(denominators)))
+
+    def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
+        beta1, beta2 = self.betas
+        torch._foreach_add_([state["step"] for state in states], 1)
+        torch._foreach_lerp_([state["exp_avg"] for state in states], list(grads), 1 - beta1)
+        squares = [state["exp_avg_sq"] for state in states]
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, list(grads), list(grads), 1 - beta2)
+        return self.previous(states)
+
+    def fused(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[ParamState],
+        lr: Tensor | float,
+    ) -> None:
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        if params[0].device.type != "cpu":
+            # The kernel reads the count on its device; filling it there costs no synchronisation.
+            counts = {n: torch.full((), n, device=params[0].device) for n in set(map(float, steps))}
+            steps = [counts[float(step)] for step in steps]
+        torch._fused_adam_(
+            list(params),
+            list(grads),
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def _fused_move(params: Sequence[Tensor], directions: list[Tensor], lr: Tensor | float) -> None:
+    torch._fused_sgd_(
+        list(params),
+        directions,
+        [],
+        weight_decay=0.0,
+        momentum=0.0,
+        lr=lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )

@@ -1,0 +1,94 @@
+"""The member axis, and what functional refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hypergrad
+from hypergrad import directions, functional, rates
+
+OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
+LOPS = {"": None, "sgd": rates.SGD(), "sgdn": rates.SGDN(), "adam": rates.Adam()}
+
+
+@pytest.mark.parametrize("missing", [{}, {0: {1}, 4: {0, 2}, 6: {3}}], ids=["all", "missing"])
+@pytest.mark.parametrize("granularity", functional.GRANULARITIES)
+@pytest.mark.parametrize("name", hypergrad.NAMES)
+def test_stacked_members_train_as_they_would_alone(problem, name, granularity, missing):
+    op, _, lop = name.partition("-")
+    alpha0, beta = problem.rates(name)
+    members, steps = 3, 20
+    starts = [[p.detach() * (1 + 0.5 * k) for p in problem.initial()] for k in range(members)]
+    lrs = torch.tensor([alpha0 * (1 + k / 2) for k in range(members)], dtype=torch.float64)
+    betas = torch.tensor([beta * (1 - k / 4) for k in range(members)], dtype=torch.float64)
+
+    alone = []
+    for k in range(members):
+        params = [start.clone().requires_grad_() for start in starts[k]]
+        optimizer = hypergrad.create(
+            name,
+            params,
+            lr=float(lrs[k]),
+            hypergrad_lr=float(betas[k]),
+            granularity=granularity,
+            weight_decay=0.1,
+        )
+        problem.train(optimizer, params, range(steps), missing)
+        alone.append((params, optimizer))
+
+    stacked = [torch.stack(tensors).requires_grad_() for tensors in zip(*starts, strict=True)]
+    state = functional.init(stacked, LOPS[lop], lr=lrs, granularity=granularity, members=members)
+    for step in range(steps):
+        each = [problem.gradients([p[k] for p in stacked], step) for k in range(members)]
+        grads = [torch.stack(tensors) for tensors in zip(*each, strict=True)]
+        h = functional.update(
+            stacked,
+            [None if i in missing.get(step, ()) else grad for i, grad in enumerate(grads)],
+            state,
+            OPS[op],
+            LOPS[lop],
+            hypergrad_lr=betas,
+            weight_decay=0.1,
+            granularity=granularity,
+        )
+
+    for k, (params, optimizer) in enumerate(alone):
+        for together, single in zip(stacked, params, strict=True):
+            torch.testing.assert_close(together[k], single, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(state.alpha[..., k], optimizer.learning_rates[0], rtol=1e-12, atol=0)
+        if lop:
+            assert h.shape == state.alpha.shape
+            torch.testing.assert_close(h[..., k], optimizer.hypergradients[0], rtol=1e-9, atol=1e-12)
+            assert not torch.equal(state.alpha[..., k], lrs[k].expand_as(state.alpha[..., k]))
+
+
+def test_gradients_and_other_members_stay_as_they_are():
+    params = [torch.ones(2, 3), torch.ones(2)]
+    grads = [torch.ones(2, 3), torch.tensor([1.0, torch.nan])]
+    state = functional.init(params, rates.Adam(), lr=0.1, members=2)
+    for _ in range(3):
+        functional.update(
+            params,
+            grads,
+            state,
+            directions.Adam(),
+            rates.Adam(),
+            hypergrad_lr=0.01,
+            weight_decay=0.1,
+            maximize=True,
+        )
+    assert torch.equal(grads[0], torch.ones(2, 3))
+    assert torch.isfinite(params[0][0]).all()
+    assert torch.isfinite(state.alpha[0])
+    assert torch.isnan(state.alpha[1])
+
+
+def test_init_says_what_is_wrong():
+    params = [torch.zeros(3, 2), torch.zeros(2)]
+    with pytest.raises(ValueError, match=r"params\[1\] has shape \(2,\): with members=3"):
+        functional.init(params, lr=0.1, members=3)
+    with pytest.raises(ValueError, match="granularity must be one of group, tensor, released, got 'layer'"):
+        functional.init(params, lr=0.1, granularity="layer")
+    with pytest.raises(ValueError, match=r"lr has shape \(3,\): give a number, or a tensor of shape \(2,\)"):
+        functional.init(params, rates.SGD(), lr=torch.zeros(3), granularity="tensor")
