@@ -1,0 +1,1 @@
+"""A distributed study of hypergradient optimizers, run by Ray Tune and kept in MLflow."""

@@ -1,0 +1,301 @@
+"""A study: the grid workloads × optimizers × α₀ × β × seeds under one budget, and its trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from study import fields, yamlfile
+from study.fields import DEFAULT, Granularity, Rate, Selector
+from study.trial import Trial
+
+MAX_TRIALS = 100_000
+"""A larger grid is refused as a slip of the pen."""
+
+Rates = Annotated[tuple[Rate, ...], BeforeValidator(fields.listed), AfterValidator(fields.distinct)]
+Seed = Annotated[int, BeforeValidator(fields.whole(0, 2**32 - 1))]
+Threshold = Annotated[float, BeforeValidator(fields.number(-1e6))]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkloadUse(_Model):
+    """A workload and the arguments of its function: a name, or ``{use: name, argument: value, …}``."""
+
+    use: Annotated[str, BeforeValidator(fields.workload_name)]
+    args: dict[
+        Annotated[str, BeforeValidator(fields.argument_name)],
+        Annotated[Any, BeforeValidator(fields.scalar)],
+    ] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inline(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value if isinstance(value, cls) else {"use": value}
+        if value.keys() == {"use", "args"} and isinstance(value["args"], dict):
+            return value
+        return {"args": {k: v for k, v in value.items() if k != "use"}} | (
+            {"use": value["use"]} if "use" in value else {}
+        )
+
+
+class OptimizerUse(_Model):
+    """An optimizer and what it overrides: a name, or a mapping with these keys."""
+
+    name: Annotated[str, BeforeValidator(fields.optimizer_name)]
+    granularity: Granularity | None = None
+    alpha0: Rates | None = None
+    beta: Rates | None = None
+    args: dict[str, Annotated[Any, BeforeValidator(fields.option)]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return value if isinstance(value, dict | cls) else {"name": value}
+
+    @field_validator("args", mode="after")
+    @classmethod
+    def _applicable(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "name" in info.data:
+            wrong = {name: fields.misfit(name, info.data["name"]) for name in args}
+            _refuse(((name,), message) for name, message in wrong.items() if message)
+        return args
+
+    @property
+    def learned(self) -> bool:
+        """Whether the optimizer learns α, and so needs a β."""
+        return "-" in self.name
+
+
+class Resources(_Model):
+    """What one trial takes; fractions let several share a device."""
+
+    cpus: Annotated[float, BeforeValidator(fields.number(0, 1024))] = 1.0
+    gpus: Annotated[float, BeforeValidator(fields.number(0, 64))] = Field(default=0.0, validate_default=True)
+
+    @field_validator("gpus", mode="after")
+    @classmethod
+    def _possible(cls, gpus: float, info: ValidationInfo) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs cannot be had; write a fraction of one, or a whole number")
+        if gpus == 0 and info.data.get("cpus") == 0:
+            raise ValueError("a trial without CPU or GPU; write cpus: 1")
+        return gpus
+
+
+class Study(_Model):
+    """A validated study; what the file may leave out is filled in.
+
+    Values that differ between optimizers (``beta``, ``granularity``) are mappings by optimizer name, by op,
+    or ``"default"``; the most specific one counts, and an optimizer's own override before all.
+    """
+
+    name: Annotated[str, BeforeValidator(fields.study_name)]
+    """A folder and an MLflow experiment."""
+    description: Annotated[str, BeforeValidator(fields.sentence)] = ""
+    workloads: Annotated[tuple[WorkloadUse, ...], BeforeValidator(fields.listed)]
+    optimizers: Annotated[tuple[OptimizerUse, ...], BeforeValidator(fields.listed)]
+    alpha0: Rates
+    beta: Annotated[dict[Selector, Rates], BeforeValidator(fields.by_default)] = Field(
+        default={}, validate_default=True
+    )
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(fields.seeds), AfterValidator(fields.distinct)] = (0,)
+    epochs: Annotated[int | None, BeforeValidator(fields.optional(fields.whole(1, 1_000_000)))] = None
+    iterations: Annotated[int | None, BeforeValidator(fields.optional(fields.whole(1, 10**9)))] = Field(
+        default=None, validate_default=True
+    )
+    batch_size: Annotated[int, BeforeValidator(fields.whole(1, 1_000_000))] = 128
+    weight_decay: Rate = 1e-4
+    granularity: Annotated[dict[Selector, Granularity], BeforeValidator(fields.by_default)] = Field(
+        default={}, validate_default=True
+    )
+    thresholds: Annotated[dict[str, dict[Selector, Threshold]], Field(alias="threshold")] = {}
+    """Training loss to reach, by workload or ``"default"``, then by optimizer, op, or ``"default"``."""
+    resources: Resources = Resources()
+    retries: Annotated[int, BeforeValidator(fields.whole(0, 100))] = 0
+    """How often a failed trial is started again."""
+
+    @field_validator("workloads", mode="after")
+    @classmethod
+    def _distinct_workloads(cls, workloads: tuple[WorkloadUse, ...]) -> tuple[WorkloadUse, ...]:
+        first: dict[str, int] = {}
+        _refuse(
+            ((i,), f"the same as workloads[{j}]; list every workload once")
+            for i, workload in enumerate(workloads)
+            if (j := first.setdefault(_canonical([workload.use, workload.args]), i)) != i
+        )
+        return workloads
+
+    @field_validator("beta", mode="after")
+    @classmethod
+    def _beta_for_all(cls, beta: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        uses = info.data.get("optimizers", ())
+        without = {u.name: None for u in uses if u.learned and not (u.beta or fields.choose(beta, u.name))}
+        if without:
+            names = ", ".join(without)
+            raise ValueError(
+                f"missing for {names}, to learn the learning rate; write beta: 1e-3, or one per op"
+            )
+        return beta
+
+    @field_validator("granularity", mode="after")
+    @classmethod
+    def _granularity_for_all(cls, granularity: dict[str, str]) -> dict[str, str]:
+        return {DEFAULT: "group"} | granularity
+
+    @field_validator("iterations", mode="after")
+    @classmethod
+    def _one_budget(cls, iterations: int | None, info: ValidationInfo) -> int | None:
+        if "epochs" in info.data and (info.data["epochs"] is None) == (iterations is None):
+            both = "both epochs and iterations are" if iterations else "neither epochs nor iterations is"
+            raise ValueError(f"{both} given; write exactly one of them")
+        return iterations
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _by_workload(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, dict):
+            return {DEFAULT: {DEFAULT: value}}
+        thresholds: dict[str, Any] = {}
+        workloads = [w.use for w in info.data.get("workloads", ())]
+        unknown = []
+        for name, entry in value.items():
+            if name in workloads or (name == DEFAULT and isinstance(entry, dict)):
+                thresholds[name] = thresholds.get(name, {}) | fields.by_default(entry)
+            elif name in fields.SELECTORS:
+                thresholds[DEFAULT] = thresholds.get(DEFAULT, {}) | {name: entry}
+            elif "workloads" in info.data:
+                hint = fields.nearest(name, [*workloads, *fields.SELECTORS])
+                unknown.append(((name,), f"neither an optimizer nor a workload of this study; {hint}"))
+        _refuse(unknown)
+        return {name: entry for name, entry in thresholds.items() if entry}
+
+    @model_validator(mode="after")
+    def _whole_grid(self) -> Study:
+        per_seed = sum(len(self._alphas(o)) * len(self._betas(o)) for o in self.optimizers)
+        count = len(self.workloads) * per_seed * len(self.seeds)
+        if count > MAX_TRIALS:
+            raise ValueError(f"the grid has {count:,} trials; at most {MAX_TRIALS:,} make a study")
+        _refuse(self._repeated())
+        return self
+
+    def _repeated(self) -> Iterator[tuple[tuple[str, int], str]]:
+        """Optimizers with a trial that an earlier one has too."""
+        first: dict[object, int] = {}
+        for i, use in enumerate(self.optimizers):
+            settings = (use.name, self._granularity(use) if use.learned else None, _canonical(use.args))
+            others = {
+                first.setdefault((*settings, alpha0, beta), i)
+                for alpha0 in self._alphas(use)
+                for beta in self._betas(use)
+            }
+            if other := [j for j in sorted(others) if j != i]:
+                yield ("optimizers", i), f"repeats trials of optimizers[{other[0]}]; list every one once"
+
+    def _alphas(self, use: OptimizerUse) -> tuple[float, ...]:
+        return use.alpha0 or self.alpha0
+
+    def _betas(self, use: OptimizerUse) -> tuple[float | None, ...]:
+        if not use.learned:
+            return (None,)
+        return use.beta or fields.choose(self.beta, use.name) or ()
+
+    def _granularity(self, use: OptimizerUse) -> str:
+        return use.granularity or str(fields.choose(self.granularity, use.name))
+
+    def trials(self) -> list[Trial]:
+        """The grid's points: by workload, optimizer, α₀, β, seed, each in the order of the file."""
+        return [
+            Trial(
+                workload=workload.use,
+                optimizer=use.name,
+                alpha0=alpha0,
+                beta=beta,
+                seed=seed,
+                epochs=self.epochs,
+                iterations=self.iterations,
+                batch_size=self.batch_size,
+                weight_decay=self.weight_decay,
+                granularity=self._granularity(use),
+                workload_args=workload.args,
+                optimizer_args=use.args,
+            )
+            for workload in self.workloads
+            for use in self.optimizers
+            for alpha0 in self._alphas(use)
+            for beta in self._betas(use)
+            for seed in self.seeds
+        ]
+
+    def threshold(self, trial: Trial) -> float | None:
+        """The training loss that the trial is timed to; ``None`` if the study sets none for it."""
+        for workload in (trial.workload, DEFAULT):
+            value = fields.choose(self.thresholds.get(workload, {}), trial.optimizer)
+            if value is not None:
+                return float(value)
+        return None
+
+    def to_yaml(self) -> str:
+        """The study with all that was left out filled in, as a file that loads to an equal study."""
+        content: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description,
+            "workloads": [{"use": w.use, **w.args} if w.args else w.use for w in self.workloads],
+            "optimizers": [_plain(o) for o in self.optimizers],
+            "alpha0": list(self.alpha0),
+            "beta": _compact({name: list(betas) for name, betas in self.beta.items()}),
+            "seeds": list(self.seeds),
+            "epochs": self.epochs,
+            "iterations": self.iterations,
+            "batch_size": self.batch_size,
+            "weight_decay": self.weight_decay,
+            "granularity": _compact(self.granularity),
+            "threshold": _compact({name: _compact(values) for name, values in self.thresholds.items()}),
+            "resources": self.resources.model_dump(),
+            "retries": self.retries,
+        }
+        return yamlfile.dump({key: value for key, value in content.items() if value not in (None, {})})
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _plain(use: OptimizerUse) -> object:
+    entry = use.model_dump(mode="json", exclude_none=True)
+    if not use.args:
+        del entry["args"]
+    return use.name if len(entry) == 1 else entry
+
+
+def _compact(values: dict[str, Any]) -> Any:
+    return values[DEFAULT] if list(values) == [DEFAULT] else values
+
+
+def _refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
+    """Raises all problems, each at its place below the value under validation; none passes."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("study", "{message}", {"message": message}), loc=loc, input=None
+        )
+        for loc, message in problems
+    ]
+    if details:
+        raise ValidationError.from_exception_data("Study", details)

@@ -1,0 +1,141 @@
+"""How a study's trials are shared out among workers, and what they will cost. Pure: runs nothing."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from study.trial import Trial
+
+if TYPE_CHECKING:
+    from study.records import TrialRecord
+
+TRAIN_SIZES = {
+    "digits-logreg": 1_437,
+    "digits-mlp": 1_437,
+    "mnist-logreg": 60_000,
+    "mnist-mlp": 60_000,
+    "cifar10-vgg16": 50_000,
+}
+"""Training examples of the built-in workloads."""
+
+ROUGH_RATES = {
+    "digits-logreg": 0.0003,
+    "digits-mlp": 0.0005,
+    "mnist-logreg": 0.0006,
+    "mnist-mlp": 0.012,
+    "cifar10-vgg16": 1.5,
+}
+"""Seconds per iteration at batch size 128 on one CPU core, to an order of magnitude: no measurements."""
+
+# Starting a worker process costs seconds, so a bundle should be worth about this many; and more than a few
+# bundles per slot balance no better.
+BUNDLE_SECONDS = 60.0
+BUNDLES_PER_SLOT = 4
+
+# The journal keeps three float32 per iteration in base64, the Parquet file about as much; MLflow keeps
+# about 150 bytes for each point of a curve, of which there are at most about 1000 after thinning.
+BYTES_PER_ITERATION = 2 * 12 * 4 / 3
+BYTES_PER_POINT = 150
+MAX_POINTS = 1_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run, and what it would cost. A total is ``None`` if any trial's share is unknown."""
+
+    trials: tuple[Trial, ...]
+    bundles: tuple[tuple[Trial, ...], ...]
+    """Trials that one worker runs one after the other; the costliest bundle first."""
+    iterations: int | None
+    seconds: float | None
+    """Of one slot working alone."""
+    bytes: int | None
+    """On disk, when all is done: journals, Parquet files, MLflow's database."""
+    estimated: Literal["measured", "rough"] | None
+    """Where ``seconds`` comes from: ``"measured"`` only if every rate was."""
+
+
+def iterations(trial: Trial) -> int | None:
+    """Iterations of a trial's budget; ``None`` if it is in epochs of a data set of unknown size."""
+    if trial.epochs is None:
+        return trial.iterations
+    size = TRAIN_SIZES.get(trial.workload)
+    return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
+
+
+def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:
+    """Seconds per iteration by (workload, optimizer), over all iterations that the records have."""
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for record in records:
+        if record.iterations and record.seconds > 0:
+            name = record.trial.workload, record.trial.optimizer
+            seconds[name] += record.seconds
+            counts[name] += record.iterations
+    return {name: seconds[name] / counts[name] for name in seconds}
+
+
+def plan(trials: Sequence[Trial], slots: int, rates: Mapping[tuple[str, str], float] | None = None) -> Plan:
+    """Shares out trials among bundles of about equal cost, costliest trials first.
+
+    Args:
+        trials: distinct trials.
+        slots: how many trials can run at once; at least 1.
+        rates: seconds per iteration by (workload, optimizer), measured in earlier runs; where it has none,
+            :data:`ROUGH_RATES` stand in.
+
+    Returns:
+        The plan, the same for the same arguments. Work of unknown length counts as much as the longest known.
+
+    Raises:
+        ValueError: ``slots`` below 1.
+    """
+    if slots < 1:
+        raise ValueError(f"slots must be at least 1; got {slots}")
+    rates = rates or {}
+    counts = [iterations(trial) for trial in trials]
+    seconds: list[float | None] = []
+    for trial, count in zip(trials, counts, strict=True):
+        rate = rates.get((trial.workload, trial.optimizer), ROUGH_RATES.get(trial.workload))
+        seconds.append(None if count is None or rate is None else count * rate)
+    total = _total(seconds)
+    known = _total(counts)
+    measured = all((trial.workload, trial.optimizer) in rates for trial in trials)
+    points = sum(min(MAX_POINTS, 3 * count) for count in counts if count is not None)
+    return Plan(
+        trials=tuple(trials),
+        bundles=_bundles(trials, seconds, slots),
+        iterations=None if known is None else int(known),
+        seconds=total,
+        bytes=None if known is None else round(known * BYTES_PER_ITERATION + points * BYTES_PER_POINT),
+        estimated=None if total is None else "measured" if measured else "rough",
+    )
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _bundles(
+    trials: Sequence[Trial], seconds: Sequence[float | None], slots: int
+) -> tuple[tuple[Trial, ...], ...]:
+    if not trials:
+        return ()
+    longest = max((s for s in seconds if s is not None), default=BUNDLE_SECONDS)
+    costs = [longest if s is None else s for s in seconds]
+    worth = int(sum(costs) / BUNDLE_SECONDS)
+    number = min(len(trials), max(slots, min(worth, BUNDLES_PER_SLOT * slots)))
+    # Longest processing time first: the next costliest trial goes to the lightest bundle.
+    heap: list[tuple[float, int, list[int]]] = [(0.0, i, []) for i in range(number)]
+    for index in sorted(range(len(trials)), key=lambda i: (-costs[i], i)):
+        load, i, members = heap[0]
+        members.append(index)
+        heapq.heapreplace(heap, (load + costs[index], i, members))
+    ordered = sorted(heap, key=lambda entry: (-entry[0], entry[1]))
+    return tuple(tuple(trials[i] for i in sorted(members)) for _, _, members in ordered)

@@ -1,0 +1,160 @@
+"""Where data sets and caches lie on a machine, and reading them once. Does not import torch at import."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import filelock
+import platformdirs
+
+if TYPE_CHECKING:
+    import torch
+
+    from study.workloads.base import Data, Workload
+
+__all__ = [
+    "CACHE_VARIABLE",
+    "DATA_VARIABLE",
+    "DataError",
+    "cache_dir",
+    "data_dir",
+    "load",
+    "machine_lock",
+    "open_or_download",
+]
+
+DATA_VARIABLE = "HYPERGRAD_STUDY_DATA"
+CACHE_VARIABLE = "HYPERGRAD_STUDY_CACHE"
+
+T = TypeVar("T")
+_loaded: dict[tuple[object, ...], Data] = {}
+_loading = threading.Lock()
+
+
+class DataError(RuntimeError):
+    """Data cannot be had; the message is one line that says what, where, and what would help."""
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again: ``HYPERGRAD_STUDY_CACHE``, else in the user's cache."""
+    chosen = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path(
+        "hypergrad-study", appauthor=False
+    )
+    return Path(chosen).expanduser().absolute()
+
+
+def data_dir(option: Path | None = None) -> Path:
+    """Return the data sets' folder: ``option``, else ``HYPERGRAD_STUDY_DATA``, else ``data`` in the cache."""
+    chosen = option or os.environ.get(DATA_VARIABLE) or cache_dir() / "data"
+    return Path(chosen).expanduser().absolute()
+
+
+def load(workload: Workload, folder: Path | None, device: torch.device | str) -> Data:
+    """Return the workload's data on ``device``: the same tensors for every trial of this process.
+
+    ``workload.load`` runs in one process of this machine at a time per folder, so a data set is downloaded
+    once. Two machines that share a folder do not see each other's locks: fill it before they start. A folder
+    that has the data is only read.
+
+    Args:
+        workload: whose data; workloads with the same ``load`` function share them.
+        folder: the data folder, None for the default; see :func:`data_dir`.
+        device: where the tensors are to be.
+
+    Raises:
+        DataError: the data are not there and cannot be downloaded, or ``workload.load`` returned no ``Data``.
+    """
+    import torch
+
+    from study.workloads.base import Data
+
+    folder = data_dir(folder)
+    device = torch.empty(0, device=device).device  # "cuda" and "cuda:0" are one device
+    key = (workload.load, folder, device)
+    with _loading:
+        if key not in _loaded:
+            with machine_lock(f"data {folder.resolve()}"):
+                data: object = workload.load(folder)
+            if not isinstance(data, Data):
+                returned = type(data).__name__
+                raise DataError(
+                    f"workload {workload.name!r}: load returned {returned}, not study.workloads.base.Data"
+                )
+            _loaded[key] = data.to(device)
+        return _loaded[key]
+
+
+@contextmanager
+def machine_lock(name: str) -> Iterator[None]:
+    """Hold the lock ``name`` against this user's other processes on this machine; waits as long as it takes.
+
+    Locks lie in the cache folder and not beside what they guard, which may be read-only or on a network disk.
+
+    Raises:
+        DataError: the cache folder cannot be written.
+    """
+    locks = cache_dir() / "locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(locks / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache folder {cache_dir()} ({error}); name another with {CACHE_VARIABLE}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_or_download(
+    dataset: Callable[[Path, bool], T], folder: Path, *, what: str, files: str, source: str
+) -> T:
+    """Return ``dataset(folder, False)``, after downloading into ``folder`` if that raises ``RuntimeError``.
+
+    The download goes to a folder beside the data and each file is renamed into place when all have come, so
+    a process that is killed meanwhile leaves nothing half-written where the data belong.
+
+    Args:
+        dataset: opens the data in a folder, downloading them first if the second argument is true, as
+            torchvision's classes do; raises ``RuntimeError`` if they are absent or damaged.
+        folder: the data folder; made if absent.
+        what: the data set's name, for messages.
+        files: where in ``folder`` its files belong, for messages.
+        source: where it is downloaded from, for messages.
+
+    Raises:
+        DataError: the data are neither there nor to be downloaded.
+    """
+    try:
+        return dataset(folder, False)
+    except RuntimeError:
+        pass
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
+            dataset(Path(staging), True)
+            _move_files(Path(staging), folder)
+        return dataset(folder, False)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{what} is not whole in {folder / files}, and downloading it from {source} failed ({reason});"
+            f" name the folder that has it with --data or {DATA_VARIABLE}"
+        ) from error
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)

@@ -1,0 +1,44 @@
+"""What several test files share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from study.spec import Study, load_study
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory, monkeypatch):
+    """No test reads or writes the runs, caches or tracking server of whoever runs the tests."""
+    for variable in ("HYPERGRAD_STUDY_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HYPERGRAD_STUDY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def write_study(tmp_path):
+    """A function that writes a study file from keyword overrides of a small good one, and loads it."""
+
+    def write(**overrides) -> tuple[Study, Path]:
+        import yaml
+
+        content = {
+            "name": "small",
+            "description": "A small study",
+            "workloads": ["digits-logreg"],
+            "optimizers": ["sgd", "sgd-sgd", "adam-adam"],
+            "alpha0": [0.01],
+            "beta": {"sgd": 1e-3, "adam": 1e-5},
+            "seeds": 2,
+            "epochs": 2,
+            "threshold": 2.0,
+            **overrides,
+        }
+        path = tmp_path / f"{content['name']}.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+        return load_study(path), path
+
+    return write

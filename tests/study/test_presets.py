@@ -1,0 +1,69 @@
+"""The presets against the report's numbers, counted by hand."""
+
+from collections import Counter
+
+import pytest
+
+from study.spec import SpecError, load_study, preset_names, preset_path
+
+NINE = ["sgd", "sgd-sgd", "sgd-sgdn", "sgdn", "sgdn-sgd", "sgdn-sgdn", "adam", "adam-sgd", "adam-adam"]
+FIVE = (0.01, 0.005, 0.001, 0.0005, 0.0001)
+# name: workloads, α₀, β of op Adam, seeds, epochs, granularity of op Adam, trials
+EXPECTED = {
+    "quickstart": (["digits-logreg", "digits-mlp"], (0.01, 0.001, 0.0001), 1e-5, 3, 20, "group", 162),
+    "figure1-logreg": (["mnist-logreg"], (0.001,), 1e-7, 3, 20, "released", 27),
+    "figure1-mlp": (["mnist-mlp"], (0.001,), 1e-7, 3, 100, "released", 27),
+    "figure1-vgg": (["cifar10-vgg16"], (0.001,), 1e-8, 1, 200, "released", 9),
+    "alpha0-logreg": (["mnist-logreg"], FIVE, 1e-7, 6, 20, "released", 270),
+    "alpha0-mlp": (["mnist-mlp"], FIVE, 1e-7, 6, 20, "released", 270),
+    "alpha0-vgg": (["cifar10-vgg16"], FIVE, 1e-8, 1, 200, "released", 45),
+}
+
+
+def test_these_are_all():
+    assert preset_names() == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_settings(name):
+    workloads, alpha0, adam_beta, seeds, epochs, granularity, count = EXPECTED[name]
+    study = load_study(name)
+    trials = study.trials()
+    assert study.name == name
+    assert study.description
+    assert len(trials) == len({t.key for t in trials}) == count
+    assert list(dict.fromkeys(t.workload for t in trials)) == workloads
+    assert set(Counter(t.optimizer for t in trials).values()) == {count // 9}
+    assert list(dict.fromkeys(t.optimizer for t in trials)) == NINE
+    assert tuple(dict.fromkeys(t.alpha0 for t in trials)) == alpha0
+    assert {t.seed for t in trials} == set(range(seeds))
+    assert {(t.epochs, t.batch_size, t.weight_decay) for t in trials} == {(epochs, 128, 1e-4)}
+    learned = {t.optimizer: (t.beta, t.granularity) for t in trials if t.lop}
+    assert learned == {
+        **dict.fromkeys(["sgd-sgd", "sgd-sgdn", "sgdn-sgd", "sgdn-sgdn"], (1e-3, "group")),
+        **dict.fromkeys(["adam-sgd", "adam-adam"], (adam_beta, granularity)),
+    }
+    assert study.resources.gpus == (1 if "vgg" in name else 0)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_file_is_a_start_for_ones_own(name, tmp_path):
+    copy = tmp_path / "copy.yaml"
+    copy.write_bytes(preset_path(name).read_bytes())
+    assert load_study(copy) == load_study(name)
+    copy.write_text(load_study(name).to_yaml(), encoding="utf-8")
+    assert load_study(copy) == load_study(name)
+    header = preset_path(name).read_text(encoding="utf-8").partition("name:")[0]
+    assert "H. Mittal" in header
+    assert f"plan {name}" in header
+
+
+def test_thresholds_of_the_report():
+    study = load_study("alpha0-vgg")
+    thresholds = {t.op: study.threshold(t) for t in study.trials()}
+    assert thresholds == {"sgd": 0.75, "sgdn": 0.3, "adam": 0.2}
+
+
+def test_unknown_preset():
+    with pytest.raises(SpecError, match="did you mean quickstart"):
+        preset_path("quikstart")
