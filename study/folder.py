@@ -1,0 +1,104 @@
+"""Where a study keeps what it makes: one folder per study under a folder of runs.
+
+::
+
+    runs/                     ``--runs``, HYPERGRAD_STUDY_RUNS, or ./runs
+      mlflow.db, artifacts/     the embedded MLflow store, shared by the studies
+      NAME/
+        study.yaml              the study as it was last run, resolved
+        trials/KEY.journal      one journal per trial
+        tune/                   Ray Tune's own state
+        report/                 figures, tables, index.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from study import journal
+from study.records import TrialRecord
+from study.spec import SpecError, Study, Trial, load_study
+
+RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of one study. ``runs`` is absolute; nothing is made until something is written."""
+
+    runs: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The study's own folder."""
+        return self.runs / self.name
+
+    @property
+    def artifacts(self) -> Path:
+        """Root of the artifacts of the embedded MLflow store."""
+        return self.runs / "artifacts"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's storage."""
+        return self.path / "tune"
+
+    @property
+    def report(self) -> Path:
+        """Figures, tables and the page."""
+        return self.path / "report"
+
+    @property
+    def spec(self) -> Path:
+        """The study as it was last run."""
+        return self.path / "study.yaml"
+
+    def journal(self, trial: Trial) -> Path:
+        """The journal of ``trial``."""
+        return self.path / "trials" / f"{trial.key}.journal"
+
+    def keep(self, study: Study) -> None:
+        """Write the resolved study, whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.spec.with_suffix(".new")
+        draft.write_text(study.to_yaml(), encoding="utf-8")
+        draft.replace(self.spec)
+
+    def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
+        """Return what the journals say of ``trials``, in their order."""
+        return [journal.read(self.journal(trial), trial) for trial in trials]
+
+
+def runs_folder(option: Path | None = None) -> Path:
+    """Return the absolute folder of runs: the option, HYPERGRAD_STUDY_RUNS, or ``./runs``."""
+    return Path(option or os.environ.get(RUNS_VARIABLE) or "runs").expanduser().resolve()
+
+
+def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
+    """Return a study that has been run and its folder.
+
+    ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
+    results are those of the file's name, scored by what the file says now.
+
+    Raises:
+        SpecError: the study has not been run under ``runs``, or its file is not valid.
+    """
+    folder = StudyFolder(runs, source)
+    if Path(source).name == source and folder.spec.is_file():
+        return load_study(folder.spec), folder
+    known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
+    if Path(source).is_file():
+        study = load_study(source)
+        folder = StudyFolder(runs, study.name)
+        if folder.spec.is_file():
+            return study, folder
+    here = ", ".join(known) if known else "none"
+    raise SpecError([f"{source}: no study of that name was run under {runs}; there: {here}"])

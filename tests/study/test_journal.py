@@ -1,0 +1,152 @@
+"""The journal: what was appended is what is read, and no damage reads as data."""
+
+import numpy as np
+import pytest
+
+from study.journal import Journal, JournalReader, read
+from study.records import EpochRecord
+from study.spec import Trial
+
+TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=3)
+MACHINE = {"device": "cpu"}
+
+
+def epoch(number: int, iterations: int = 4) -> EpochRecord:
+    random = np.random.default_rng(number)
+    return EpochRecord(
+        epoch=number,
+        first_iteration=1 + (number - 1) * iterations,
+        alpha=random.random(iterations).astype(np.float32),
+        hypergradient=random.standard_normal(iterations),
+        train_loss=random.random(iterations).astype(np.float32),
+        val_loss=1 / 3,
+        val_accuracy=0.5,
+        seconds=0.25,
+        alpha_tensors=random.random((iterations, 2)).astype(np.float32),
+    )
+
+
+def write(path, epochs, *, end=None, repeatable=True, trial=TRIAL):
+    with Journal(path, trial, MACHINE, repeatable=repeatable) as journal:
+        for number in epochs:
+            journal.epoch(epoch(number))
+        if end:
+            journal.end(end)
+
+
+def assert_same_arrays(actual: EpochRecord, expected: EpochRecord):
+    for name in ("alpha", "hypergradient", "train_loss", "alpha_tensors"):
+        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+        assert getattr(actual, name).dtype == getattr(expected, name).dtype
+
+
+def test_what_is_written_is_read_bit_for_bit(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.journal"
+    write(path, [1, 2], end="finished")
+    record = read(path, TRIAL)
+    assert (record.status, record.ended, record.iterations, record.seconds) == ("finished", True, 8, 0.5)
+    assert record.machine == MACHINE
+    assert record.budget == 12  # three epochs as long as the first
+    for number, kept in enumerate(record.epochs, start=1):
+        assert_same_arrays(kept, epoch(number))
+        assert kept.val_loss == 1 / 3
+    assert 0 < record.started_ms <= record.epochs[0].time_ms <= record.ended_ms
+
+
+def test_no_journal_is_a_pending_trial(tmp_path):
+    record = read(tmp_path / "none", TRIAL)
+    assert (record.status, record.epochs, record.progress) == ("pending", (), 0.0)
+
+
+def test_non_finite_values_survive(tmp_path):
+    path = tmp_path / "a"
+    arrays = {"alpha": np.array([1.0, np.inf]), "hypergradient": np.array([np.nan, -np.inf])}
+    loss = np.array([1.0, np.nan])
+    bad = EpochRecord(1, 1, **arrays, train_loss=loss, val_loss=np.nan, val_accuracy=0, seconds=1)
+    with Journal(path, TRIAL, MACHINE, repeatable=True) as journal:
+        journal.epoch(bad)
+        journal.end("diverged")
+    record = read(path, TRIAL)
+    assert record.epochs[0].diverged
+    assert np.isnan(record.epochs[0].val_loss)
+    np.testing.assert_array_equal(record.train_loss, [1.0, np.nan])
+    np.testing.assert_array_equal(record.hypergradient, [np.nan, -np.inf])
+
+
+def test_every_prefix_of_the_bytes_is_readable_and_only_grows(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2], end="finished")
+    whole = path.read_bytes()
+    lengths = set()
+    for length in range(0, len(whole) + 1, 7):
+        path.write_bytes(whole[:length])
+        reader = JournalReader(path, TRIAL)
+        reader.poll()
+        assert not reader.damaged
+        assert whole[: reader.offset].endswith(b"\n") or reader.offset == 0
+        lengths.add(len(reader.record.epochs))
+        for number, kept in enumerate(reader.record.epochs, start=1):
+            assert_same_arrays(kept, epoch(number))
+    assert lengths == {0, 1, 2}
+
+
+def test_following_a_growing_journal_equals_reading_it_at_the_end(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2, 3], end="finished")
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    reader = JournalReader(path, TRIAL)
+    for start in range(0, len(whole), 50):
+        with path.open("ab") as file:
+            file.write(whole[start : start + 50])
+        reader.poll()
+    assert reader.record.status == "finished"
+    np.testing.assert_array_equal(reader.record.train_loss, read(path, TRIAL).train_loss)
+    assert len(reader.record.epochs) == 3
+
+
+def test_a_flipped_bit_ends_the_record_before_it(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2, 3], end="finished")
+    lines = path.read_bytes().splitlines(keepends=True)
+    spoiled = bytearray(lines[2])  # the second epoch
+    spoiled[len(spoiled) // 2] ^= 1
+    path.write_bytes(b"".join([*lines[:2], bytes(spoiled), *lines[3:]]))
+    reader = JournalReader(path, TRIAL)
+    reader.poll()
+    assert reader.damaged
+    assert reader.record.status == "running"
+    assert [kept.epoch for kept in reader.record.epochs] == [1]
+
+
+def test_a_repeated_trial_keeps_the_first_stamps_and_adds_what_was_missing(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2])
+    path.write_bytes(path.read_bytes()[:-5])  # killed in the middle of a line
+    before = read(path, TRIAL)
+    assert [kept.epoch for kept in before.epochs] == [1]
+    write(path, [1, 2, 3], end="finished")
+    after = read(path, TRIAL)
+    assert [kept.epoch for kept in after.epochs] == [1, 2, 3]
+    assert after.epochs[0].time_ms == before.epochs[0].time_ms
+    assert (after.attempt, after.started_ms) == (before.attempt, before.started_ms)
+
+
+def test_a_trial_that_is_not_repeatable_begins_a_new_attempt(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2], repeatable=False)
+    before = read(path, TRIAL)
+    write(path, [1], repeatable=False)
+    after = read(path, TRIAL)
+    assert after.attempt != before.attempt
+    assert [kept.epoch for kept in after.epochs] == [1]
+
+
+def test_a_journal_of_another_trial_is_refused(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1])
+    other = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=1, epochs=3)
+    with pytest.raises(ValueError, match=TRIAL.key):
+        read(path, other)
+    with pytest.raises(ValueError, match=TRIAL.key):
+        write(path, [1], trial=other)
