@@ -1,0 +1,438 @@
+"""The figures of a study: curves over epochs, and iterations to the threshold over α₀.
+
+An optimizer looks the same in every figure: colour says the op, line style the lop. Colours are Okabe and
+Ito's, which colour-blind readers tell apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+from study.measures import iterations_to_threshold, workload_label
+from study.records import EpochRecord, TrialRecord
+from study.spec import OPS, OPTIMIZERS, Study, Trial
+
+Floats = NDArray[np.float64]
+_Groups = dict[tuple[str, str], list[TrialRecord]]  # by workload and optimizer
+
+DPI = 150
+COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
+_PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
+_REPORTED = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the report pairs each op with
+_MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
+
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.grid.which": "major",
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "hypergrad-study",
+    "figure.facecolor": "white",
+}
+
+
+class Look(NamedTuple):
+    """How an optimizer is drawn."""
+
+    color: str
+    linestyle: Any
+    linewidth: float
+    marker: str
+
+
+def look(optimizer: str) -> Look:
+    """Return the look of an optimizer: plain dotted, lop SGD dashed, the new ones solid or dash-dotted."""
+    op, _, lop = optimizer.partition("-")
+    if not lop:
+        return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
+    style = _HD if lop == "sgd" else _NEW if lop == _REPORTED[op] else _OTHER
+    return Look(COLOURS[op], style, 1.3 if lop == "sgd" else 1.7, _MARKERS[lop])
+
+
+class Choice(NamedTuple):
+    """One α₀ and β of each optimizer on each workload, and a line that says which."""
+
+    cells: _Groups
+    note: str
+
+
+def figure1(records: Sequence[TrialRecord], study: Study, alpha0: float | None = None) -> Figure:
+    """Draw the report's Figure 1 for what the study contains: α_t, training and validation loss over epochs.
+
+    One column per workload. Lines are medians over seeds, bands go from the smallest to the largest. A line
+    goes on while more than half of the seeds have a value; a diverged trial's loss counts as above all
+    others, and a cross ends the line of an optimizer most of whose trials diverged. Axes fit the trials that
+    did not diverge.
+
+    Args:
+        records: of the study's trials, in any order; those without an epoch are left out.
+        study: gives the order of workloads and optimizers.
+        alpha0: the α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
+            first is shown; the title names what was chosen.
+
+    Raises:
+        ValueError: no record has an epoch, or the study has no such α₀.
+    """
+    chosen = _choose(records, study, alpha0)
+    workloads = list(dict.fromkeys(workload for workload, _ in chosen.cells))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _panels(3, len(workloads), height=2.05)
+        for column, workload in enumerate(workloads):
+            cells = {name: cell for (of, name), cell in chosen.cells.items() if of == workload}
+            for row, (label, value, is_loss) in enumerate(_ROWS):
+                panel = axes[row, column]
+                _draw_curves(panel, cells, value, is_loss)
+                panel.tick_params(labelbottom=row == len(_ROWS) - 1)
+                if column == 0:
+                    panel.set_ylabel(label)
+            axes[0, column].set_title(workload, parse_math=False)
+            axes[-1, column].set_xlabel("epoch")
+        _finish(figure, (name for _, name in chosen.cells), study.name, chosen.note)
+    return figure
+
+
+def has_threshold_point(record: TrialRecord, study: Study) -> bool:
+    """Whether :func:`threshold_figure` shows a trial: it ended, has a threshold, and α₀ > 0."""
+    return record.ended and study.threshold(record.trial) is not None and record.trial.alpha0 > 0
+
+
+def threshold_figure(records: Sequence[TrialRecord], study: Study) -> Figure:
+    """Draw iterations to the threshold over α₀, one panel per workload, and per op if thresholds differ.
+
+    Points are medians over seeds with the range as a bar. A median that falls among trials that did not
+    reach the threshold is an open triangle on the budget's line. Of several β the first is shown.
+
+    Raises:
+        ValueError: no trial that ended has a threshold and α₀ > 0.
+    """
+    ended = [record for record in _ordered(records, study) if has_threshold_point(record, study)]
+    if not ended:
+        raise ValueError(f"study {study.name}: no trial with a threshold has ended; nothing to draw")
+    note, kept = _first_method(ended)
+    panels: dict[tuple[str, float], list[TrialRecord]] = {}
+    for record in kept:
+        threshold = study.threshold(record.trial)
+        assert threshold is not None
+        panels.setdefault((workload_label(record.trial), threshold), []).append(record)
+    with mpl.rc_context(_STYLE):
+        columns = min(3, len(panels))
+        figure, axes = _panels(-(-len(panels) // columns), columns, height=3.0)
+        for panel in axes.flat[len(panels) :]:
+            panel.set_visible(False)
+        for panel, ((workload, threshold), these) in zip(axes.flat, panels.items(), strict=False):
+            _draw_iterations(panel, these, threshold)
+            panel.set_title(f"{workload}: training loss ≤ {threshold:g}", parse_math=False)
+            panel.set_xlabel("initial learning rate α₀")
+        for panel in axes[:, 0]:
+            panel.set_ylabel("iterations to threshold")
+        _finish(figure, (record.trial.optimizer for record in kept), study.name, note, markers=True)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` (150 dpi) and ``stem.svg``; equal figures give equal bytes, on any day.
+
+    Returns:
+        The two paths, PNG first.
+    """
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    with mpl.rc_context(_STYLE):
+        figure.savefig(png, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(svg, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+_ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
+    ("learning rate α", lambda epoch: epoch.alpha_epoch, False),
+    ("training loss", lambda epoch: epoch.train_loss_epoch, True),
+    ("validation loss", lambda epoch: epoch.val_loss, True),
+)
+
+
+def _ordered(records: Sequence[TrialRecord], study: Study) -> list[TrialRecord]:
+    """The study's own records that have an epoch, in the study's order."""
+    by_key = {record.trial.key: record for record in records if record.epochs}
+    return [by_key[trial.key] for trial in study.trials() if trial.key in by_key]
+
+
+def _choose(records: Sequence[TrialRecord], study: Study, alpha0: float | None) -> Choice:
+    ordered = [record for record in _ordered(records, study) if record.status != "failed"]
+    if not ordered:
+        raise ValueError(f"study {study.name}: no trial has finished an epoch; nothing to draw")
+    known = sorted({record.trial.alpha0 for record in ordered})
+    if alpha0 is not None and alpha0 not in known:
+        there = ", ".join(f"{a:g}" for a in known)
+        raise ValueError(f"study {study.name}: no trial with α₀ = {alpha0:g}; there are {there}")
+    wanted = 0.001 if alpha0 is None else alpha0
+    groups: _Groups = {}
+    for record in ordered:
+        groups.setdefault(_group(record), []).append(record)
+    cells = {}
+    for group, members in groups.items():
+        steps = sorted({member.trial.alpha0 for member in members})
+        if alpha0 is not None and alpha0 not in steps:
+            continue
+        step = wanted if wanted in steps else steps[(len(steps) - 1) // 2]
+        first = next(member.trial for member in members if member.trial.alpha0 == step)
+        cells[group] = [member for member in members if _settings(member.trial) == _settings(first)]
+    shown = {name: cell[0].trial for (_, name), cell in cells.items()}
+    used = sorted({cell[0].trial.alpha0 for cell in cells.values()})
+    parts = [f"α₀ = {used[0]:g}"] if len(used) == 1 else [_each("α₀", shown, "alpha0")]
+    if len(known) > len(used):
+        parts[0] += f" (of {', '.join(f'{a:g}' for a in known)})"
+    parts += _left_out(groups, cells)
+    return Choice(cells, "; ".join(parts))
+
+
+def _first_method(records: Sequence[TrialRecord]) -> tuple[str, list[TrialRecord]]:
+    """Of each optimizer on each workload the trials with the first β and options, and a line that says so."""
+    groups: _Groups = {}
+    for record in records:
+        groups.setdefault(_group(record), []).append(record)
+    cells = {
+        group: [r for r in members if _settings(r.trial, "alpha0") == _settings(members[0].trial, "alpha0")]
+        for group, members in groups.items()
+    }
+    return "; ".join(_left_out(groups, cells)), [record for cell in cells.values() for record in cell]
+
+
+def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
+    """Say which β, granularity and options are shown where there are several."""
+    parts = []
+    several = [group for group in cells if len({r.trial.beta for r in groups[group]}) > 1]
+    if several:
+        parts.append(_each("β", {group[1]: cells[group][0].trial for group in several}, "beta"))
+    for name, symbol in (("granularity", "granularity"), ("optimizer_args", "options")):
+        shown = {
+            group[1]: members[0].trial.settings()[name] or "default"
+            for group, members in cells.items()
+            if any(r.trial.settings()[name] != members[0].trial.settings()[name] for r in groups[group])
+        }
+        if shown:
+            parts.append(
+                f"{symbol}: " + ", ".join(f"{optimizer} {value}" for optimizer, value in shown.items())
+            )
+    return parts
+
+
+def _group(record: TrialRecord) -> tuple[str, str]:
+    return workload_label(record.trial), record.trial.optimizer
+
+
+def _settings(trial: Trial, *but: str) -> dict[str, Any]:
+    return {name: value for name, value in trial.settings().items() if name not in ("seed", *but)}
+
+
+def _each(symbol: str, trials: Mapping[str, Trial], name: str) -> str:
+    values = {optimizer: getattr(trial, name) for optimizer, trial in trials.items()}
+    return f"{symbol}: " + ", ".join(f"{o} {v:g}" for o, v in values.items() if v is not None)
+
+
+def _panels(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[Any]]:
+    width = max(3.4 * columns, 4.6)
+    figure = Figure(figsize=(width + 0.4, height * rows + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _finish(
+    figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False
+) -> None:
+    """Title, and a legend below: one column per op, or one row if there is a single op."""
+    shown = set(optimizers)
+    columns = [names for op in OPS if (names := [n for n in OPTIMIZERS if n in shown and _op(n) == op])]
+    handles = []
+    for names in columns:
+        for optimizer in names:
+            style = look(optimizer)
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    label=optimizer,
+                    color=style.color,
+                    ls=style.linestyle,
+                    lw=style.linewidth,
+                    marker=style.marker if markers else "",
+                    ms=4,
+                )
+            )
+        blanks = max(map(len, columns)) - len(names)
+        handles += [Line2D([], [], ls="", label=" ") for _ in range(blanks)]
+    per_row = len(columns) if len(columns) > 1 else len(handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=per_row, handlelength=3.4)
+    figure.suptitle(f"{name}\n{note}" if note else name, fontsize=10, parse_math=False)
+
+
+def _op(optimizer: str) -> str:
+    return optimizer.partition("-")[0]
+
+
+def _draw_curves(
+    panel: Axes, cells: Mapping[str, list[TrialRecord]], value: Callable[[EpochRecord], float], is_loss: bool
+) -> None:
+    calm: list[Floats] = []
+    wild: list[Floats] = []
+    crosses: list[tuple[int, float, str]] = []
+    for name, cell in cells.items():
+        curves = _curves(cell, value, is_loss)
+        present = ~np.isnan(curves)
+        lasting = present.sum(axis=0) * 2 > len(cell)
+        middle = np.full(curves.shape[1], np.nan)
+        for epoch in np.flatnonzero(lasting):
+            middle[epoch] = np.median(curves[present[:, epoch], epoch])
+        middle[~np.isfinite(middle)] = np.nan
+        epochs = np.arange(1, curves.shape[1] + 1)
+        style = look(name)
+        single = np.isfinite(middle).sum() == 1
+        panel.plot(
+            epochs,
+            middle,
+            color=style.color,
+            ls=style.linestyle,
+            lw=style.linewidth,
+            marker="o" if single else "",
+            ms=3.5,
+        )
+        bounded = np.where(np.isfinite(curves), curves, np.nan)
+        if len(cell) > 1 and np.isfinite(middle).any():
+            shown = np.isfinite(middle)
+            low, high = np.nanmin(bounded[:, shown], axis=0), np.nanmax(bounded[:, shown], axis=0)
+            panel.fill_between(epochs[shown], low, high, color=style.color, alpha=0.13, lw=0)
+        diverged = [record.status == "diverged" for record in cell]
+        if 2 * sum(diverged) >= len(cell) and np.isfinite(middle).any():
+            end = int(np.flatnonzero(np.isfinite(middle))[-1])
+            crosses.append((end + 1, float(middle[end]), style.color))
+        for record, curve in zip(cell, bounded, strict=True):
+            (wild if record.status == "diverged" else calm).append(curve)
+    shown_values = np.concatenate(calm or wild)
+    alpha0 = max(record.trial.alpha0 for cell in cells.values() for record in cell)
+    _scale(panel, shown_values[np.isfinite(shown_values)], is_loss, alpha0)
+    for last, value_there, color in crosses:
+        at = np.clip(value_there, *panel.get_ylim())  # on the frame where the line has left it
+        panel.plot(last, at, "x", color=color, ms=6, mew=1.6, clip_on=False)[0].set_in_layout(False)
+    longest = max(record.epochs[-1].epoch for cell in cells.values() for record in cell)
+    panel.set_xlim(1 - 0.02 * longest, longest * 1.02)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _curves(cell: Sequence[TrialRecord], value: Callable[[EpochRecord], float], is_loss: bool) -> Floats:
+    """Shape (seeds, epochs): NaN where there is nothing, ∞ for the loss of a trial that has diverged.
+
+    The α of the epoch in which a trial diverged tells nothing, and is left out.
+    """
+    length = max(record.epochs[-1].epoch for record in cell)
+    curves = np.full((len(cell), length), np.nan)
+    for curve, record in zip(curves, cell, strict=True):
+        for epoch in record.epochs:
+            point = value(epoch)
+            curve[epoch.epoch - 1] = point if math.isfinite(point) else np.nan
+        if record.status == "diverged":
+            if is_loss:
+                curve[np.isnan(curve)] = np.inf
+            else:
+                curve[record.epochs[-1].epoch - 1] = np.nan
+    return curves
+
+
+def _scale(panel: Axes, values: Floats, is_loss: bool, alpha0: float) -> None:
+    if not values.size:
+        return
+    low, high = float(values.min()), float(values.max())
+    if is_loss and low > 0 and high / low > 10**1.5:
+        panel.set_yscale("log")
+        panel.set_ylim(low / 1.15, high * 1.15)
+        return
+    largest = max(abs(low), abs(high))
+    if not is_loss and largest > 0 and (high / low > 100 if low > 0 else largest > 100 * alpha0 > 0):
+        panel.set_yscale("symlog", linthresh=low if low > 0 else alpha0)
+        panel.set_ylim(low * (1.2 if low < 0 else 0.8), high * 1.25)
+        return
+    margin = 0.05 * (high - low) or 0.05 * largest or 1.0
+    panel.set_ylim(low - margin, high + margin)
+    panel.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+
+
+def _draw_iterations(panel: Axes, records: Sequence[TrialRecord], threshold: float) -> None:
+    budget = max(record.budget or record.iterations for record in records)
+    by_optimizer: dict[str, dict[float, list[float]]] = {}
+    for record in records:
+        hit = iterations_to_threshold(record.train_loss, threshold)
+        steps = by_optimizer.setdefault(record.trial.optimizer, {})
+        steps.setdefault(record.trial.alpha0, []).append(math.inf if hit is None else hit)
+    alphas = sorted({alpha for steps in by_optimizer.values() for alpha in steps})
+    gap = min((b / a for a, b in pairwise(alphas) if a > 0), default=10.0)
+    lowest, highest, censored = float(budget), 1.0, False
+    for place, (name, steps) in enumerate(by_optimizer.items()):
+        # Side by side, within a quarter of the way to the next α₀, so that equal points show.
+        shift = gap ** (0.22 * (place - (len(by_optimizer) - 1) / 2) / max(len(by_optimizer), 4))
+        x = np.array(sorted(steps))
+        median = np.array([np.median(steps[alpha]) for alpha in x])
+        low = np.array([min(steps[alpha]) for alpha in x])
+        high = np.array([min(max(steps[alpha]), budget) for alpha in x])
+        reached = np.isfinite(median)
+        style = look(name)
+        kwargs: dict[str, Any] = {"color": style.color, "zorder": 3}
+        panel.plot(
+            x * shift,
+            np.where(reached, median, np.nan),
+            ls=style.linestyle,
+            lw=style.linewidth,
+            marker=style.marker,
+            ms=4,
+            **kwargs,
+        )
+        some = np.isfinite(low)
+        panel.vlines(x[some] * shift, low[some], high[some], lw=1, alpha=0.55, **kwargs)
+        if not reached.all():
+            there = x[~reached] * shift
+            (open_marks,) = panel.plot(there, np.full(len(there), budget), "^", ms=6, mfc="white", **kwargs)
+            open_marks.set(clip_on=False, in_layout=False, markeredgewidth=1.2)
+            faint = {**kwargs, "zorder": 2, "alpha": 0.3}  # tells which triangle is whose
+            panel.plot(x * shift, np.minimum(median, budget), ls=style.linestyle, lw=1, **faint)
+        lowest, highest = min([lowest, *low[some]]), max([highest, *high])
+        censored |= bool((~reached).any())
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_ylim(max(lowest / 1.6, 0.7), highest * 1.8)
+    panel.set_xlim(alphas[0] / gap**0.5, alphas[-1] * gap**0.5)
+    panel.xaxis.set_major_locator(FixedLocator(alphas))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
+    panel.yaxis.set_minor_formatter(NullFormatter())
+    if censored:
+        panel.axhline(budget, color="#888888", lw=0.8, ls=(0, (2, 2)), zorder=1)
+        panel.annotate(
+            f"not reached within {budget}",
+            (0.995, budget * 1.16),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="#555555",
+            in_layout=False,
+        )
