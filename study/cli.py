@@ -1,0 +1,257 @@
+"""The commands. Talks to the person; what is said here was worked out elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from study import view
+from study.folder import RUNS_VARIABLE, StudyFolder, find_run, runs_folder
+from study.progress import progress_of
+from study.spec import SpecError, Study, load_study, preset_names, preset_path
+
+if TYPE_CHECKING:
+    from study.tracking import Tracker
+
+# The modules that import torch, Ray or MLflow take seconds; each command imports what it needs.
+
+app = typer.Typer(
+    help="Studies of optimizers that learn their learning rate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# Where lines are read by programs and kept in logs, nothing is folded.
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's name or a YAML file.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A study's name, or its file to score its results anew.")
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
+]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow's tracking URI.",
+        envvar="MLFLOW_TRACKING_URI",
+        show_default="SQLite in the folder of runs",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``hypergrad-study`` and ``python -m study``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except SpecError as error:
+        _refuse(*error.problems)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    runs: Runs = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.", envvar="HYPERGRAD_STUDY_DATA")
+    ] = None,
+    tracking_uri: Uri = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to use, e.g. auto.", show_default="a Ray of its own, here"),
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a Ray of its own.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a Ray of its own.")] = None,
+) -> None:
+    """Run a study, or what is left of it."""
+    spec = load_study(study)
+    folder = StudyFolder(runs_folder(runs), spec.name)
+    from study import driver, tracking
+    from study.scheduling import ClusterError
+    from study.workloads import WorkloadError
+    from study.workloads.storage import DataError
+
+    uri = tracking.tracking_uri(tracking_uri, folder.runs)
+    again = shlex.join(["hypergrad-study", "run", study])
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        tracker = tracking.Tracker(spec, uri, folder.artifacts)
+        out.print(f"[bold]{spec.name}[/]: {len(spec.trials())} trials; MLflow at {uri}")
+        with view.watching(out) as watch:
+            settings = driver.Settings(data, address, cpus, gpus, watch)
+            progress = driver.run(spec, folder, tracker, settings)
+        _show_results(spec, folder, tracker)
+    except (
+        tracking.TrackingError,
+        ClusterError,
+        WorkloadError,
+        DataError,
+        driver.BusyError,
+        OSError,
+    ) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        progress = progress_of(folder.records(spec.trials()))
+        err.print(f"\nstopped with {view.describe(progress)}\ngo on with: {again}")
+        sys.exit(INTERRUPTED)
+    if progress.tracking_error:
+        err.print(f"MLflow did not take everything: {progress.tracking_error}; send the rest with: {again}")
+    if progress.failed:
+        _list_failures(spec, folder)
+    if progress.failed or progress.tracking_error:
+        sys.exit(1)
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    runs: Runs = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs to plan for.", show_default="this machine's")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to plan for.")] = 0,
+) -> None:
+    """Say what would run and what it would cost; run nothing."""
+    from study import planning
+
+    spec = load_study(study)
+    folder = StudyFolder(runs_folder(runs), spec.name)
+    records = folder.records(spec.trials())
+    todo = [record.trial for record in records if not record.ended]
+    needs = spec.resources
+    have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
+    slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
+    planned = planning.plan(todo, max(1, slots), planning.measured_rates(records))
+    view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots)
+
+
+@app.command()
+def presets(name: Annotated[str | None, typer.Argument(help="Print this one's file.")] = None) -> None:
+    """List the presets, or print one to start a study file from."""
+    if name is None:
+        for preset in preset_names():
+            spec = load_study(preset)
+            out.print(f"[bold]{preset}[/]  {spec.description} ({len(spec.trials())} trials)", soft_wrap=True)
+        return
+    load_study(name)
+    sys.stdout.write(preset_path(name).read_text(encoding="utf-8"))
+
+
+@app.command()
+def status(name: NameArgument, runs: Runs = None) -> None:
+    """Say how a study stands, from its journals."""
+    spec, folder = find_run(name, runs_folder(runs))
+    progress = progress_of(folder.records(spec.trials()))
+    out.print(f"[bold]{spec.name}[/] in {folder.path}")
+    out.print(view.describe(progress), highlight=False, soft_wrap=True)
+    if progress.failed:
+        _list_failures(spec, folder)
+
+
+@app.command()
+def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
+    """Draw the figures and write the tables and the page, from stored results."""
+    spec, folder = find_run(name, runs_folder(runs))
+    from study import tracking
+
+    uri = tracking.tracking_uri(tracking_uri, folder.runs)
+    try:
+        _show_results(spec, folder, tracking.Tracker(spec, uri, folder.artifacts))
+    except (tracking.TrackingError, ValueError, OSError) as error:
+        _refuse(str(error))
+
+
+@app.command()
+def ui(
+    name: Annotated[str | None, typer.Argument(help="The study to open.", show_default="all")] = None,
+    runs: Runs = None,
+    tracking_uri: Uri = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ] = 5000,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Serve the MLflow UI and open it where the runs are."""
+    from study import tracking
+    from study import ui as server
+
+    folder = runs_folder(runs)
+    uri = tracking.tracking_uri(tracking_uri, folder)
+    if name is not None:
+        name = find_run(name, folder)[0].name
+    if uri == tracking.embedded_uri(folder) and not tracking.embedded_database(folder).is_file():
+        _refuse(f"{folder}: no study was run here; name the folder of runs with --runs")
+    try:
+        page = tracking.runs_page(uri, name)
+        if uri.startswith(("http://", "https://")):
+            _open(f"{uri.rstrip('/')}/{page}", browser)
+            return
+        out.print("starting the MLflow UI …", highlight=False)
+        with server.serving(uri, port) as address:
+            _open(f"{address}/{page}", browser)
+            out.print("Ctrl-C ends it.")
+            signal.pause()
+    except (tracking.TrackingError, server.UiError) as error:
+        _refuse(str(error))
+
+
+def _open(url: str, browser: bool) -> None:
+    out.print(url, highlight=False, soft_wrap=True)
+    if browser:
+        webbrowser.open(url)
+
+
+def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
+    """Print the table, write the report, keep it in MLflow, and say where everything is."""
+    from study import measures
+    from study import report as reports
+
+    records = folder.records(spec.trials())
+    view.show_summary(out, measures.summary_table(measures.trial_table(records, spec)))
+    links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
+    reports.write_report(records, spec, folder.report, links)
+    tracker.keep_report(folder.report)
+    program = "hypergrad-study"
+    where = [] if folder.runs == runs_folder() else ["--runs", str(folder.runs)]
+    view.show_next(
+        out,
+        {
+            "report": str(folder.report / "index.html"),
+            "figure": str(folder.report / "figure1.png"),
+            "curves": shlex.join([program, "ui", spec.name, *where]),
+            "once more": shlex.join([program, "report", spec.name, *where]),
+        },
+    )
+
+
+def _list_failures(spec: Study, folder: StudyFolder) -> None:
+    failed = [record for record in folder.records(spec.trials()) if record.status == "failed"]
+    err.print(f"{len(failed)} trials failed:")
+    for record in failed:
+        reason = (record.error or "").strip().splitlines()[-1:]
+        err.print(f"  {record.trial.workload} {record.trial.name}: {' '.join(reason)}")
+
+
+def _refuse(*problems: str) -> NoReturn:
+    for problem in problems:
+        err.print(f"error: {problem}")
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,171 @@
+"""Runs a study from its first trial to its report: what the command ``run`` does, without talking."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from study import planning, scheduling, workloads
+from study.folder import StudyFolder
+from study.journal import JournalReader
+from study.progress import Progress, Watch, progress_of
+from study.records import TrialRecord
+from study.spec import Study
+from study.tracking import Tracker, TrackingError
+from study.workloads import storage
+
+POLL_SECONDS = 1.0
+TRACKING_RETRY_SECONDS = 10.0
+
+
+class BusyError(RuntimeError):
+    """Another process runs the same study."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and with what a study runs; every field as the command's option of that name."""
+
+    data: Path | None = None
+    address: str | None = None
+    cpus: int | None = None
+    gpus: int | None = None
+    watch: Watch = field(default=lambda progress: None)
+
+
+def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings) -> Progress:
+    """Run what is left of ``study`` and keep everything in MLflow; return how it stands at the end.
+
+    Trials that have ended, in this study's earlier runs, are not run again, and their MLflow runs are
+    completed where something is missing.
+
+    Raises:
+        BusyError: another process runs this study.
+        ClusterError: Ray cannot be reached, or cannot hold one trial.
+        WorkloadError, DataError: a workload or its data cannot be had.
+        KeyboardInterrupt: interrupted; all that the journals have is in MLflow.
+    """
+    with _alone(folder):
+        folder.keep(study)
+        _check_workloads(study, settings)
+        tracker.begin()
+        follower = Follower(study, folder, tracker, settings.watch)
+        try:
+            todo = [record.trial for record in follower.records() if not record.ended]
+            if todo:
+                with scheduling.cluster(settings.address, settings.cpus, settings.gpus) as cluster:
+                    slots = cluster.slots(study.resources)
+                    rates = planning.measured_rates(follower.records())
+                    bundles = planning.plan(todo, slots, rates).bundles
+                    follower.start(slots)
+                    scheduling.schedule(
+                        bundles,
+                        folder,
+                        study.resources,
+                        data_folder=settings.data,
+                        retries=study.retries,
+                    )
+        finally:
+            progress = follower.finish()
+            completed = progress.done == progress.total
+            progress = replace(progress, tracking_error=_close(tracker, completed) or progress.tracking_error)
+        return progress
+
+
+class Follower:
+    """Reads the trials' journals as they grow, sends them to MLflow and tells ``watch`` how it goes.
+
+    Works in a thread of its own from :meth:`start` to :meth:`finish`. When MLflow is away the journals keep
+    everything, and it is tried again.
+    """
+
+    def __init__(self, study: Study, folder: StudyFolder, tracker: Tracker, watch: Watch) -> None:
+        self._readers = [JournalReader(folder.journal(trial), trial) for trial in study.trials()]
+        self._tracker = tracker
+        self._watch = watch
+        self._slots = 1
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self._unsent = set(range(len(self._readers)))
+        self._error: str | None = None
+        for reader in self._readers:
+            reader.poll()
+
+    def records(self) -> list[TrialRecord]:
+        """What each trial's journal said when it was last read."""
+        return [reader.record for reader in self._readers]
+
+    def start(self, slots: int) -> None:
+        """Begin following; ``slots`` is how many trials run at a time."""
+        self._slots = slots
+        self._thread.start()
+
+    def finish(self) -> Progress:
+        """Take in and send all that is there, and return how the study stands."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._advance()
+        return self._tell()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(TRACKING_RETRY_SECONDS if self._error else POLL_SECONDS):
+            self._advance()
+            self._tell()
+
+    def _advance(self) -> None:
+        self._error = None
+        for index in sorted(self._unsent):
+            reader = self._readers[index]
+            changed = reader.poll()
+            record = reader.record
+            if self._error or not (changed or record.ended or record.status == "failed"):
+                continue
+            try:
+                if not self._tracker.is_complete(record.trial):
+                    self._tracker.replay(record)
+            except TrackingError as error:
+                self._error = str(error)
+            else:
+                if record.ended:
+                    self._unsent.discard(index)
+
+    def _tell(self) -> Progress:
+        progress = replace(progress_of(self.records(), self._slots), tracking_error=self._error)
+        self._watch(progress)
+        return progress
+
+
+def _close(tracker: Tracker, completed: bool) -> str | None:
+    try:
+        tracker.close(completed=completed)
+    except TrackingError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _alone(folder: StudyFolder) -> Iterator[None]:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(f"another process runs the study {folder.name!r} in {folder.path}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_workloads(study: Study, settings: Settings) -> None:
+    """Find what is missing before any trial starts; download and decode once, not once per worker."""
+    for name, args in {(trial.workload, tuple(trial.workload_args.items())) for trial in study.trials()}:
+        workload = workloads.resolve(name, dict(args))
+        if settings.address is None:
+            storage.load(workload, settings.data, "cpu")

@@ -1,0 +1,81 @@
+"""How a study stands, told from its trials' records."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from study.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a study stands. Counts are of trials."""
+
+    total: int
+    finished: int
+    diverged: int
+    failed: int
+    running: int
+    share: float
+    """Of the work, 0 to 1."""
+    seconds_left: float | None
+    """Estimated from the trials' speed so far; None before there is any."""
+    best: TrialRecord | None
+    """The trial with the lowest validation loss so far."""
+    tracking_error: str | None = None
+    """Why MLflow lags behind, if it does."""
+
+    @property
+    def done(self) -> int:
+        """Trials that need nothing more: finished or diverged."""
+        return self.finished + self.diverged
+
+
+Watch = Callable[[Progress], None]
+"""What is told of every change."""
+
+
+def progress_of(records: Sequence[TrialRecord], slots: int = 1) -> Progress:
+    """Say how a study with these records stands.
+
+    Args:
+        records: one per trial.
+        slots: how many trials run at a time, for the time left.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    for record in records:
+        counts[record.status] += 1
+    measured = [record for record in records if record.epochs]
+    return Progress(
+        total=len(records),
+        finished=counts["finished"],
+        diverged=counts["diverged"],
+        failed=counts["failed"],
+        running=counts["running"],
+        share=sum(record.progress for record in records) / max(1, len(records)),
+        seconds_left=_seconds_left(records, slots),
+        best=min(measured, key=_best_val_loss, default=None),
+    )
+
+
+def _seconds_left(records: Sequence[TrialRecord], slots: int) -> float | None:
+    spent: dict[str, float] = defaultdict(float)
+    done: dict[str, float] = defaultdict(float)
+    left: dict[str, float] = defaultdict(float)
+    for record in records:
+        workload = record.trial.workload
+        spent[workload] += record.seconds
+        if record.epochs and record.status != "diverged":
+            done[workload] += record.progress
+        if record.status != "failed":
+            left[workload] += 1 - record.progress
+    if any(done[workload] == 0 for workload, share in left.items() if share):
+        return None
+    return sum(share * spent[workload] / done[workload] for workload, share in left.items() if share) / slots
+
+
+def _best_val_loss(record: TrialRecord) -> float:
+    return min(math.inf if math.isnan(epoch.val_loss) else epoch.val_loss for epoch in record.epochs)

@@ -1,0 +1,180 @@
+"""Runs bundles of trials on Ray Tune: the only module that imports ray.
+
+One Tune trial hosts one bundle, because a Tune trial costs seconds of process start and imports while
+many of ours cost less. Workers leave their results in journals; Tune schedules, places and retries.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Read when ray is imported: no CSV, JSON and TensorBoard writers, the interrupt left to the command
+# line, no chatter about errors that the journals hold.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+from study.folder import StudyFolder
+from study.spec import Resources, Trial
+from study.worker import run_bundle
+
+
+class ClusterError(RuntimeError):
+    """Ray cannot be started or reached, or cannot hold a trial of the study."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a running Ray offers."""
+
+    cpus: float
+    gpus: float
+
+    def slots(self, resources: Resources) -> int:
+        """Return how many trials with ``resources`` run at a time.
+
+        Raises:
+            ClusterError: not even one.
+        """
+        fits = [
+            int(have / need + 1e-9)
+            for have, need in ((self.cpus, resources.cpus), (self.gpus, resources.gpus))
+            if need > 0
+        ]
+        if slots := min(fits):
+            return slots
+        raise ClusterError(
+            f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but Ray has "
+            f"{self.cpus:g} CPUs and {self.gpus:g} GPUs in all; lower `resources` in the study file"
+        )
+
+
+@contextmanager
+def cluster(
+    address: str | None = None, cpus: int | None = None, gpus: int | None = None
+) -> Iterator[Cluster]:
+    """Connect to the Ray at ``address``, or start one here and stop it at the end.
+
+    Args:
+        address: of a running cluster, as in ``ray.init``; None starts a local Ray.
+        cpus: logical CPUs of a local Ray; None for all that this process may use.
+        gpus: logical GPUs of a local Ray; None for those found.
+
+    Raises:
+        ClusterError: no Ray at ``address``, or a local one does not start.
+    """
+    options: dict[str, Any] = (
+        {"address": address}
+        if address
+        else {
+            "address": "local",
+            "num_cpus": cpus or len(os.sched_getaffinity(0)),
+            "num_gpus": gpus,
+            "include_dashboard": False,
+        }
+    )
+    if address:
+        _check_answers(address)
+    # A user's own workload is imported on the workers as it is here.
+    paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(
+                **options,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                runtime_env={"env_vars": environment},
+            )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
+        raise ClusterError(f"{where}: {str(error).splitlines()[0]}") from error
+    try:
+        total = ray.cluster_resources()
+        yield Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0))
+    finally:
+        ray.shutdown()
+
+
+def schedule(
+    bundles: Sequence[Sequence[Trial]],
+    folder: StudyFolder,
+    resources: Resources,
+    *,
+    data_folder: Path | None = None,
+    retries: int = 0,
+) -> None:
+    """Run every bundle on the connected Ray and return when all have ended.
+
+    How each trial ended is in its journal. A bundle whose process dies starts again up to ``retries``
+    times and skips the trials it had ended.
+
+    Args:
+        bundles: trials that share a process, for each process.
+        folder: the study's folder, at the same path on every node.
+        resources: of one trial, so of one process, which trains one trial at a time.
+        data_folder: where the data sets lie on every node; None for the default.
+        retries: how often a bundle starts again.
+    """
+    host = partial(_host, bundles=tuple(map(tuple, bundles)), folder=folder, data_folder=data_folder)
+    needs: dict[str, float] = {"CPU": resources.cpus}
+    if resources.gpus:
+        needs["GPU"] = resources.gpus
+    tuner = tune.Tuner(
+        tune.with_resources(partial(host, cpus=resources.cpus), PlacementGroupFactory([needs])),
+        param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex[:12],
+            storage_path=str(folder.tune),
+            failure_config=tune.FailureConfig(max_failures=retries),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _check_answers(address: str) -> None:
+    """Ray waits for minutes for a cluster that is not there; a person should not."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not (separator and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address} ({error})") from error
+
+
+def _host(
+    config: dict[str, int],
+    bundles: tuple[tuple[Trial, ...], ...],
+    folder: StudyFolder,
+    data_folder: Path | None,
+    cpus: float,
+) -> None:
+    failed = 0
+    trials = bundles[config["bundle"]]
+    for done, (_, status) in enumerate(run_bundle(trials, folder, data_folder, cpus), start=1):
+        failed += status == "failed"
+        tune.report({"trials_done": done, "trials_failed": failed})
+    if failed:
+        raise RuntimeError(f"{failed} of {len(trials)} trials failed; their journals say why")

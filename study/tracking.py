@@ -1,0 +1,340 @@
+"""Keeps a study in MLflow: the only module that imports mlflow.
+
+One experiment per study, a parent run, and a child run per trial, written from the trials' journals by one
+process. Everything sent is a function of the journal, so sending it again changes nothing: a metric
+point is its (key, timestamp, step, value), and all four come from the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Without these a server that is away is waited for for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from study import measures
+from study.records import EpochRecord, TrialRecord
+from study.spec import Study, Trial
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+EMBEDDED_UI = "http://127.0.0.1:5000"
+_BATCH = 1000
+_TAGGED = ("workload", "optimizer", "op", "lop", "alpha0", "beta", "seed")
+_CURVES = {"alpha": "alpha", "train_loss": "train_loss", "hypergradient": "hypergradient"}
+_EPOCH_CURVES = ("train_loss_epoch", "val_loss", "val_accuracy", "alpha_epoch")
+
+
+class TrackingError(RuntimeError):
+    """The tracking server or store cannot be reached or used."""
+
+
+def embedded_database(runs: Path) -> Path:
+    """Return the file of the store that lies beside the studies."""
+    return runs / "mlflow.db"
+
+
+def embedded_uri(runs: Path) -> str:
+    """Return the URI of the store that lies beside the studies: SQLite in the folder of runs."""
+    return f"sqlite:///{embedded_database(runs)}"
+
+
+def tracking_uri(option: str | None, runs: Path) -> str:
+    """Return the tracking URI: the option, ``MLFLOW_TRACKING_URI``, or the embedded store."""
+    return option or os.environ.get(URI_VARIABLE) or embedded_uri(runs)
+
+
+class Tracker:
+    """Writes one study into MLflow.
+
+    Opening it makes the experiment and the parent run, or finds them.
+
+    Args:
+        study: what is tracked.
+        uri: the tracking URI.
+        artifacts: root of the artifacts of an embedded store; a server has its own.
+
+    Raises:
+        TrackingError: the server or store does not answer.
+    """
+
+    def __init__(self, study: Study, uri: str, artifacts: Path) -> None:
+        self.study = study
+        self.uri = uri
+        _check_reachable(uri)
+        self._client = MlflowClient(tracking_uri=uri)
+        try:
+            self.experiment_id = self._experiment(artifacts)
+            runs = list(self._all_runs())
+            self._runs = {key: run for run in runs if (key := run.data.tags.get("trial_key"))}
+            self._complete = {key for key, run in self._runs.items() if run.info.status == "FINISHED"}
+            self.parent_id = self._parent(runs)
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
+        self._sent: dict[str, _Sent] = {}
+        self._several_workloads = len({trial.workload for trial in study.trials()}) > 1
+
+    def begin(self) -> None:
+        """Mark the parent run as running, which an earlier run of the study may have ended.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        try:
+            self._client.update_run(self.parent_id, status="RUNNING")
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def is_complete(self, trial: Trial) -> bool:
+        """Whether the trial's run has all that the trial left."""
+        return trial.key in self._complete
+
+    def replay(self, record: TrialRecord) -> None:
+        """Send what the trial's run does not have yet of ``record``; end the run with the trial.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer; what was sent may be sent again.
+        """
+        if not record.attempt:
+            return
+        try:
+            self._replay(record)
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def keep_report(self, folder: Path) -> None:
+        """Store the report with the parent run.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        try:
+            self._client.log_artifacts(self.parent_id, str(folder), "report")
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def close(self, *, completed: bool) -> None:
+        """End the parent run: finished, or interrupted with trials left to do.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        try:
+            self._client.set_terminated(self.parent_id, "FINISHED" if completed else "KILLED")
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def run_link(self, trial: Trial) -> str | None:
+        """Return the address of a trial's run in the MLflow UI; None if it has no run.
+
+        Of an embedded store, where ``hypergrad-study ui`` serves it by default.
+        """
+        run = self._runs.get(trial.key)
+        base = self.uri.rstrip("/") if self.uri.startswith("http") else EMBEDDED_UI
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{run.info.run_id}" if run else None
+
+    def _experiment(self, artifacts: Path) -> str:
+        found = self._client.get_experiment_by_name(self.study.name)
+        if found is None:
+            local = self.uri.startswith("sqlite:")
+            location = (artifacts / self.study.name).as_uri() if local else None
+            return self._client.create_experiment(self.study.name, artifact_location=location)
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"MLflow at {self.uri}: the experiment {self.study.name!r} was deleted; "
+                "restore it there or give the study another name"
+            )
+        return found.experiment_id
+
+    def _all_runs(self) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self._client.search_runs([self.experiment_id], max_results=1000, page_token=token)
+            yield from page
+            if not (token := page.token):
+                return
+
+    def _parent(self, runs: Iterable[Run]) -> str:
+        parent = next((run for run in runs if run.data.tags.get("role") == "study"), None)
+        if parent is None:
+            tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
+            parent = self._client.create_run(self.experiment_id, tags=tags)
+        run_id: str = parent.info.run_id
+        self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
+        self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
+        return run_id
+
+    def _replay(self, record: TrialRecord) -> None:
+        key = record.trial.key
+        run = self._runs.get(key)
+        if run is not None and run.data.tags.get("attempt") != record.attempt:
+            # Another attempt's points must not mix with these.
+            self._client.delete_run(run.info.run_id)
+            run = None
+            self._sent.pop(key, None)
+        if run is None:
+            run = self._runs[key] = self._start(record)
+        run_id = run.info.run_id
+        sent = self._sent.setdefault(key, _Sent())
+        metrics = list(sent.fresh(record))
+        if not record.ended and record.status != "failed":
+            self._send(run_id, metrics)
+            return
+        threshold = self.study.threshold(record.trial)
+        summaries = measures.summarise(record, threshold)
+        metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
+        self._send(run_id, metrics, [RunTag("outcome", measures.outcome(record, threshold))])
+        self._keep_artifacts(run_id, record)
+        self._client.set_terminated(
+            run_id, "FINISHED" if record.ended else "FAILED", end_time=record.ended_ms
+        )
+        if record.ended:
+            self._complete.add(key)
+        del self._sent[key]
+
+    def _start(self, record: TrialRecord) -> Run:
+        trial = record.trial
+        settings = {"op": trial.op, "lop": trial.lop, **trial.settings()}
+        params = {name: value for name, value in settings.items() if value is not None and value != {}}
+        tags = {
+            MLFLOW_PARENT_RUN_ID: self.parent_id,
+            "study": self.study.name,
+            "role": "trial",
+            "trial_key": trial.key,
+            "attempt": record.attempt,
+            **{name: str(params[name]) for name in _TAGGED if name in params},
+            **{f"machine.{name}": value for name, value in record.machine.items()},
+        }
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=record.started_ms,
+            tags=tags,
+            run_name=f"{trial.workload} {trial.name}" if self._several_workloads else trial.name,
+        )
+        self._client.log_batch(
+            run.info.run_id, params=[Param(name, str(value)) for name, value in params.items()]
+        )
+        return run
+
+    def _send(self, run_id: str, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()) -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        if tags:
+            self._client.log_batch(run_id, tags=tags)
+
+    def _keep_artifacts(self, run_id: str, record: TrialRecord) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if record.error:
+                (folder / "error.txt").write_text(record.error, encoding="utf-8")
+            if record.epochs:
+                pq.write_table(curve_table(record), folder / "curve.parquet")
+            self._client.log_artifacts(run_id, str(folder))
+
+
+class _Sent:
+    """How much of a record went to MLflow already; what is new is told by comparing."""
+
+    def __init__(self) -> None:
+        self._epochs = 0
+        self._points = dict.fromkeys(_CURVES, 0)
+
+    def fresh(self, record: TrialRecord) -> Iterator[Metric]:
+        epochs, self._epochs = record.epochs[self._epochs :], len(record.epochs)
+        for epoch in epochs:
+            yield from _epoch_metrics(epoch)
+        if record.budget is None:
+            return
+        stamps = [(epoch.last_iteration, epoch.time_ms) for epoch in record.epochs]
+        closed = record.status not in ("pending", "running")
+        for name, attribute in _CURVES.items():
+            values = getattr(record, attribute)
+            indices = measures.thin_indices(values, record.budget, closed=closed)
+            fresh, self._points[name] = indices[self._points[name] :], len(indices)
+            position = 0
+            for index in fresh:
+                while stamps[position][0] < index + 1:
+                    position += 1
+                yield Metric(name, float(values[index]), stamps[position][1], int(index) + 1)
+
+
+def curve_table(record: TrialRecord) -> pa.Table:
+    """Return every iteration of a trial: iteration, epoch, alpha, hypergradient, train_loss.
+
+    With one α per tensor, columns ``alpha_0``, ``alpha_1`` … hold each.
+    """
+    epochs = [epoch.epoch for epoch in record.epochs for _ in range(epoch.iterations)]
+    columns = {"iteration": range(1, len(epochs) + 1), "epoch": epochs}
+    columns |= {name: getattr(record, attribute) for name, attribute in _CURVES.items()}
+    for index in range(_tensors(record.epochs)):
+        parts = [epoch.alpha_tensors[:, index] for epoch in record.epochs if epoch.alpha_tensors is not None]
+        columns[f"alpha_{index}"] = [value for part in parts for value in part.tolist()]
+    return pa.table({name: pa.array(values) for name, values in columns.items()})
+
+
+def runs_page(uri: str, name: str | None) -> str:
+    """Return the MLflow UI's page, from ``#`` on, with the runs of the study ``name``, or with all studies.
+
+    MLflow opens an experiment on an empty page of traces unless it is told otherwise.
+
+    Raises:
+        TrackingError: the server or store does not answer, or does not have the study.
+    """
+    if name is None:
+        return "#/experiments"
+    _check_reachable(uri)
+    try:
+        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
+    if found is None:
+        raise TrackingError(f"MLflow at {uri}: there is no experiment {name!r}")
+    return f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+
+
+def _tensors(epochs: Sequence[EpochRecord]) -> int:
+    first = epochs[0].alpha_tensors
+    return 0 if first is None else first.shape[1]
+
+
+def _epoch_metrics(epoch: EpochRecord) -> Iterator[Metric]:
+    for name in _EPOCH_CURVES:
+        value = float(getattr(epoch, name))
+        if math.isfinite(value):
+            yield Metric(name, value, epoch.time_ms, epoch.epoch)
+
+
+def _check_reachable(uri: str) -> None:
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
+            pass
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise TrackingError(
+            f"no MLflow server answers at {uri} ({_first_line(error)}); start it, or correct "
+            f"--tracking-uri or {URI_VARIABLE}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,192 @@
+"""What the person sees while a study runs, and the tables after it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from study.planning import Plan
+from study.progress import Progress, Watch
+from study.spec import Study
+
+LINE_SECONDS = 10.0
+_SHOWN = {
+    "final_train_loss": "final train loss",
+    "best_val_loss": "best val loss",
+    "alpha_final": "α at the end",
+    "alpha_range": "α range",
+    "iterations": "iterations to threshold",
+}
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """Yield what shows progress: live on a terminal, else a line now and then."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda progress: live.update(_panel(progress))
+
+
+def describe(progress: Progress) -> str:
+    """Return one line that says how a study stands."""
+    parts = [f"{progress.done}/{progress.total} trials done"]
+    parts += [
+        f"{count} {what}"
+        for count, what in (
+            (progress.running, "running"),
+            (progress.diverged, "diverged"),
+            (progress.failed, "failed"),
+        )
+        if count
+    ]
+    if progress.best is not None:
+        best = progress.best
+        loss = min(epoch.val_loss for epoch in best.epochs)
+        parts.append(f"best validation loss {loss:.4g} ({best.trial.workload} {best.trial.name})")
+    if progress.seconds_left is not None and progress.share < 1:
+        parts.append(f"about {duration(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` as people say them: 40 s, 3 min, 2.5 h, 4 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def show_summary(console: Console, summary: pd.DataFrame) -> None:
+    """Print the table over seeds: medians, with their ranges where the terminal is wide enough for them."""
+    ranges = _summary_table(summary, _spread)
+    fits = not console.is_terminal or console.measure(ranges).minimum <= console.width
+    console.print(ranges if fits else _summary_table(summary, _middle), soft_wrap=True)
+
+
+def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str], str]) -> Table:
+    several_workloads = summary["workload"].nunique() > 1
+    title = "Medians over seeds" + (" (range)" if show is _spread else "")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    headings = ["workload"] * several_workloads + ["optimizer", "α₀", "β", *_SHOWN.values(), "trials"]
+    for heading in headings:
+        left = heading in ("workload", "optimizer")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in summary.to_dict("records"):
+        cells = [row["workload"]] * several_workloads
+        cells += [row["optimizer"], _number(row["alpha0"]), _number(row["beta"])]
+        cells += [show(row, name) for name in _SHOWN]
+        notes = [f"{row[name]} {name}" for name in ("diverged", "missing") if row[name]]
+        table.add_row(*cells, ", ".join([str(row["seeds"]), *notes]))
+    return table
+
+
+def show_plan(console: Console, study: Study, planned: Plan, *, done: int, slots: int) -> None:
+    """Print what would run and what it would cost.
+
+    Args:
+        console: where to.
+        study: the study.
+        planned: its trials that are left.
+        done: how many trials have ended already.
+        slots: how many trials run at a time; 0 if the machine cannot hold one.
+    """
+    table = Table(title=study.name, title_justify="left", box=None, pad_edge=False, show_header=False)
+    trials = Counter((trial.workload, trial.optimizer) for trial in planned.trials)
+    for (workload, optimizer), count in trials.items():
+        table.add_row(workload, optimizer, f"{count} trials")
+    console.print(table)
+    needs = study.resources
+    lines = [
+        f"{len(planned.trials)} trials to run, {done} done already",
+        f"{len(planned.bundles)} processes, {slots} at a time, "
+        f"each with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs",
+    ]
+    if not slots:
+        lines[-1] = f"a trial needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs: more than there are here"
+    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
+    time = (
+        "unknown, until a trial has run"
+        if planned.seconds is None
+        else f"about {duration(planned.seconds / max(1, slots))}"
+    )
+    if planned.estimated is not None:
+        time += f" ({planned.estimated})"
+    lines += [f"iterations: {iterations}", f"time: {time}", f"disk: about {size(planned.bytes or 0)}"]
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def show_next(console: Console, places: dict[str, str]) -> None:
+    """Print where things are and what to type next, one line each, unbroken so that they can be copied."""
+    width = max(map(len, places))
+    for name, place in places.items():
+        console.print(Text(f"{name:>{width}}  {place}"), soft_wrap=True)
+
+
+def _spread(row: Mapping[Any, Any], name: str) -> str:
+    if name == "iterations":
+        return row["iterations_text"] or "–"
+    if name in ("alpha_range", "alpha_final"):
+        return _middle(row, name)
+    low, high = row[f"{name}_min"], row[f"{name}_max"]
+    return _middle(row, name) + (f" ({_number(low)} – {_number(high)})" if low < high else "")
+
+
+def _middle(row: Mapping[Any, Any], name: str) -> str:
+    if name == "iterations":
+        return str(row["iterations_text"]).partition(" (")[0] or "–"
+    if name == "alpha_range":
+        return f"{_number(row['alpha_min_min'])} – {_number(row['alpha_max_max'])}"
+    return _number(row[name])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3g}"
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+        self._last = ""
+
+    def __call__(self, progress: Progress) -> None:
+        line = describe(progress)
+        if progress.tracking_error:
+            line += f"; {progress.tracking_error}"
+        if line != self._last and (time.monotonic() >= self._next or progress.done == progress.total):
+            self._console.print(line, highlight=False, soft_wrap=True)
+            self._next = time.monotonic() + LINE_SECONDS
+            self._last = line
+
+
+def _panel(progress: Progress) -> Group:
+    bar = ProgressBar(total=1.0, completed=progress.share, width=60)
+    lines: list[ProgressBar | Text] = [bar, Text(describe(progress))]
+    if progress.tracking_error:
+        lines.append(Text(f"{progress.tracking_error}; the journals keep everything, trying again", "yellow"))
+    return Group(*lines)

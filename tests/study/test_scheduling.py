@@ -1,0 +1,141 @@
+"""Bundles on a real Ray, with logical GPUs: the numbers of a plain loop, nothing lost with a worker."""
+
+import os
+import textwrap
+
+import numpy as np
+import pytest
+
+from study import scheduling
+from study.folder import StudyFolder
+from study.spec import Resources
+from study.worker import run_bundle
+
+pytestmark = pytest.mark.ray
+
+PROBE = '''
+import os, time
+from pathlib import Path
+import torch
+from torch import nn
+from study.workloads.base import Data, Workload
+
+def load(folder):
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 3), torch.arange(60) % 2
+    return Data(x[:40], y[:40], x[40:], y[40:])
+
+def build():
+    return nn.Linear(3, 2)
+
+def probe(notes, kill_once=False):
+    """Notes when it began and ended, and on which GPU; dies on the first start if asked to."""
+    notes = Path(notes)
+    def prepare(inputs, random):
+        if random is not None:
+            dead = notes / "dead"
+            if kill_once and not dead.exists():
+                dead.touch()
+                os._exit(1)
+            begun = time.time()
+            time.sleep(1.0)
+            gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            (notes / f"{os.getpid()}-{begun}").write_text(f"{begun} {time.time()} {gpu}")
+        return inputs
+    return Workload("probe", load, build, prepare=prepare)
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Ray with four CPUs and two GPUs, all logical, started where the probe's module lies."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "probing.py").write_text(textwrap.dedent(PROBE))
+    before = os.getcwd()
+    os.chdir(home)
+    try:
+        with scheduling.cluster(cpus=4, gpus=2) as started:
+            yield started
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StudyFolder(tmp_path / "runs", "small")
+
+
+def probes(write_study, tmp_path, seeds, **args):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    workload = {"use": "probing:probe", "notes": str(notes), **args}
+    study, _ = write_study(workloads=[workload], optimizers=["sgd"], seeds=seeds, epochs=1, threshold=None)
+    return study.trials(), notes
+
+
+def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_path, write_study):
+    trials = write_study()[0].trials()
+    scheduling.schedule([trials[0::2], trials[1::2]], folder, Resources(cpus=1))
+    here = StudyFolder(tmp_path / "here", "small")
+    list(run_bundle(trials[::-1], here, None, cpus=1))
+    for ours, theirs in zip(folder.records(trials), here.records(trials), strict=True):
+        assert ours.status == "finished"
+        assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
+        assert ours.alpha.tobytes() == theirs.alpha.tobytes()
+        assert [epoch.val_loss for epoch in ours.epochs] == [epoch.val_loss for epoch in theirs.epochs]
+
+
+def test_ended_trials_are_not_run_again(cluster, folder, write_study):
+    trials = write_study()[0].trials()
+    list(run_bundle(trials[:3], folder, None, cpus=1))
+    before = {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]}
+    scheduling.schedule([trials], folder, Resources(cpus=1))
+    assert {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]} == before
+    assert all(record.ended for record in folder.records(trials))
+
+
+def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study):
+    resources = Resources(cpus=0.5, gpus=0.5)
+    assert cluster.slots(resources) == 4
+    trials, notes = probes(write_study, tmp_path, seeds=6)
+    scheduling.schedule([[trial] for trial in trials], folder, resources)
+    assert all(record.status == "finished" for record in folder.records(trials))
+    spans = [note.read_text().split() for note in notes.iterdir()]
+    assert {gpu for _, _, gpu in spans} == {"0", "1"}
+    times = [(float(begun), float(ended), gpu) for begun, ended, gpu in spans]
+    for begun, _, _ in times:
+        beside = [gpu for start, end, gpu in times if start <= begun < end]
+        assert len(beside) <= 4
+        assert all(beside.count(gpu) <= 2 for gpu in beside)
+
+
+def test_a_worker_that_dies_is_started_again(cluster, folder, tmp_path, write_study):
+    trials, notes = probes(write_study, tmp_path, seeds=3, kill_once=True)
+    scheduling.schedule([trials], folder, Resources(cpus=1), retries=1)
+    assert (notes / "dead").exists()
+    assert all(record.status == "finished" for record in folder.records(trials))
+
+
+def test_a_trial_that_raises_does_not_stop_the_others(cluster, folder, write_study):
+    study, _ = write_study(
+        optimizers=["sgd", {"name": "adam-adam", "args": {"lop_betas": [2.0, 0.5]}}], seeds=1
+    )
+    trials = study.trials()
+    scheduling.schedule([trials[::-1]], folder, Resources(cpus=1))
+    finished, failed = folder.records(trials)
+    assert (finished.status, failed.status) == ("finished", "failed")
+    assert "ValueError" in failed.error
+    assert np.isfinite(finished.train_loss).all()
+
+
+@pytest.mark.parametrize(
+    ("needs", "slots"),
+    [((1, 0), 4), ((0.5, 0), 8), ((0.1, 0.1), 20), ((1, 1), 2), ((3, 0), 1), ((0, 0.5), 4)],
+)
+def test_slots_are_limited_by_what_is_scarcest(needs, slots):
+    assert scheduling.Cluster(cpus=4, gpus=2).slots(Resources(cpus=needs[0], gpus=needs[1])) == slots
+
+
+def test_a_trial_that_fits_nowhere_is_refused():
+    with pytest.raises(scheduling.ClusterError, match=r"asks for 1 CPUs and 3 GPUs, but Ray has 4"):
+        scheduling.Cluster(cpus=4, gpus=2).slots(Resources(cpus=1, gpus=3))

@@ -1,0 +1,208 @@
+"""What stands in MLflow, read back with MLflow's own client from a SQLite store."""
+
+import dataclasses
+import socket
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from study.records import EpochRecord, TrialRecord
+from study.tracking import Tracker, TrackingError, embedded_uri, runs_page
+
+EPOCHS, ITERATIONS = 5, 400
+
+
+def epochs(seed: int) -> tuple[EpochRecord, ...]:
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(1, EPOCHS + 1):
+        loss = random.random(ITERATIONS).astype(np.float32) + 0.5
+        if number == 3:
+            loss[123] = 1000.0  # a spike that a thinned curve must keep
+        if number == 4:
+            loss[7] = 0.25
+        made.append(
+            EpochRecord(
+                epoch=number,
+                first_iteration=1 + (number - 1) * ITERATIONS,
+                alpha=random.random(ITERATIONS).astype(np.float32),
+                hypergradient=random.standard_normal(ITERATIONS).astype(np.float32),
+                train_loss=loss,
+                val_loss=1.0 / number,
+                val_accuracy=number / 10,
+                seconds=0.5,
+                time_ms=1_700_000_000_000 + 1000 * number,
+            )
+        )
+    return tuple(made)
+
+
+def record(trial, count=EPOCHS, status="finished", attempt="a") -> TrialRecord:
+    return TrialRecord(
+        trial,
+        status=status,
+        epochs=epochs(trial.seed)[:count],
+        attempt=attempt,
+        machine={"torch": "2.0", "device": "cpu"},
+        started_ms=1_700_000_000_000,
+        ended_ms=0 if status == "running" else 1_700_000_010_000,
+    )
+
+
+@pytest.fixture
+def study(write_study):
+    return write_study(epochs=EPOCHS, threshold=0.25)[0]
+
+
+@pytest.fixture
+def opened(study, tmp_path):
+    def open_tracker():
+        return Tracker(study, embedded_uri(tmp_path), tmp_path / "artifacts")
+
+    return open_tracker
+
+
+@pytest.fixture
+def client(tmp_path):
+    return MlflowClient(tracking_uri=embedded_uri(tmp_path))
+
+
+def everything(client, tracker):
+    """All that the store says of a study's trials, without run ids."""
+    found = {}
+    for run in client.search_runs([tracker.experiment_id], "tags.role = 'trial'"):
+        history = {
+            name: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+        }
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        key = run.data.tags["trial_key"]
+        assert key not in found
+        found[key] = (run.info.run_name, run.info.status, run.info.end_time, run.data.params, tags, history)
+    return found
+
+
+def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, client):
+    tracker, trial = opened(), study.trials()[-1]
+    tracker.replay(record(trial))
+    assert tracker.is_complete(trial)
+    parent = client.get_run(tracker.parent_id)
+    assert (parent.info.run_name, parent.info.status) == ("small", "RUNNING")
+    (run,) = client.search_runs([tracker.experiment_id], "tags.optimizer = 'adam-adam'")
+    assert run.info.run_name == "adam-adam α₀=0.01 β=1e-05 seed=1"
+    assert run.data.tags["mlflow.parentRunId"] == tracker.parent_id
+    assert run.data.tags["trial_key"] == trial.key
+    assert run.data.tags["outcome"] == "reached"
+    assert run.data.tags["machine.torch"] == "2.0"
+    assert run.data.params["alpha0"] == "0.01"
+    assert run.data.params["workload"] == "digits-logreg"
+    assert (run.data.params["op"], run.data.params["lop"], run.data.params["seed"]) == ("adam", "adam", "1")
+    assert run.data.metrics["iterations_to_threshold"] == 3 * ITERATIONS + 8
+    assert run.data.metrics["best_val_loss"] == 1 / EPOCHS
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_010_000)
+    tracker.close(completed=True)
+    assert client.get_run(tracker.parent_id).info.status == "FINISHED"
+
+
+def test_curves_are_thinned_with_their_extremes_and_whole_in_an_artifact(study, opened, client, tmp_path):
+    tracker, trial = opened(), study.trials()[-1]
+    full = record(trial)
+    tracker.replay(full)
+    (run,) = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
+    curve = client.get_metric_history(run.info.run_id, "train_loss")
+    assert len(curve) <= 322
+    points = {m.step: m.value for m in curve}
+    assert points[2 * ITERATIONS + 124] == 1000.0
+    assert points[3 * ITERATIONS + 8] == 0.25
+    assert {1, EPOCHS * ITERATIONS} <= points.keys()
+    assert all(points[step] == full.train_loss[step - 1] for step in points)
+    stamps = {m.step: m.timestamp for m in curve}
+    assert stamps[1] == full.epochs[0].time_ms
+    assert stamps[2 * ITERATIONS + 124] == full.epochs[2].time_ms
+    by_epoch = client.get_metric_history(run.info.run_id, "val_loss")
+    assert [(m.step, m.value) for m in by_epoch] == [(n, 1 / n) for n in range(1, EPOCHS + 1)]
+    path = client.download_artifacts(run.info.run_id, "curve.parquet", str(tmp_path))
+    table = pq.read_table(path)
+    for name in ("alpha", "hypergradient", "train_loss"):
+        np.testing.assert_array_equal(table[name].to_numpy(), getattr(full, name))
+    assert table["iteration"].to_pylist() == list(range(1, EPOCHS * ITERATIONS + 1))
+    assert table["epoch"][ITERATIONS].as_py() == 2
+
+
+def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, client, tmp_path):
+    trials = study.trials()
+    grown = opened()
+    for trial in trials:
+        for count in range(EPOCHS + 1):
+            grown.replay(record(trial, count, status="running"))
+        grown.replay(record(trial))
+    at_once = Tracker(study, embedded_uri(tmp_path / "other"), tmp_path / "artifacts2")
+    for trial in trials:
+        at_once.replay(record(trial))
+    other = MlflowClient(tracking_uri=at_once.uri)
+    assert everything(client, grown) == everything(other, at_once)
+    assert len(everything(client, grown)) == len(trials)
+
+
+def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened, client):
+    trial = study.trials()[-1]
+    first = opened()
+    first.replay(record(trial, 3, status="running"))
+    second = opened()
+    assert second.parent_id == first.parent_id
+    assert not second.is_complete(trial)
+    second.replay(record(trial, 4, status="running"))
+    second.replay(record(trial))
+    once = everything(client, second)
+    third = opened()
+    assert third.is_complete(trial)
+    third.replay(record(trial))
+    assert everything(client, third) == once
+    for _, _, _, _, _, history in once.values():
+        for points in history.values():
+            assert len(points) == len(set(points))
+
+
+def test_another_attempt_replaces_the_run(study, opened, client):
+    tracker, trial = opened(), study.trials()[-1]
+    tracker.replay(record(trial, 2, status="running", attempt="first"))
+    tracker.replay(record(trial, 1, status="running", attempt="second"))
+    (run,) = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")] == [1]
+
+
+def test_diverged_and_failed_trials_say_so(study, opened, client):
+    tracker, (first, second, *_) = opened(), study.trials()
+    (bad,) = epochs(0)[:1]
+    loss = np.append(bad.train_loss[:50], np.nan).astype(np.float32)
+    bad = dataclasses.replace(bad, train_loss=loss, alpha=bad.alpha[:51], hypergradient=loss, val_loss=np.nan)
+    tracker.replay(dataclasses.replace(record(first), status="diverged", epochs=(bad,)))
+    error = "Traceback\nValueError: no"
+    tracker.replay(dataclasses.replace(record(second, 0), status="failed", error=error))
+    found = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
+    runs = {run.data.tags["trial_key"]: run for run in found}
+    diverged, failed = runs[first.key], runs[second.key]
+    assert (diverged.info.status, diverged.data.tags["outcome"]) == ("FINISHED", "diverged")
+    assert "val_loss" not in diverged.data.metrics
+    assert all(m.value < 10 for m in client.get_metric_history(diverged.info.run_id, "train_loss"))
+    assert (failed.info.status, failed.data.tags["outcome"]) == ("FAILED", "failed")
+    assert [file.path for file in client.list_artifacts(failed.info.run_id)] == ["error.txt"]
+    assert not tracker.is_complete(second)
+
+
+def test_a_server_that_is_away_is_said_at_once(study, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(TrackingError, match=f"no MLflow server answers at .*:{port} .*--tracking-uri"):
+        Tracker(study, f"http://127.0.0.1:{port}", tmp_path)
+
+
+def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):
+    tracker = opened()
+    page = runs_page(tracker.uri, "small")
+    assert page == f"#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning"
+    with pytest.raises(TrackingError, match="no experiment 'none'"):
+        runs_page(tracker.uri, "none")
