@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import webbrowser
@@ -91,7 +92,7 @@ def run(
     from study.workloads.storage import DataError
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
-    again = shlex.join(["hypergrad-study", "run", study])
+    again = _command(*sys.argv[1:])
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         tracker = tracking.Tracker(spec, uri, folder.artifacts)
@@ -230,17 +231,29 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
     reports.write_report(records, spec, folder.report, links)
     tracker.keep_report(folder.report)
-    program = "hypergrad-study"
-    where = [] if folder.runs == runs_folder() else ["--runs", str(folder.runs)]
     view.show_next(
         out,
         {
             "report": str(folder.report / "index.html"),
             "figure": str(folder.report / "figure1.png"),
-            "curves": shlex.join([program, "ui", spec.name, *where]),
-            "once more": shlex.join([program, "report", spec.name, *where]),
+            "curves": _command("ui", spec.name, *_where(folder)),
+            "once more": _command("report", spec.name, *_where(folder)),
         },
     )
+
+
+def _command(*words: str) -> str:
+    """Return a command that can be pasted: the program as it was called, on PATH or not."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = ["python", "-m", "study"]
+    elif shutil.which(Path(sys.argv[0]).name) == sys.argv[0]:
+        program = [Path(sys.argv[0]).name]
+    return shlex.join([*program, *words])
+
+
+def _where(folder: StudyFolder) -> list[str]:
+    return [] if folder.runs == runs_folder() else ["--runs", str(folder.runs)]
 
 
 def _list_failures(spec: Study, folder: StudyFolder) -> None:

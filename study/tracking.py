@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -294,7 +295,8 @@ def curve_table(record: TrialRecord) -> pa.Table:
 def runs_page(uri: str, name: str | None) -> str:
     """Return the MLflow UI's page, from ``#`` on, with the runs of the study ``name``, or with all studies.
 
-    MLflow opens an experiment on an empty page of traces unless it is told otherwise.
+    MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child runs
+    away under their parent unless they are filtered and ordered by something else than their date.
 
     Raises:
         TrackingError: the server or store does not answer, or does not have the study.
@@ -308,7 +310,13 @@ def runs_page(uri: str, name: str | None) -> str:
         raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
     if found is None:
         raise TrackingError(f"MLflow at {uri}: there is no experiment {name!r}")
-    return f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+    view = {
+        "workflowType": "machine_learning",
+        "searchFilter": "tags.role = 'trial'",
+        "orderByKey": "metrics.`best_val_loss`",
+        "orderByAsc": "true",
+    }
+    return f"#/experiments/{found.experiment_id}/runs?{urlencode(view, quote_via=quote)}"
 
 
 def _tensors(epochs: Sequence[EpochRecord]) -> int:

@@ -89,16 +89,21 @@ def show_summary(console: Console, summary: pd.DataFrame) -> None:
 
 def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str], str]) -> Table:
     several_workloads = summary["workload"].nunique() > 1
+    shown = {
+        name: heading
+        for name, heading in _SHOWN.items()
+        if name != "iterations" or summary["threshold"].notna().any()
+    }
     title = "Medians over seeds" + (" (range)" if show is _spread else "")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    headings = ["workload"] * several_workloads + ["optimizer", "α₀", "β", *_SHOWN.values(), "trials"]
+    headings = ["workload"] * several_workloads + ["optimizer", "α₀", "β", *shown.values(), "trials"]
     for heading in headings:
         left = heading in ("workload", "optimizer")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in summary.to_dict("records"):
         cells = [row["workload"]] * several_workloads
         cells += [row["optimizer"], _number(row["alpha0"]), _number(row["beta"])]
-        cells += [show(row, name) for name in _SHOWN]
+        cells += [show(row, name) for name in shown]
         notes = [f"{row[name]} {name}" for name in ("diverged", "missing") if row[name]]
         table.add_row(*cells, ", ".join([str(row["seeds"]), *notes]))
     return table

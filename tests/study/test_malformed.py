@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from study import cli
 from study.spec import SpecError, load_study
 
 GOOD = """\
@@ -221,3 +222,21 @@ def test_problems_are_limited(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(GOOD + "".join(f"key{i}: 1\n" for i in range(5_000)))
     assert len(problems_of(path)) == 100
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_the_command_line_plans_or_says_error_and_ends_with_2(tmp_path, seed, monkeypatch, capsys):
+    path = tmp_path / "study.yaml"
+    path.write_bytes(malformed(seed))
+    arguments = ["hypergrad-study", "plan", str(path), "--runs", str(tmp_path / "runs"), "--gpus", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    if ended.value.code:
+        assert ended.value.code == 2
+        assert all(line.startswith(f"error: {path}") for line in said.err.splitlines())
+        assert said.err
+    else:
+        assert "trials to run" in said.out
+    assert list(tmp_path.iterdir()) == [path]

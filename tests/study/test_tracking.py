@@ -203,6 +203,7 @@ def test_a_server_that_is_away_is_said_at_once(study, tmp_path):
 def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):
     tracker = opened()
     page = runs_page(tracker.uri, "small")
-    assert page == f"#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning"
+    assert page.startswith(f"#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning&")
+    assert "searchFilter=tags.role%20%3D%20%27trial%27" in page
     with pytest.raises(TrackingError, match="no experiment 'none'"):
         runs_page(tracker.uri, "none")
