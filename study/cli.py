@@ -118,7 +118,9 @@ def run(
         err.print(f"MLflow did not take everything: {progress.tracking_error}; send the rest with: {again}")
     if progress.failed:
         _list_failures(spec, folder)
-    if progress.failed or progress.tracking_error:
+    if unfinished := progress.total - progress.done - progress.failed:
+        err.print(f"{unfinished} trials did not end: their worker died too often; go on with: {again}")
+    if progress.failed or unfinished or progress.tracking_error:
         sys.exit(1)
 
 
@@ -236,7 +238,7 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
         {
             "report": str(folder.report / "index.html"),
             "figure": str(folder.report / "figure1.png"),
-            "curves": _command("ui", spec.name, *_where(folder)),
+            "curves": tracker.page() or _command("ui", spec.name, *_where(folder)),
             "once more": _command("report", spec.name, *_where(folder)),
         },
     )

@@ -7,6 +7,7 @@
       NAME/
         study.yaml              the study as it was last run, resolved
         trials/KEY.journal      one journal per trial
+        checkpoints/KEY.pt      the last checkpoint of a trial under way
         tune/                   Ray Tune's own state
         report/                 figures, tables, index.html
 """
@@ -60,6 +61,10 @@ class StudyFolder:
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""
         return self.path / "trials" / f"{trial.key}.journal"
+
+    def checkpoint(self, trial: Trial) -> Path:
+        """The last checkpoint of ``trial``, while it is under way."""
+        return self.path / "checkpoints" / f"{trial.key}.pt"
 
     def keep(self, study: Study) -> None:
         """Write the resolved study, whole or not at all.

@@ -6,9 +6,10 @@ One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the 
 each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
 before it.
 
-An *attempt* is one training from the first iteration. A trial that is started again on a CPU repeats the
-same numbers, so it continues its attempt and epochs already recorded are not recorded twice; where the
-numbers may differ (a GPU), a new attempt replaces the earlier one.
+An *attempt* is one training as the record tells it. A trial that is started again on the same kind of CPU
+machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its attempt and
+epochs already recorded are not recorded twice. Where the numbers may differ, a new attempt keeps the epochs
+up to the checkpoint and replaces those after it.
 """
 
 from __future__ import annotations
@@ -88,25 +89,29 @@ class Journal:
         trial: whose journal it is.
         machine: what the trial runs on, kept with the start event.
         repeatable: whether training again gives the same numbers, bit for bit.
+        resumed: how many epochs the training has behind it, from a checkpoint.
 
     Raises:
         ValueError: the file is the journal of another trial.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, trial: Trial, machine: dict[str, str], *, repeatable: bool) -> None:
+    def __init__(
+        self, path: Path, trial: Trial, machine: dict[str, str], *, repeatable: bool, resumed: int = 0
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         reader = JournalReader(path, trial)
         reader.poll()
         self._file = path.open("ab")
         self._file.truncate(reader.offset)
         before = reader.record
-        continued = repeatable and bool(before.attempt) and before.status != "pending"
-        self._epochs_recorded = len(before.epochs) if continued else 0
+        continued = repeatable and bool(before.attempt) and before.machine == machine
+        self._epochs_recorded = len(before.epochs) if continued else resumed
         self._append(
             event="start",
             format=FORMAT,
             attempt=before.attempt if continued else uuid.uuid4().hex[:12],
+            kept=self._epochs_recorded,
             key=trial.key,
             settings=trial.settings(),
             machine=machine,
@@ -167,7 +172,7 @@ def _replay(record: TrialRecord, events: list[dict[str, Any]]) -> TrialRecord:
                 if event["key"] != record.trial.key:
                     raise ValueError(f"the journal of trial {record.trial.key} holds trial {event['key']}")
                 if event["attempt"] != known["attempt"]:
-                    epochs.clear()
+                    del epochs[event["kept"] :]
                     known |= {"attempt": event["attempt"], "started_ms": event["time_ms"]}
                 known |= {"status": "running", "error": None, "machine": event["machine"], "ended_ms": 0}
             case "epoch":

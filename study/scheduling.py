@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import socket
 import uuid
 import warnings
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,15 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.folder import StudyFolder
 from study.spec import Resources, Trial
 from study.worker import run_bundle
+
+MAX_DEATHS = 10
+"""How often the process of a bundle may die before the bundle is given up."""
+GUESSED_SLOTS = 16
 
 
 class ClusterError(RuntimeError):
@@ -47,12 +54,14 @@ class Cluster:
 
     cpus: float
     gpus: float
+    grows: bool = False
+    """Whether it may have more when more is asked for, as an autoscaling cluster that starts from zero."""
 
     def slots(self, resources: Resources) -> int:
-        """Return how many trials with ``resources`` run at a time.
+        """Return how many trials with ``resources`` run at a time; a guess where a cluster has yet to grow.
 
         Raises:
-            ClusterError: not even one.
+            ClusterError: not even one, and it does not grow.
         """
         fits = [
             int(have / need + 1e-9)
@@ -61,6 +70,8 @@ class Cluster:
         ]
         if slots := min(fits):
             return slots
+        if self.grows:
+            return GUESSED_SLOTS
         raise ClusterError(
             f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but Ray has "
             f"{self.cpus:g} CPUs and {self.gpus:g} GPUs in all; lower `resources` in the study file"
@@ -79,7 +90,7 @@ def cluster(
         gpus: logical GPUs of a local Ray; None for those found.
 
     Raises:
-        ClusterError: no Ray at ``address``, or a local one does not start.
+        ClusterError: no Ray at ``address``, or with other versions; or a local one does not start.
     """
     options: dict[str, Any] = (
         {"address": address}
@@ -110,8 +121,10 @@ def cluster(
         where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
         raise ClusterError(f"{where}: {str(error).splitlines()[0]}") from error
     try:
+        if address:
+            _check_versions()
         total = ray.cluster_resources()
-        yield Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0))
+        yield Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), grows=address is not None)
     finally:
         ray.shutdown()
 
@@ -126,27 +139,34 @@ def schedule(
 ) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
-    How each trial ended is in its journal. A bundle whose process dies starts again up to ``retries``
-    times and skips the trials it had ended.
+    How each trial ended is in its journal. A bundle whose process or node dies starts again, elsewhere if it
+    must, skips the trials it had ended and continues the one it was at from its checkpoint.
 
     Args:
         bundles: trials that share a process, for each process.
         folder: the study's folder, at the same path on every node.
         resources: of one trial, so of one process, which trains one trial at a time.
         data_folder: where the data sets lie on every node; None for the default.
-        retries: how often a bundle starts again.
+        retries: how often a trial that raises starts again.
     """
-    host = partial(_host, bundles=tuple(map(tuple, bundles)), folder=folder, data_folder=data_folder)
+    host = partial(
+        _host,
+        bundles=tuple(map(tuple, bundles)),
+        folder=folder,
+        data_folder=data_folder,
+        cpus=resources.cpus,
+        retries=retries,
+    )
     needs: dict[str, float] = {"CPU": resources.cpus}
     if resources.gpus:
         needs["GPU"] = resources.gpus
     tuner = tune.Tuner(
-        tune.with_resources(partial(host, cpus=resources.cpus), PlacementGroupFactory([needs])),
+        tune.with_resources(host, PlacementGroupFactory([needs])),
         param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:12],
             storage_path=str(folder.tune),
-            failure_config=tune.FailureConfig(max_failures=retries),
+            failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             verbose=0,
         ),
     )
@@ -170,11 +190,44 @@ def _host(
     folder: StudyFolder,
     data_folder: Path | None,
     cpus: float,
+    retries: int,
 ) -> None:
     failed = 0
-    trials = bundles[config["bundle"]]
-    for done, (_, status) in enumerate(run_bundle(trials, folder, data_folder, cpus), start=1):
+    ends = run_bundle(bundles[config["bundle"]], folder, data_folder, cpus, retries)
+    for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})
-    if failed:
-        raise RuntimeError(f"{failed} of {len(trials)} trials failed; their journals say why")
+
+
+def _versions() -> dict[str, str]:
+    """What must be the same on every node for a trial to mean the same everywhere."""
+    packages = ("hypergrad-study", "torch", "numpy", "ray")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+
+
+def _check_versions() -> None:
+    """Compare every node that is up with this process. Nodes that join later are not looked at.
+
+    Raises:
+        ClusterError: a node has other versions, or does not have the package.
+    """
+    here = _versions()
+    ask = ray.remote(num_cpus=0)(_versions)
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        name = node["NodeManagerHostname"]
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        try:
+            there = ray.get(ask.options(scheduling_strategy=on_node).remote(), timeout=120)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ClusterError(f"node {name} did not start a task within 120 s") from error
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ClusterError(f"node {name} cannot run this study: {reason}") from error
+        for package, version in here.items():
+            if there[package] != version:
+                raise ClusterError(
+                    f"node {name} has {package} {there[package]}, this process has {version}; "
+                    "install the same on both"
+                )

@@ -153,6 +153,10 @@ class Tracker:
         base = self.uri.rstrip("/") if self.uri.startswith("http") else EMBEDDED_UI
         return f"{base}/#/experiments/{self.experiment_id}/runs/{run.info.run_id}" if run else None
 
+    def page(self) -> str | None:
+        """Return the address of the study's runs in the UI of a server; None for an embedded store."""
+        return f"{self.uri.rstrip('/')}/{_page(self.experiment_id)}" if self.uri.startswith("http") else None
+
     def _experiment(self, artifacts: Path) -> str:
         found = self._client.get_experiment_by_name(self.study.name)
         if found is None:
@@ -295,9 +299,6 @@ def curve_table(record: TrialRecord) -> pa.Table:
 def runs_page(uri: str, name: str | None) -> str:
     """Return the MLflow UI's page, from ``#`` on, with the runs of the study ``name``, or with all studies.
 
-    MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child runs
-    away under their parent unless they are filtered and ordered by something else than their date.
-
     Raises:
         TrackingError: the server or store does not answer, or does not have the study.
     """
@@ -310,13 +311,19 @@ def runs_page(uri: str, name: str | None) -> str:
         raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
     if found is None:
         raise TrackingError(f"MLflow at {uri}: there is no experiment {name!r}")
+    return _page(found.experiment_id)
+
+
+def _page(experiment_id: str) -> str:
+    # MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child
+    # runs away under their parent unless they are filtered and ordered by something else than their date.
     view = {
         "workflowType": "machine_learning",
         "searchFilter": "tags.role = 'trial'",
         "orderByKey": "metrics.`best_val_loss`",
         "orderByAsc": "true",
     }
-    return f"#/experiments/{found.experiment_id}/runs?{urlencode(view, quote_via=quote)}"
+    return f"#/experiments/{experiment_id}/runs?{urlencode(view, quote_via=quote)}"
 
 
 def _tensors(epochs: Sequence[EpochRecord]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,10 +52,12 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def train(trial: Trial, workload: Workload, data: Data, device: torch.device) -> Iterator[EpochRecord]:
-    """Train ``trial`` from its first iteration and yield one record per epoch.
+    """Train ``trial`` from its first iteration; see :class:`Training`."""
+    return Training(trial, workload, data, device).epochs()
 
-    The trial ends with its budget, or with the first record that is ``diverged``. Nothing is read back
-    from the device before an epoch ends.
+
+class Training:
+    """One trial under way. Between two epochs it can be saved, and continued elsewhere as if nothing were.
 
     Args:
         trial: what to train.
@@ -62,23 +65,68 @@ def train(trial: Trial, workload: Workload, data: Data, device: torch.device) ->
         data: the workload's data, on ``device``.
         device: where to train.
     """
-    random = _RandomState(trial.seed, device)
-    with random.in_use():
-        model = workload.build().to(device)
-    optimizer = _optimizer(trial, model)
-    first, budget = 1, trial.iterations
-    epoch = 0
-    while not (epoch == trial.epochs or (budget is not None and first > budget)):
-        epoch += 1
-        remaining = None if budget is None else budget - first + 1
-        with random.in_use():
+
+    def __init__(self, trial: Trial, workload: Workload, data: Data, device: torch.device) -> None:
+        self._trial, self._workload, self._data = trial, workload, data
+        self._random = _RandomState(trial.seed, device)
+        with self._random.in_use():
+            self._model = workload.build().to(device)
+        self._optimizer = _optimizer(trial, self._model)
+        self.epoch = 0
+        """Epochs done."""
+        self._iterations = 0
+
+    def epochs(self) -> Iterator[EpochRecord]:
+        """Train on and yield one record per epoch, up to the budget or the first that is ``diverged``.
+
+        Nothing is read back from the device before an epoch ends.
+        """
+        budget = self._trial.iterations
+        while self.epoch != self._trial.epochs and (budget is None or self._iterations < budget):
+            record = self._train_epoch(None if budget is None else budget - self._iterations)
+            self.epoch = record.epoch
+            self._iterations = record.last_iteration
+            yield record
+            if record.diverged:
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on; ``torch.load(weights_only=True)`` reads it."""
+        return {
+            "key": self._trial.key,
+            "epoch": self.epoch,
+            "iterations": self._iterations,
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": self._random.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where ``state`` was taken.
+
+        Raises:
+            ValueError: it is another trial's.
+        """
+        if state["key"] != self._trial.key:
+            raise ValueError(
+                f"a checkpoint of trial {state['key']} does not continue trial {self._trial.key}"
+            )
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._random.load_state_dict(state["random"])
+        self.epoch, self._iterations = state["epoch"], state["iterations"]
+
+    def _train_epoch(self, at_most: int | None) -> EpochRecord:
+        with self._random.in_use():
             started = time.perf_counter()
-            curves = _train_epoch(trial, workload, data, model, optimizer, random, remaining)
+            curves = _train_epoch(
+                self._trial, self._workload, self._data, self._model, self._optimizer, self._random, at_most
+            )
             seconds = time.perf_counter() - started
-            val_loss, val_accuracy = evaluate(workload, data, model)
-        record = EpochRecord(
-            epoch=epoch,
-            first_iteration=first,
+            val_loss, val_accuracy = evaluate(self._workload, self._data, self._model)
+        return EpochRecord(
+            epoch=self.epoch + 1,
+            first_iteration=self._iterations + 1,
             alpha=curves.alpha,
             hypergradient=curves.hypergradient,
             train_loss=curves.train_loss,
@@ -87,10 +135,6 @@ def train(trial: Trial, workload: Workload, data: Data, device: torch.device) ->
             val_accuracy=val_accuracy,
             seconds=seconds,
         )
-        yield record
-        if record.diverged:
-            return
-        first += record.iterations
 
 
 @torch.no_grad()
@@ -201,6 +245,20 @@ class _RandomState:
                 yield
             finally:
                 self._states = self._read()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": list(self._states),
+            "order": self.order.get_state(),
+            "augmentation": self.augmentation.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # A checkpoint from a GPU that goes on without one has a state too many, one the other way too few.
+        self._states = [*state["model"], *self._states[len(state["model"]) :]][: len(self._states)]
+        self.order.set_state(state["order"])
+        if state["augmentation"].shape == self.augmentation.get_state().shape:
+            self.augmentation.set_state(state["augmentation"])
 
     def _read(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)]

@@ -21,11 +21,11 @@ from study.spec import Study
 
 LINE_SECONDS = 10.0
 _SHOWN = {
-    "final_train_loss": "final train loss",
+    "final_train_loss": "train loss",
     "best_val_loss": "best val loss",
-    "alpha_final": "α at the end",
+    "alpha_final": "last α",
     "alpha_range": "α range",
-    "iterations": "iterations to threshold",
+    "iterations": "iterations",
 }
 
 
@@ -82,9 +82,14 @@ def size(count: float) -> str:
 
 def show_summary(console: Console, summary: pd.DataFrame) -> None:
     """Print the table over seeds: medians, with their ranges where the terminal is wide enough for them."""
-    ranges = _summary_table(summary, _spread)
-    fits = not console.is_terminal or console.measure(ranges).minimum <= console.width
-    console.print(ranges if fits else _summary_table(summary, _middle), soft_wrap=True)
+    table = _summary_table(summary, _spread)
+    if console.is_terminal and _width(console, table) > console.width:
+        table = _summary_table(summary, _middle)
+    console.print(table, width=_width(console, table), crop=False, no_wrap=True)
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=1000)).maximum
 
 
 def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str], str]) -> Table:
@@ -95,6 +100,8 @@ def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str
         if name != "iterations" or summary["threshold"].notna().any()
     }
     title = "Medians over seeds" + (" (range)" if show is _spread else "")
+    title += ": mean training loss of the last epoch, best validation loss, α"
+    title += ", iterations to the threshold" if "iterations" in shown else ""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     headings = ["workload"] * several_workloads + ["optimizer", "α₀", "β", *shown.values(), "trials"]
     for heading in headings:

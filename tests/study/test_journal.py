@@ -142,6 +142,29 @@ def test_a_trial_that_is_not_repeatable_begins_a_new_attempt(tmp_path):
     assert [kept.epoch for kept in after.epochs] == [1]
 
 
+def test_from_a_checkpoint_a_new_attempt_keeps_the_epochs_up_to_it(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2, 3], repeatable=False)
+    before = read(path, TRIAL)
+    with Journal(path, TRIAL, MACHINE, repeatable=False, resumed=2) as journal:
+        journal.epoch(epoch(3))
+    after = read(path, TRIAL)
+    assert after.attempt != before.attempt
+    assert [kept.epoch for kept in after.epochs] == [1, 2, 3]
+    assert [kept.time_ms for kept in after.epochs[:2]] == [kept.time_ms for kept in before.epochs[:2]]
+
+
+def test_another_machine_begins_a_new_attempt(tmp_path):
+    path = tmp_path / "a"
+    write(path, [1, 2])
+    before = read(path, TRIAL)
+    with Journal(path, TRIAL, {"device": "another"}, repeatable=True):
+        pass
+    after = read(path, TRIAL)
+    assert after.attempt != before.attempt
+    assert after.epochs == ()
+
+
 def test_a_journal_of_another_trial_is_refused(tmp_path):
     path = tmp_path / "a"
     write(path, [1])

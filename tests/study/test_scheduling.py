@@ -1,6 +1,7 @@
 """Bundles on a real Ray, with logical GPUs: the numbers of a plain loop, nothing lost with a worker."""
 
 import os
+import re
 import textwrap
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study
 
 def test_a_worker_that_dies_is_started_again(cluster, folder, tmp_path, write_study):
     trials, notes = probes(write_study, tmp_path, seeds=3, kill_once=True)
-    scheduling.schedule([trials], folder, Resources(cpus=1), retries=1)
+    scheduling.schedule([trials], folder, Resources(cpus=1))
     assert (notes / "dead").exists()
     assert all(record.status == "finished" for record in folder.records(trials))
 
@@ -126,6 +127,19 @@ def test_a_trial_that_raises_does_not_stop_the_others(cluster, folder, write_stu
     assert (finished.status, failed.status) == ("finished", "failed")
     assert "ValueError" in failed.error
     assert np.isfinite(finished.train_loss).all()
+
+
+def test_a_node_with_other_versions_is_refused_with_both(cluster, monkeypatch):
+    scheduling._check_versions()
+    real = scheduling.metadata.version
+    monkeypatch.setattr(scheduling.metadata, "version", lambda name: "9.9" if name == "torch" else real(name))
+    expected = rf"has torch {re.escape(real('torch'))}, this process has 9\.9"
+    with pytest.raises(scheduling.ClusterError, match=expected):
+        scheduling._check_versions()
+
+
+def test_a_cluster_that_grows_is_not_refused_for_what_it_does_not_have_yet():
+    assert scheduling.Cluster(cpus=0, gpus=0, grows=True).slots(Resources(cpus=1, gpus=1)) > 0
 
 
 @pytest.mark.parametrize(
