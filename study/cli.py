@@ -95,7 +95,7 @@ def run(
     again = _command(*sys.argv[1:])
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        tracker = tracking.Tracker(spec, uri, folder.artifacts)
+        tracker = tracking.Tracker(spec, uri, folder)
         out.print(f"[bold]{spec.name}[/]: {len(spec.trials())} trials; MLflow at {uri}")
         with view.watching(out) as watch:
             settings = driver.Settings(data, address, cpus, gpus, watch)
@@ -160,9 +160,9 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 
 
 @app.command()
-def status(name: NameArgument, runs: Runs = None) -> None:
-    """Say how a study stands, from its journals."""
-    spec, folder = find_run(name, runs_folder(runs))
+def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
+    """Say how a study stands, from its journals, or from a server's if it was run elsewhere."""
+    spec, folder = _find_run(name, runs, tracking_uri)
     progress = progress_of(folder.records(spec.trials()))
     out.print(f"[bold]{spec.name}[/] in {folder.path}")
     out.print(view.describe(progress), highlight=False, soft_wrap=True)
@@ -173,12 +173,12 @@ def status(name: NameArgument, runs: Runs = None) -> None:
 @app.command()
 def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
     """Draw the figures and write the tables and the page, from stored results."""
-    spec, folder = find_run(name, runs_folder(runs))
+    spec, folder = _find_run(name, runs, tracking_uri)
     from study import tracking
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
     try:
-        _show_results(spec, folder, tracking.Tracker(spec, uri, folder.artifacts))
+        _show_results(spec, folder, tracking.Tracker(spec, uri, folder))
     except (tracking.TrackingError, ValueError, OSError) as error:
         _refuse(str(error))
 
@@ -215,6 +215,18 @@ def ui(
             signal.pause()
     except (tracking.TrackingError, server.UiError) as error:
         _refuse(str(error))
+
+
+def _find_run(name: str, runs: Path | None, tracking_uri: str | None) -> tuple[Study, StudyFolder]:
+    folder = runs_folder(runs)
+    if (tracking_uri or "").startswith("http") and Path(name).name == name:
+        from study import tracking
+
+        try:
+            tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
+        except tracking.TrackingError as error:
+            _refuse(str(error))
+    return find_run(name, folder)
 
 
 def _open(url: str, browser: bool) -> None:

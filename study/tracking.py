@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
@@ -31,14 +32,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from study import measures
+from study.folder import StudyFolder
 from study.records import EpochRecord, TrialRecord
-from study.spec import Study, Trial
+from study.spec import Study, Trial, load_study
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 EMBEDDED_UI = "http://127.0.0.1:5000"
+JOURNAL = "trial.journal"
 _BATCH = 1000
 _TAGGED = ("workload", "optimizer", "op", "lop", "alpha0", "beta", "seed")
 _CURVES = {"alpha": "alpha", "train_loss": "train_loss", "hypergradient": "hypergradient"}
@@ -72,20 +75,22 @@ class Tracker:
     Args:
         study: what is tracked.
         uri: the tracking URI.
-        artifacts: root of the artifacts of an embedded store; a server has its own.
+        folder: the study's folder. An embedded store keeps its artifacts beside it; a server is sent the
+            journals as well, so that the study can be had from it with :func:`fetch`.
 
     Raises:
         TrackingError: the server or store does not answer.
     """
 
-    def __init__(self, study: Study, uri: str, artifacts: Path) -> None:
+    def __init__(self, study: Study, uri: str, folder: StudyFolder) -> None:
         self.study = study
         self.uri = uri
+        self._folder = folder
         _check_reachable(uri)
         self._client = MlflowClient(tracking_uri=uri)
         try:
-            self.experiment_id = self._experiment(artifacts)
-            runs = list(self._all_runs())
+            self.experiment_id = self._experiment()
+            runs = list(_all_runs(self._client, self.experiment_id))
             self._runs = {key: run for run in runs if (key := run.data.tags.get("trial_key"))}
             self._complete = {key for key, run in self._runs.items() if run.info.status == "FINISHED"}
             self.parent_id = self._parent(runs)
@@ -150,18 +155,17 @@ class Tracker:
         Of an embedded store, where ``hypergrad-study ui`` serves it by default.
         """
         run = self._runs.get(trial.key)
-        base = self.uri.rstrip("/") if self.uri.startswith("http") else EMBEDDED_UI
+        base = self.uri.rstrip("/") if _is_server(self.uri) else EMBEDDED_UI
         return f"{base}/#/experiments/{self.experiment_id}/runs/{run.info.run_id}" if run else None
 
     def page(self) -> str | None:
         """Return the address of the study's runs in the UI of a server; None for an embedded store."""
-        return f"{self.uri.rstrip('/')}/{_page(self.experiment_id)}" if self.uri.startswith("http") else None
+        return f"{self.uri.rstrip('/')}/{_page(self.experiment_id)}" if _is_server(self.uri) else None
 
-    def _experiment(self, artifacts: Path) -> str:
+    def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.study.name)
         if found is None:
-            local = self.uri.startswith("sqlite:")
-            location = (artifacts / self.study.name).as_uri() if local else None
+            location = None if _is_server(self.uri) else (self._folder.artifacts / self.study.name).as_uri()
             return self._client.create_experiment(self.study.name, artifact_location=location)
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
@@ -169,14 +173,6 @@ class Tracker:
                 "restore it there or give the study another name"
             )
         return found.experiment_id
-
-    def _all_runs(self) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self._client.search_runs([self.experiment_id], max_results=1000, page_token=token)
-            yield from page
-            if not (token := page.token):
-                return
 
     def _parent(self, runs: Iterable[Run]) -> str:
         parent = next((run for run in runs if run.data.tags.get("role") == "study"), None)
@@ -253,6 +249,9 @@ class Tracker:
                 (folder / "error.txt").write_text(record.error, encoding="utf-8")
             if record.epochs:
                 pq.write_table(curve_table(record), folder / "curve.parquet")
+            journal = self._folder.journal(record.trial)
+            if _is_server(self.uri) and journal.exists():
+                shutil.copyfile(journal, folder / JOURNAL)
             self._client.log_artifacts(run_id, str(folder))
 
 
@@ -314,6 +313,53 @@ def runs_page(uri: str, name: str | None) -> str:
     return _page(found.experiment_id)
 
 
+def fetch(uri: str, folder: StudyFolder) -> None:
+    """Bring what a server has of a study into ``folder``: its file, and the journals of trials that ended.
+
+    So ``status`` and ``report`` work from any machine that reaches the server. What is in the folder already
+    stays as it is; nothing happens if ``uri`` is not a server's, or the server does not know the study.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    if not _is_server(uri):
+        return
+    _check_reachable(uri)
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment = client.get_experiment_by_name(folder.name)
+        if experiment is None:
+            return
+        runs = list(_all_runs(client, experiment.experiment_id))
+        parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "study"), None)
+        if parent is None:
+            return
+        if not folder.spec.is_file():
+            _download(client, parent, "study.yaml", folder.spec)
+        ended = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "FINISHED"}
+        for trial in load_study(folder.spec).trials():
+            place = folder.journal(trial)
+            if trial.key in ended and not place.exists():
+                _download(client, ended[trial.key].info.run_id, JOURNAL, place)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
+
+
+def _download(client: MlflowClient, run_id: str, artifact: str, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as staging:
+        Path(client.download_artifacts(run_id, artifact, staging)).replace(place)
+
+
+def _all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
 def _page(experiment_id: str) -> str:
     # MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child
     # runs away under their parent unless they are filtered and ordered by something else than their date.
@@ -338,8 +384,12 @@ def _epoch_metrics(epoch: EpochRecord) -> Iterator[Metric]:
             yield Metric(name, value, epoch.time_ms, epoch.epoch)
 
 
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
 def _check_reachable(uri: str) -> None:
-    if not uri.startswith(("http://", "https://")):
+    if not _is_server(uri):
         return
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):

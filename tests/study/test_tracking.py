@@ -8,8 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from study.folder import StudyFolder, find_run
 from study.records import EpochRecord, TrialRecord
-from study.tracking import Tracker, TrackingError, embedded_uri, runs_page
+from study.tracking import Tracker, TrackingError, embedded_uri, fetch, runs_page
+from study.ui import serving
+from study.worker import run_bundle
 
 EPOCHS, ITERATIONS = 5, 400
 
@@ -59,7 +62,7 @@ def study(write_study):
 @pytest.fixture
 def opened(study, tmp_path):
     def open_tracker():
-        return Tracker(study, embedded_uri(tmp_path), tmp_path / "artifacts")
+        return Tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
 
     return open_tracker
 
@@ -138,7 +141,7 @@ def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, clien
         for count in range(EPOCHS + 1):
             grown.replay(record(trial, count, status="running"))
         grown.replay(record(trial))
-    at_once = Tracker(study, embedded_uri(tmp_path / "other"), tmp_path / "artifacts2")
+    at_once = Tracker(study, embedded_uri(tmp_path / "other"), StudyFolder(tmp_path / "other", study.name))
     for trial in trials:
         at_once.replay(record(trial))
     other = MlflowClient(tracking_uri=at_once.uri)
@@ -197,7 +200,33 @@ def test_a_server_that_is_away_is_said_at_once(study, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.raises(TrackingError, match=f"no MLflow server answers at .*:{port} .*--tracking-uri"):
-        Tracker(study, f"http://127.0.0.1:{port}", tmp_path)
+        Tracker(study, f"http://127.0.0.1:{port}", StudyFolder(tmp_path, study.name))
+
+
+def test_a_study_run_elsewhere_is_had_from_its_server(write_study, tmp_path, monkeypatch):
+    """Trained in one folder, kept by a real server, fetched into another: the same records."""
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    study, _ = write_study(optimizers=["adam-adam"], seeds=2)
+    there, here = StudyFolder(tmp_path / "there", study.name), StudyFolder(tmp_path / "here", study.name)
+    trials = study.trials()
+    list(run_bundle(trials, there, None, cpus=1))
+    with serving(embedded_uri(tmp_path), port=0) as server:
+        tracker = Tracker(study, server, there)
+        for kept in there.records(trials):
+            tracker.replay(kept)
+        tracker.close(completed=True)
+        fetch(server, StudyFolder(tmp_path / "none", "unknown"))
+        assert not (tmp_path / "none").exists()
+        fetch(server, here)
+        before = here.journal(trials[0]).stat().st_mtime_ns
+        fetch(server, here)
+        assert here.journal(trials[0]).stat().st_mtime_ns == before
+    fetched, folder = find_run(study.name, here.runs)
+    assert fetched == study
+    for ours, theirs in zip(folder.records(trials), there.records(trials), strict=True):
+        assert ours.status == theirs.status == "finished"
+        assert ours.epochs[-1].time_ms == theirs.epochs[-1].time_ms
+        np.testing.assert_array_equal(ours.train_loss, theirs.train_loss)
 
 
 def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):

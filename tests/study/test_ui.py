@@ -53,7 +53,7 @@ def kept(write_study, tmp_path):
     folder = StudyFolder(tmp_path / "runs", study.name)
     folder.keep(study)
     list(run_bundle(study.trials(), folder, None, cpus=1))
-    tracker = Tracker(study, embedded_uri(folder.runs), folder.artifacts)
+    tracker = Tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
         tracker.replay(record)
     tracker.close(completed=True)
