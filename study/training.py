@@ -178,7 +178,8 @@ def _train_epoch(
     alphas: list[Tensor] = []
     hypergradients: list[Tensor] = []
     for chosen in order.split(trial.batch_size)[:at_most]:
-        inputs = data.train_inputs[chosen]
+        # Half the time of indexing with [chosen], on a CPU.
+        inputs = data.train_inputs.index_select(0, chosen)
         if workload.prepare is not None:
             inputs = workload.prepare(inputs, random.augmentation)
         optimizer.zero_grad(set_to_none=True)
