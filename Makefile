@@ -2,14 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
+STUDY ?= quickstart
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
+	-f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
-.PHONY: study test ui check bench clean
+.PHONY: study test test-cluster ui check bench clean cluster-up cluster-run cluster-ui cluster-down
 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
 
-test: .venv/.ready  ## all tests
+test: .venv/.ready  ## all tests but those of test-cluster
 	$(BIN)/python -m pytest
+
+test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 ui: .venv/.ready  ## the MLflow UI over the studies under ./runs
 	$(BIN)/hypergrad-study ui --port $(PORT)
@@ -21,6 +27,20 @@ check: .venv/.ready  ## lint and types
 
 bench: .venv/.ready  ## ratios against a peer measured in the same run
 	$(BIN)/python tests/benchmarks/iteration.py
+
+cluster-up:  ## a Ray cluster with MLflow on this machine, in containers; WORKERS=4, GPUS=1
+	docker/make-secrets
+	$(COMPOSE) build
+	$(COMPOSE) up -d
+
+cluster-run:  ## run STUDY on it as a Ray job
+	$(COMPOSE) exec ray-head ray job submit -- hypergrad-study run $(STUDY) --address auto
+
+cluster-ui:  ## its MLflow UI
+	$(PYTHON) -m webbrowser http://127.0.0.1:$${MLFLOW_PORT:-5000}
+
+cluster-down:  ## stop it; what was run is kept
+	$(COMPOSE) down
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

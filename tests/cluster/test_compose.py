@@ -1,0 +1,364 @@
+"""docker/ on a real Docker engine: a cluster of its own, from nothing up to down again.
+
+Builds the image first, PyTorch's CUDA build included: minutes and 10 GB, once. Where the official PostgreSQL
+image cannot be pulled, a stand-in is built from Debian's package.
+"""
+
+import base64
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from study.folder import StudyFolder
+from study.spec import load_study
+from study.tracking import runs_page
+from study.worker import run_bundle
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "hypergrad-study:test"
+OFFICIAL_POSTGRES, STAND_IN = "postgres:17", "hypergrad-study-test-postgres"
+UP_SECONDS = 400
+HEAD, WORKER = "ray-head", "ray-worker"
+WITHOUT_TOKEN = ("-e", "RAY_AUTH_MODE=disabled", "-e", "RAY_AUTH_TOKEN_PATH=")
+
+SMALL = {
+    "name": "small",
+    "workloads": ["digits-logreg"],
+    "optimizers": ["sgd", "sgdn-sgdn", "adam-adam"],
+    "alpha0": [0.01],
+    "beta": {"sgdn": 1e-3, "adam": 1e-5},
+    "seeds": 1,
+    "epochs": 4,
+    "threshold": 0.5,
+}
+# Long enough to be killed in the middle of, on any machine.
+LONG = {
+    **SMALL,
+    "name": "long",
+    "workloads": ["digits-mlp"],
+    "optimizers": ["sgdn-sgdn", "adam-adam"],
+    "seeds": 2,
+    "epochs": 1000,
+}
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+
+
+def succeeds(*words: str, seconds: float = 60) -> bool:
+    try:
+        done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def compose_command() -> list[str]:
+    if not succeeds("docker", "info"):
+        pytest.skip("no Docker engine answers here")
+    for words in (["docker", "compose"], ["docker-compose"]):
+        if succeeds(*words, "version"):
+            return words
+    pytest.skip("there is neither docker compose nor docker-compose here")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Cluster:
+    """The compose project of this test: its own name, ports, secrets, volumes and folder of study files."""
+
+    def __init__(self, compose: list[str], folder: Path, postgres: str) -> None:
+        self.project = f"hypergrad-test-{secrets.token_hex(4)}"
+        self.mlflow, self.jobs = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self.user: tuple[str, str] | None = None
+        self.studies, self.secrets = folder / "studies", folder / "secrets"
+        self.studies.mkdir()
+        self.settings = {
+            "IMAGE": IMAGE,
+            "POSTGRES_IMAGE": postgres,
+            "MLFLOW_PORT": self.mlflow.rpartition(":")[2],
+            "RAY_PORT": self.jobs.rpartition(":")[2],
+            "SECRETS_FOLDER": str(self.secrets),
+            "STUDIES_FOLDER": str(self.studies),
+            "WORKERS": "2",
+            "WORKER_CPUS": "1",
+        }
+        docker = ROOT / "docker"
+        # Not the .env of whoever runs this; the environment goes before either.
+        self._compose = [*compose, "--env-file", str(docker / ".env.example"), "-p", self.project]
+        self._compose += ["-f", str(docker / "compose.yaml")]
+
+    def compose(self, *words: str, check: bool = True, seconds: float = UP_SECONDS) -> str:
+        """Run a compose command and return what it printed, errors too."""
+        done = subprocess.run(
+            [*self._compose, *words],
+            env={**os.environ, **self.settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+        assert done.returncode == 0 or not check, (
+            f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}"
+        )
+        return done.stdout
+
+    def up(self, **settings: str) -> None:
+        self.settings |= settings
+        self.compose("up", "-d")
+
+    def down(self, *options: str) -> None:
+        self.compose("down", *options)
+
+    def shell(self, service: str, *words: str, options: tuple[str, ...] = (), check: bool = True) -> str:
+        return self.compose("exec", "-T", *options, service, *words, check=check)
+
+    def write(self, study: dict[str, object]) -> None:
+        (self.studies / f"{study['name']}.yaml").write_text(yaml.safe_dump(study))
+
+    def submit(self, study: str, *options: str) -> str:
+        words = ["hypergrad-study", "run", study, "--address", "auto"]
+        return self.shell(HEAD, "ray", "job", "submit", *options, "--", *words)
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "-q", service).split()
+
+    def get(self, path: str, data: bytes | None = None, **headers: str) -> bytes:
+        """Ask MLflow through its published port."""
+        headers |= {"Content-Type": "application/json"}
+        if self.user:
+            headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.user).encode()).decode()
+        request = urllib.request.Request(f"{self.mlflow}/api/2.0/{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    def runs(self, study: str) -> list[dict[str, object]]:
+        """The runs of a study's trials, as MLflow has them."""
+        query = f"mlflow/experiments/get-by-name?experiment_name={study}"
+        experiment = json.loads(self.get(query))["experiment"]["experiment_id"]
+        body = {"experiment_ids": [experiment], "max_results": 1000, "filter": "tags.role = 'trial'"}
+        return json.loads(self.get("mlflow/runs/search", json.dumps(body).encode()))["runs"]
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        query = f"mlflow/metrics/get-history?run_id={run}&metric_key={metric}&max_results=20000"
+        return [(int(point["step"]), point["value"]) for point in json.loads(self.get(query))["metrics"]]
+
+    def curve(self, run: dict[str, object]) -> pd.DataFrame:
+        """The whole curve of a run, downloaded through the server from its volume."""
+        root = urllib.parse.urlparse(run["info"]["artifact_uri"])
+        assert root.scheme == "mlflow-artifacts"
+        return pd.read_parquet(io.BytesIO(self.get(f"mlflow-artifacts/artifacts{root.path}/curve.parquet")))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    compose = compose_command()
+    dockerfile = str(ROOT / "docker" / "Dockerfile")
+    build = ["docker", "build", "-t", IMAGE, "-f", dockerfile, str(ROOT)]
+    subprocess.run(build, check=True, timeout=2400)
+    postgres = OFFICIAL_POSTGRES
+    if not (succeeds("docker", "image", "inspect", postgres) or succeeds("docker", "pull", "-q", postgres)):
+        postgres = STAND_IN
+        folder = str(Path(__file__).parent / "postgres-stand-in")
+        subprocess.run(["docker", "build", "-t", postgres, folder], check=True, timeout=600)
+    started = Cluster(compose, tmp_path_factory.mktemp("cluster"), postgres)
+    subprocess.run([ROOT / "docker" / "make-secrets"], env={**os.environ, **started.settings}, check=True)
+    for study in (SMALL, LONG):
+        started.write(study)
+    try:
+        started.up()
+        yield started
+    finally:
+        started.down("-v", "--remove-orphans")
+
+
+def wait_for(what, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(1.0)
+    return found
+
+
+def tag(run: dict[str, object], name: str) -> str:
+    return next(tag["value"] for tag in run["data"]["tags"] if tag["key"] == name)
+
+
+def assert_whole(cluster: Cluster, study: dict[str, object], tmp_path: Path) -> None:
+    """Every trial has one finished run, with the curves that a plain loop without a cluster draws here."""
+    path = tmp_path / f"{study['name']}.yaml"
+    path.write_text(yaml.safe_dump(study))
+    trials = load_study(path).trials()
+    here = StudyFolder(tmp_path / "here", "undisturbed")
+    list(run_bundle(trials, here, None, cpus=1))
+    found = cluster.runs(study["name"])
+    keys = [tag(run, "trial_key") for run in found]
+    runs = dict(zip(keys, found, strict=True))
+    assert sorted(keys) == sorted(trial.key for trial in trials)
+    for record in here.records(trials):
+        run = runs[record.trial.key]
+        assert run["info"]["status"] == "FINISHED"
+        curve = cluster.curve(run)
+        assert list(curve["iteration"]) == list(range(1, record.iterations + 1))
+        for column in ("alpha", "hypergradient", "train_loss"):
+            assert curve[column].to_numpy().tobytes() == getattr(record, column).tobytes()
+        epochs = cluster.history(run["info"]["run_id"], "val_loss")
+        assert sorted(epochs) == [(epoch.epoch, pytest.approx(epoch.val_loss)) for epoch in record.epochs]
+
+
+def test_a_ray_job_runs_a_study_on_the_workers_into_mlflow(cluster, tmp_path):
+    said = cluster.submit("small.yaml")
+    assert "3/3 trials done" in said
+    assert f"{cluster.mlflow}/#/experiments/" in said
+    assert_whole(cluster, SMALL, tmp_path)
+
+
+def test_trials_can_only_go_to_the_workers(cluster):
+    ask = "import ray; ray.init('ray-head:6379'); print([n['Resources'].get('CPU', 0) for n in ray.nodes()])"
+    cpus = cluster.shell(WORKER, "python", "-c", ask).strip().splitlines()[-1]
+    assert sorted(json.loads(cpus)) == [0, 1, 1]
+
+
+def test_the_ui_in_a_browser_draws_alpha_from_postgresql(cluster, tmp_path):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver on this machine; Debian: apt-get install chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,1200"):
+        options.add_argument(flag)
+    runs = {run["info"]["run_name"]: run["info"] for run in cluster.runs("small")}
+    learned = next(info for name, info in runs.items() if name.startswith("adam-adam"))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        browser.get(f"{cluster.mlflow}/{runs_page(cluster.mlflow, 'small')}")
+        text = "return document.body.innerText"
+        wait_for(lambda: all(name in browser.execute_script(text) for name in runs))
+        browser.save_screenshot(str(tmp_path / "runs.png"))
+        run = f"{cluster.mlflow}/#/experiments/{learned['experiment_id']}/runs/{learned['run_id']}"
+        browser.get(run)
+        wait_for(lambda: "Parent run" in browser.execute_script(text))
+        browser.get(f"{run}/model-metrics")
+        curve = (
+            "return [...document.querySelectorAll('.scatterlayer .js-line')].map(p => p.getAttribute('d'))"
+        )
+        wait_for(lambda: any(d and d.count("L") + d.count("C") > 5 for d in browser.execute_script(curve)))
+        browser.save_screenshot(str(tmp_path / "run.png"))
+    finally:
+        browser.quit()
+
+
+@pytest.mark.parametrize(
+    ("service", "command"),
+    [
+        (HEAD, "ray job submit -- true"),
+        (WORKER, "ray status --address ray-head:6379"),
+        (WORKER, "python -c 'import ray; ray.init(\"ray-head:6379\"); print(len(ray.nodes()))'"),
+    ],
+    ids=["job", "status", "driver"],
+)
+def test_who_does_not_have_the_token_is_refused(cluster, service, command):
+    limited = ["timeout", "100", "sh", "-c", f"{command} && echo let in"]
+    assert "let in" in cluster.shell(service, *limited)
+    said = cluster.shell(service, *limited, options=WITHOUT_TOKEN, check=False)
+    assert "let in" not in said
+    assert "authenticat" in said.lower()
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), ("0" * 64, 403)])
+def test_the_published_job_server_refuses_without_the_token(cluster, token, status):
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    for method, data in (("GET", None), ("POST", b'{"entrypoint": "true"}')):
+        request = urllib.request.Request(f"{cluster.jobs}/api/jobs/", data, headers, method=method)
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(request, timeout=30)
+        assert refusal.value.code == status
+
+
+def test_only_this_machine_reaches_it_and_no_secret_shows(cluster):
+    names = cluster.compose("ps", "-q").split()
+    inspected = json.loads(subprocess.check_output(["docker", "inspect", *names]))
+    published = {
+        (container["Config"]["Labels"]["com.docker.compose.service"], binding["HostIp"])
+        for container in inspected
+        for bindings in container["NetworkSettings"]["Ports"].values()
+        for binding in bindings or ()
+    }
+    assert published == {("mlflow", "127.0.0.1"), (HEAD, "127.0.0.1")}
+    shown = json.dumps(inspected) + "".join(
+        subprocess.check_output(["docker", "top", name], text=True) for name in names
+    )
+    files = list(cluster.secrets.iterdir())
+    assert len(files) == 4
+    assert len({file.read_text() for file in files}) == 4
+    for file in files:
+        assert len(file.read_text()) == 64
+        assert file.read_text() not in shown
+    assert cluster.secrets.stat().st_mode & 0o077 == 0
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        cluster.get("mlflow/experiments/get?experiment_id=0", Host="elsewhere.example")
+    assert refusal.value.code == 403
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing(cluster, tmp_path):
+    cluster.submit("long.yaml", "--no-wait", "--submission-id", "long")
+    wait_for(lambda: "2 running" in cluster.shell(HEAD, "hypergrad-study", "status", "long", check=False))
+    killed = cluster.containers(WORKER)[1]
+    subprocess.run(["docker", "kill", "--signal", "KILL", killed], check=True, stdout=subprocess.DEVNULL)
+    token = (cluster.secrets / "ray_token").read_text()
+
+    def ended() -> str | None:
+        request = urllib.request.Request(
+            f"{cluster.jobs}/api/jobs/long", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            status = json.load(answer)["status"]
+        return status if status in ("SUCCEEDED", "FAILED", "STOPPED") else None
+
+    status = wait_for(ended, seconds=600)
+    assert status == "SUCCEEDED", cluster.shell(HEAD, "ray", "job", "logs", "long", check=False)
+    starts = cluster.shell(HEAD, "sh", "-c", 'grep -c \'"event":"start"\' /runs/long/trials/*.journal')
+    assert max(int(line.rpartition(":")[2]) for line in starts.splitlines()) > 1, "nothing was disturbed"
+    assert_whole(cluster, LONG, tmp_path)
+
+
+def test_down_and_up_again_keeps_everything(cluster, tmp_path):
+    before = {run["info"]["run_id"]: run for run in cluster.runs("small")}
+    cluster.down()
+    assert not cluster.compose("ps", "-q").split()
+    cluster.up()
+    assert {run["info"]["run_id"]: run for run in cluster.runs("small")} == before
+    assert_whole(cluster, SMALL, tmp_path)
+    assert "3/3 trials done" in cluster.submit("small.yaml")
+    assert {run["info"]["run_id"]: run for run in cluster.runs("small")} == before
+
+
+def test_mlflow_behind_a_password(cluster):
+    cluster.up(MLFLOW_BASIC_AUTH="true")
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        cluster.runs("small")
+    assert refusal.value.code == 401
+    cluster.write({**SMALL, "name": "closed", "optimizers": ["sgd"]})
+    assert "1/1 trials done" in cluster.submit("closed.yaml")
+    cluster.user = ("admin", (cluster.secrets / "mlflow_admin_password").read_text())
+    assert [run["info"]["status"] for run in cluster.runs("closed")] == ["FINISHED"]
+    assert len(cluster.runs("small")) == 3
