@@ -1,76 +1,26 @@
-"""The figures of a study: curves over epochs, and iterations to the threshold over α₀.
-
-An optimizer looks the same in every figure: colour says the op, line style the lop. Colours are Okabe and
-Ito's, which colour-blind readers tell apart.
-"""
+"""The figures of a study: curves over epochs, and iterations to the threshold over α₀."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from study.measures import iterations_to_threshold, workload_label
 from study.records import EpochRecord, TrialRecord
-from study.spec import OPS, OPTIMIZERS, Study, Trial
+from study.spec import Study, Trial
+from study.style import STYLE, finish, look, subplots
 
 Floats = NDArray[np.float64]
 _Groups = dict[tuple[str, str], list[TrialRecord]]  # by workload and optimizer
-
-DPI = 150
-COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
-_PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
-_REPORTED = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the report pairs each op with
-_MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
-
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.grid": True,
-    "axes.grid.which": "major",
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "hypergrad-study",
-    "figure.facecolor": "white",
-}
-
-
-class Look(NamedTuple):
-    """How an optimizer is drawn."""
-
-    color: str
-    linestyle: Any
-    linewidth: float
-    marker: str
-
-
-def look(optimizer: str) -> Look:
-    """Return the look of an optimizer: plain dotted, lop SGD dashed, the new ones solid or dash-dotted."""
-    op, _, lop = optimizer.partition("-")
-    if not lop:
-        return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
-    style = _HD if lop == "sgd" else _NEW if lop == _REPORTED[op] else _OTHER
-    return Look(COLOURS[op], style, 1.3 if lop == "sgd" else 1.7, _MARKERS[lop])
 
 
 class Choice(NamedTuple):
@@ -99,8 +49,8 @@ def figure1(records: Sequence[TrialRecord], study: Study, alpha0: float | None =
     """
     chosen = _choose(records, study, alpha0)
     workloads = list(dict.fromkeys(workload for workload, _ in chosen.cells))
-    with mpl.rc_context(_STYLE):
-        figure, axes = _panels(3, len(workloads), height=2.05)
+    with mpl.rc_context(STYLE):
+        figure, axes = subplots(3, len(workloads), height=2.05)
         for column, workload in enumerate(workloads):
             cells = {name: cell for (of, name), cell in chosen.cells.items() if of == workload}
             for row, (label, value, is_loss) in enumerate(_ROWS):
@@ -111,7 +61,7 @@ def figure1(records: Sequence[TrialRecord], study: Study, alpha0: float | None =
                     panel.set_ylabel(label)
             axes[0, column].set_title(workload, parse_math=False)
             axes[-1, column].set_xlabel("epoch")
-        _finish(figure, (name for _, name in chosen.cells), study.name, chosen.note)
+        finish(figure, (name for _, name in chosen.cells), study.name, chosen.note)
     return figure
 
 
@@ -138,9 +88,9 @@ def threshold_figure(records: Sequence[TrialRecord], study: Study) -> Figure:
         threshold = study.threshold(record.trial)
         assert threshold is not None
         panels.setdefault((workload_label(record.trial), threshold), []).append(record)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         columns = min(3, len(panels))
-        figure, axes = _panels(-(-len(panels) // columns), columns, height=3.0)
+        figure, axes = subplots(-(-len(panels) // columns), columns, height=3.0)
         for panel in axes.flat[len(panels) :]:
             panel.set_visible(False)
         for panel, ((workload, threshold), these) in zip(axes.flat, panels.items(), strict=False):
@@ -149,21 +99,8 @@ def threshold_figure(records: Sequence[TrialRecord], study: Study) -> Figure:
             panel.set_xlabel("initial learning rate α₀")
         for panel in axes[:, 0]:
             panel.set_ylabel("iterations to threshold")
-        _finish(figure, (record.trial.optimizer for record in kept), study.name, note, markers=True)
+        finish(figure, (record.trial.optimizer for record in kept), study.name, note, markers=True)
     return figure
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` (150 dpi) and ``stem.svg``; equal figures give equal bytes, on any day.
-
-    Returns:
-        The two paths, PNG first.
-    """
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    with mpl.rc_context(_STYLE):
-        figure.savefig(png, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-        figure.savefig(svg, bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return [png, svg]
 
 
 _ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
@@ -250,46 +187,6 @@ def _settings(trial: Trial, *but: str) -> dict[str, Any]:
 def _each(symbol: str, trials: Mapping[str, Trial], name: str) -> str:
     values = {optimizer: getattr(trial, name) for optimizer, trial in trials.items()}
     return f"{symbol}: " + ", ".join(f"{o} {v:g}" for o, v in values.items() if v is not None)
-
-
-def _panels(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[Any]]:
-    width = max(3.4 * columns, 4.6)
-    figure = Figure(figsize=(width + 0.4, height * rows + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _finish(
-    figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False
-) -> None:
-    """Title, and a legend below: one column per op, or one row if there is a single op."""
-    shown = set(optimizers)
-    columns = [names for op in OPS if (names := [n for n in OPTIMIZERS if n in shown and _op(n) == op])]
-    handles = []
-    for names in columns:
-        for optimizer in names:
-            style = look(optimizer)
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    label=optimizer,
-                    color=style.color,
-                    ls=style.linestyle,
-                    lw=style.linewidth,
-                    marker=style.marker if markers else "",
-                    ms=4,
-                )
-            )
-        blanks = max(map(len, columns)) - len(names)
-        handles += [Line2D([], [], ls="", label=" ") for _ in range(blanks)]
-    per_row = len(columns) if len(columns) > 1 else len(handles)
-    figure.legend(handles=handles, loc="outside lower center", ncols=per_row, handlelength=3.4)
-    figure.suptitle(f"{name}\n{note}" if note else name, fontsize=10, parse_math=False)
-
-
-def _op(optimizer: str) -> str:
-    return optimizer.partition("-")[0]
 
 
 def _draw_curves(

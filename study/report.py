@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from study import figures, measures
+from study import figures, measures, style
 from study.records import TrialRecord
 from study.spec import Study
 
@@ -122,10 +122,10 @@ def _draw(records: Sequence[TrialRecord], study: Study, trials: pd.DataFrame, fo
     drawable = [record for record in records if record.epochs and record.status != "failed"]
     pictures = []
     if drawable:
-        paths = figures.save(figures.figure1(records, study), folder / "figure1")
+        paths = style.save(figures.figure1(records, study), folder / "figure1")
         pictures.append(Picture("Learning rate and losses", caption, *paths))
     if any(record.epochs and figures.has_threshold_point(record, study) for record in records):
-        paths = figures.save(figures.threshold_figure(records, study), folder / "thresholds")
+        paths = style.save(figures.threshold_figure(records, study), folder / "thresholds")
         caption = (
             "First iteration whose minibatch training loss is at or below the threshold, over the initial "
             f"learning rate{'; bars from the smallest to the largest seed' if seeds > 1 else ''}. An open "

@@ -24,7 +24,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -32,6 +31,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from study import measures
+from study.curves import curve_table
 from study.folder import StudyFolder
 from study.records import EpochRecord, TrialRecord
 from study.spec import Study, Trial, load_study
@@ -44,7 +44,7 @@ EMBEDDED_UI = "http://127.0.0.1:5000"
 JOURNAL = "trial.journal"
 _BATCH = 1000
 _TAGGED = ("workload", "optimizer", "op", "lop", "alpha0", "beta", "seed")
-_CURVES = {"alpha": "alpha", "train_loss": "train_loss", "hypergradient": "hypergradient"}
+_CURVES = ("alpha", "train_loss", "hypergradient")
 _EPOCH_CURVES = ("train_loss_epoch", "val_loss", "val_accuracy", "alpha_epoch")
 
 
@@ -270,8 +270,8 @@ class _Sent:
             return
         stamps = [(epoch.last_iteration, epoch.time_ms) for epoch in record.epochs]
         closed = record.status not in ("pending", "running")
-        for name, attribute in _CURVES.items():
-            values = getattr(record, attribute)
+        for name in _CURVES:
+            values = getattr(record, name)
             indices = measures.thin_indices(values, record.budget, closed=closed)
             fresh, self._points[name] = indices[self._points[name] :], len(indices)
             position = 0
@@ -279,20 +279,6 @@ class _Sent:
                 while stamps[position][0] < index + 1:
                     position += 1
                 yield Metric(name, float(values[index]), stamps[position][1], int(index) + 1)
-
-
-def curve_table(record: TrialRecord) -> pa.Table:
-    """Return every iteration of a trial: iteration, epoch, alpha, hypergradient, train_loss.
-
-    With one α per tensor, columns ``alpha_0``, ``alpha_1`` … hold each.
-    """
-    epochs = [epoch.epoch for epoch in record.epochs for _ in range(epoch.iterations)]
-    columns = {"iteration": range(1, len(epochs) + 1), "epoch": epochs}
-    columns |= {name: getattr(record, attribute) for name, attribute in _CURVES.items()}
-    for index in range(_tensors(record.epochs)):
-        parts = [epoch.alpha_tensors[:, index] for epoch in record.epochs if epoch.alpha_tensors is not None]
-        columns[f"alpha_{index}"] = [value for part in parts for value in part.tolist()]
-    return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
 def runs_page(uri: str, name: str | None) -> str:
@@ -370,11 +356,6 @@ def _page(experiment_id: str) -> str:
         "orderByAsc": "true",
     }
     return f"#/experiments/{experiment_id}/runs?{urlencode(view, quote_via=quote)}"
-
-
-def _tensors(epochs: Sequence[EpochRecord]) -> int:
-    first = epochs[0].alpha_tensors
-    return 0 if first is None else first.shape[1]
 
 
 def _epoch_metrics(epoch: EpochRecord) -> Iterator[Metric]:

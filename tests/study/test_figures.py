@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from study import figures
+from study import figures, style
 from study.records import EpochRecord, TrialRecord
 from study.spec import OPTIMIZERS, Study, Trial
 
@@ -88,11 +88,11 @@ def legend_of(figure: Figure) -> list[str]:
 
 
 def test_every_optimizer_has_its_own_look():
-    looks = [figures.look(name) for name in OPTIMIZERS]
+    looks = [style.look(name) for name in OPTIMIZERS]
     assert len({(style.color, style.linestyle) for style in looks}) == 12
-    by_lop = {name: figures.look(name).linestyle for name in OPTIMIZERS}
+    by_lop = {name: style.look(name).linestyle for name in OPTIMIZERS}
     assert by_lop["sgd-sgdn"] == by_lop["sgdn-sgdn"] == by_lop["adam-adam"] == "solid"
-    assert figures.look("adam").color == figures.look("adam-sgd").color != figures.look("sgd").color
+    assert style.look("adam").color == style.look("adam-sgd").color != style.look("sgd").color
 
 
 def test_figure1_draws_the_median_over_seeds_and_the_range():
@@ -252,8 +252,8 @@ def test_nothing_to_draw_is_said():
 
 def test_saved_files_are_the_same_every_time(grid, tmp_path):
     study, records = grid
-    first = figures.save(figures.figure1(records, study), tmp_path / "a.b")
-    second = figures.save(figures.figure1(records[::-1], study), tmp_path / "c")
+    first = style.save(figures.figure1(records, study), tmp_path / "a.b")
+    second = style.save(figures.figure1(records[::-1], study), tmp_path / "c")
     assert [path.name for path in first] == ["a.b.png", "a.b.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert imread(first[0]).shape[1] > 600
@@ -263,5 +263,5 @@ def test_saved_files_are_the_same_every_time(grid, tmp_path):
 def test_marks_that_mathtext_would_trip_over_are_only_text(tmp_path):
     study = make_study(workloads=[{"use": "digits-mlp", "kind": "$\\frac$"}], optimizers=["adam"])
     figure = figures.figure1([synthetic(trial) for trial in study.trials()], study)
-    figures.save(figure, tmp_path / "f")
+    style.save(figure, tmp_path / "f")
     assert figure.axes[0].get_title() == 'digits-mlp (kind="$\\\\frac$")'
