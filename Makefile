@@ -4,7 +4,7 @@ BIN := .venv/bin
 PORT ?= 5000
 STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
-	-f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
+	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
 .PHONY: study test test-cluster ui check bench clean cluster-up cluster-run cluster-ui cluster-down
 
@@ -34,10 +34,11 @@ cluster-up:  ## a Ray cluster with MLflow on this machine, in containers; WORKER
 	$(COMPOSE) up -d
 
 cluster-run:  ## run STUDY on it as a Ray job
-	$(COMPOSE) exec ray-head ray job submit -- hypergrad-study run $(STUDY) --address auto
+	$(COMPOSE) exec -T ray-head ray job submit -- hypergrad-study run $(STUDY) --address auto
 
 cluster-ui:  ## its MLflow UI
-	$(PYTHON) -m webbrowser http://127.0.0.1:$${MLFLOW_PORT:-5000}
+	@page=$$($(COMPOSE) exec -T ray-head hypergrad-study ui $(STUDY) --no-browser) && echo "$$page" && \
+	  $(PYTHON) -m webbrowser "$$page"
 
 cluster-down:  ## stop it; what was run is kept
 	$(COMPOSE) down

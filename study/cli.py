@@ -206,7 +206,7 @@ def ui(
     try:
         page = tracking.runs_page(uri, name)
         if uri.startswith(("http://", "https://")):
-            _open(f"{uri.rstrip('/')}/{page}", browser)
+            _open(f"{tracking.ui_address(uri)}/{page}", browser)
             return
         out.print("starting the MLflow UI …", highlight=False)
         with server.serving(uri, port) as address:

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # Without these a server that is away is waited for for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -40,6 +41,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+UI_VARIABLE = "HYPERGRAD_STUDY_UI"
 EMBEDDED_UI = "http://127.0.0.1:5000"
 JOURNAL = "trial.journal"
 _BATCH = 1000
@@ -65,6 +67,15 @@ def embedded_uri(runs: Path) -> str:
 def tracking_uri(option: str | None, runs: Path) -> str:
     """Return the tracking URI: the option, ``MLFLOW_TRACKING_URI``, or the embedded store."""
     return option or os.environ.get(URI_VARIABLE) or embedded_uri(runs)
+
+
+def ui_address(uri: str) -> str:
+    """Return where a person's browser finds the UI of the store at ``uri``.
+
+    A server may be called one thing by the study and another by the person, as in containers; then
+    ``HYPERGRAD_STUDY_UI`` says which. An embedded store's is where ``hypergrad-study ui`` serves it.
+    """
+    return (os.environ.get(UI_VARIABLE) or (uri if _is_server(uri) else EMBEDDED_UI)).rstrip("/")
 
 
 class Tracker:
@@ -152,15 +163,15 @@ class Tracker:
     def run_link(self, trial: Trial) -> str | None:
         """Return the address of a trial's run in the MLflow UI; None if it has no run.
 
-        Of an embedded store, where ``hypergrad-study ui`` serves it by default.
+        See :func:`ui_address` for where that is.
         """
         run = self._runs.get(trial.key)
-        base = self.uri.rstrip("/") if _is_server(self.uri) else EMBEDDED_UI
+        base = ui_address(self.uri)
         return f"{base}/#/experiments/{self.experiment_id}/runs/{run.info.run_id}" if run else None
 
     def page(self) -> str | None:
         """Return the address of the study's runs in the UI of a server; None for an embedded store."""
-        return f"{self.uri.rstrip('/')}/{_page(self.experiment_id)}" if _is_server(self.uri) else None
+        return f"{ui_address(self.uri)}/{_page(self.experiment_id)}" if _is_server(self.uri) else None
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.study.name)
