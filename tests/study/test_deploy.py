@@ -77,7 +77,7 @@ def test_run_uses_the_cluster_it_was_submitted_to(home):
     script = "import study.study as s, sys; print(*s.arguments(sys.argv[1:]))"
 
     def arguments(*words: str) -> list[str]:
-        command = [sys.executable, "-c", script, *words]
+        command = [sys.executable, "-P", "-c", script, *words]  # -P: the copy beside it is not imported
         return subprocess.check_output(command, cwd=home, text=True).split()
 
     (home / "mine.yaml").touch()
