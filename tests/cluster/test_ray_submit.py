@@ -5,6 +5,7 @@ it has processes, an address, a /tmp and a home folder of its own. That also mak
 ``ray stop``, which ends every Ray process it sees.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -127,6 +128,8 @@ def missing() -> str | None:
     lacking = [name for name in tools if not shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")]
     if lacking:
         return f"not installed: {', '.join(lacking)}"
+    if not all(map(importlib.util.find_spec, ("aiohttp_cors", "psycopg2"))):
+        return "not installed: pip install '.[cluster]'"
     if os.geteuid() != 0:
         return "namespaces with an sshd need root"
     tried = subprocess.run(
