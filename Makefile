@@ -15,6 +15,7 @@ test: .venv/.ready  ## all tests but those of test-cluster
 	$(BIN)/python -m pytest
 
 test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
 ui: .venv/.ready  ## the MLflow UI over the studies under ./runs
