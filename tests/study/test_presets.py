@@ -16,6 +16,7 @@ EXPECTED = {
     "figure1-vgg": (["cifar10-vgg16"], (0.001,), 1e-8, 1, 200, "released", 9),
     "alpha0-logreg": (["mnist-logreg"], FIVE, 1e-7, 6, 20, "released", 270),
     "alpha0-mlp": (["mnist-mlp"], FIVE, 1e-7, 6, 20, "released", 270),
+    "alpha0-mlp-short": (["mnist-mlp"], FIVE, 1e-7, 6, 2, "released", 270),
     "alpha0-vgg": (["cifar10-vgg16"], FIVE, 1e-8, 1, 200, "released", 45),
 }
 
