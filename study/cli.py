@@ -98,7 +98,7 @@ def run(
         tracker = tracking.Tracker(spec, uri, folder)
         out.print(f"[bold]{spec.name}[/]: {len(spec.trials())} trials; MLflow at {uri}")
         with view.watching(out) as watch:
-            settings = driver.Settings(data, address, cpus, gpus, watch)
+            settings = driver.Settings(data, address, cpus, gpus, watch, say=_say)
             progress = driver.run(spec, folder, tracker, settings)
         _show_results(spec, folder, tracker)
     except (
