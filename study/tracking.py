@@ -111,12 +111,15 @@ class Tracker:
         self._several_workloads = len({trial.workload for trial in study.trials()}) > 1
 
     def begin(self) -> None:
-        """Mark the parent run as running, which an earlier run of the study may have ended.
+        """Mark the parent run as running, which an earlier run may have ended, and keep the study with it.
+
+        Only who may run the study does this, so that a driver that is refused changes nothing.
 
         Raises:
             TrackingError: MLflow refused or did not answer.
         """
         try:
+            self._keep_study(self.parent_id)
             self._client.update_run(self.parent_id, status="RUNNING")
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
@@ -190,10 +193,13 @@ class Tracker:
         if parent is None:
             tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
             parent = self._client.create_run(self.experiment_id, tags=tags)
+            self._keep_study(parent.info.run_id)
         run_id: str = parent.info.run_id
+        return run_id
+
+    def _keep_study(self, run_id: str) -> None:
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
-        return run_id
 
     def _replay(self, record: TrialRecord) -> None:
         key = record.trial.key

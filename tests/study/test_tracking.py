@@ -13,6 +13,7 @@ from study import cli
 from study.folder import StudyFolder, find_run
 from study.progress import progress_of
 from study.records import EpochRecord, TrialRecord
+from study.spec import load_study
 from study.tracking import Tracker, TrackingError, embedded_uri, fetch, runs_page
 from study.ui import serving
 from study.worker import run_bundle
@@ -273,6 +274,22 @@ def test_from_another_machine_trials_under_way_are_seen_while_their_driver_lives
         there.close(completed=False)
         assert fetch(server, here) == {}
         assert "running" not in status("small")
+
+
+def test_only_the_driver_that_begins_changes_what_the_study_is(write_study, client, tmp_path):
+    def kept(tracker):
+        place = client.download_artifacts(tracker.parent_id, "study.yaml", str(tmp_path))
+        return load_study(place).seeds, client.get_run(tracker.parent_id).data.tags["mlflow.note.content"]
+
+    def opened(**overrides):
+        changed, _ = write_study(**overrides)
+        return Tracker(changed, embedded_uri(tmp_path), StudyFolder(tmp_path, "small"))
+
+    assert kept(opened()) == ((0, 1), "A small study")
+    other = opened(seeds=3, description="Grown")
+    assert kept(other) == ((0, 1), "A small study")
+    other.begin()
+    assert kept(other) == ((0, 1, 2), "Grown")
 
 
 def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):
