@@ -98,7 +98,7 @@ def run(
         tracker = tracking.Tracker(spec, uri, folder)
         out.print(f"[bold]{spec.name}[/]: {len(spec.trials())} trials; MLflow at {uri}")
         with view.watching(out) as watch:
-            settings = driver.Settings(data, address, cpus, gpus, watch)
+            settings = driver.Settings(data, address, cpus, gpus, watch, say=_say)
             progress = driver.run(spec, folder, tracker, settings)
         _show_results(spec, folder, tracker)
     except (
@@ -161,9 +161,9 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 
 @app.command()
 def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
-    """Say how a study stands, from its journals, or from a server's if it was run elsewhere."""
-    spec, folder = _find_run(name, runs, tracking_uri)
-    progress = progress_of(folder.records(spec.trials()))
+    """Say how a study stands, from its journals, or from its server if it runs or was run elsewhere."""
+    spec, folder, elsewhere = _find_run(name, runs, tracking_uri)
+    progress = progress_of(folder.records(spec.trials()), elsewhere=elsewhere)
     out.print(f"[bold]{spec.name}[/] in {folder.path}")
     out.print(view.describe(progress), highlight=False, soft_wrap=True)
     if progress.failed:
@@ -173,7 +173,7 @@ def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
 @app.command()
 def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
     """Draw the figures and write the tables and the page, from stored results."""
-    spec, folder = _find_run(name, runs, tracking_uri)
+    spec, folder, _ = _find_run(name, runs, tracking_uri)
     from study import tracking
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
@@ -217,16 +217,24 @@ def ui(
         _refuse(str(error))
 
 
-def _find_run(name: str, runs: Path | None, tracking_uri: str | None) -> tuple[Study, StudyFolder]:
+def _find_run(
+    name: str, runs: Path | None, tracking_uri: str | None
+) -> tuple[Study, StudyFolder, dict[str, float]]:
+    """Return a study, its folder, and what :func:`study.tracking.fetch` tells of trials under way."""
     folder = runs_folder(runs)
+    elsewhere: dict[str, float] = {}
     if (tracking_uri or "").startswith("http") and Path(name).name == name:
         from study import tracking
 
         try:
-            tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
+            elsewhere = tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
         except tracking.TrackingError as error:
             _refuse(str(error))
-    return find_run(name, folder)
+    return *find_run(name, folder), elsewhere
+
+
+def _say(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _open(url: str, browser: bool) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from study import planning, scheduling, workloads
 from study.folder import StudyFolder
 from study.journal import JournalReader
+from study.lease import Lease, LeaseError
 from study.progress import Progress, Watch, progress_of
 from study.records import TrialRecord
 from study.spec import Study
@@ -24,7 +23,7 @@ TRACKING_RETRY_SECONDS = 10.0
 
 
 class BusyError(RuntimeError):
-    """Another process runs the same study."""
+    """Another process runs the same study, or has taken it over."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Settings:
     cpus: int | None = None
     gpus: int | None = None
     watch: Watch = field(default=lambda progress: None)
+    say: Callable[[str], None] = field(default=lambda line: None)
 
 
 def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings) -> Progress:
@@ -45,16 +45,16 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
     completed where something is missing.
 
     Raises:
-        BusyError: another process runs this study.
+        BusyError: another process runs this study, or has taken it over from this one.
         ClusterError: Ray cannot be reached, or cannot hold one trial.
         WorkloadError, DataError: a workload or its data cannot be had.
         KeyboardInterrupt: interrupted; all that the journals have is in MLflow.
     """
-    with _alone(folder):
+    with _alone(folder, settings.say) as lease:
         folder.keep(study)
         _check_workloads(study, settings)
         tracker.begin()
-        follower = Follower(study, folder, tracker, settings.watch)
+        follower = Follower(study, folder, tracker, settings.watch, lease.held)
         try:
             todo = [record.trial for record in follower.records() if not record.ended]
             if todo:
@@ -71,6 +71,8 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
                         retries=study.retries,
                     )
         finally:
+            follower.stop()
+            lease.check()
             progress = follower.finish()
             completed = progress.done == progress.total
             progress = replace(progress, tracking_error=_close(tracker, completed) or progress.tracking_error)
@@ -81,13 +83,21 @@ class Follower:
     """Reads the trials' journals as they grow, sends them to MLflow and tells ``watch`` how it goes.
 
     Works in a thread of its own from :meth:`start` to :meth:`finish`. When MLflow is away the journals keep
-    everything, and it is tried again.
+    everything, and it is tried again. Nothing is sent when ``may_send`` says no: another driver does it then.
     """
 
-    def __init__(self, study: Study, folder: StudyFolder, tracker: Tracker, watch: Watch) -> None:
+    def __init__(
+        self,
+        study: Study,
+        folder: StudyFolder,
+        tracker: Tracker,
+        watch: Watch,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._readers = [JournalReader(folder.journal(trial), trial) for trial in study.trials()]
         self._tracker = tracker
         self._watch = watch
+        self._may_send = may_send
         self._slots = 1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
@@ -105,11 +115,15 @@ class Follower:
         self._slots = slots
         self._thread.start()
 
-    def finish(self) -> Progress:
-        """Take in and send all that is there, and return how the study stands."""
+    def stop(self) -> None:
+        """Stop following."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def finish(self) -> Progress:
+        """Stop; then take in and send all that is there, and return how the study stands."""
+        self.stop()
         self._advance()
         return self._tell()
 
@@ -126,6 +140,8 @@ class Follower:
             record = reader.record
             if self._error or not (changed or record.ended or record.status == "failed"):
                 continue
+            if not self._may_send():
+                return
             try:
                 if not self._tracker.is_complete(record.trial):
                     self._tracker.replay(record)
@@ -150,17 +166,12 @@ def _close(tracker: Tracker, completed: bool) -> str | None:
 
 
 @contextmanager
-def _alone(folder: StudyFolder) -> Iterator[None]:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.path / ".lock", timeout=0)
+def _alone(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[Lease]:
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise BusyError(f"another process runs the study {folder.name!r} in {folder.path}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        with Lease(folder.lease, say) as lease:
+            yield lease
+    except LeaseError as error:
+        raise BusyError(f"the study {folder.name!r} {error}") from error
 
 
 def _check_workloads(study: Study, settings: Settings) -> None:

@@ -6,6 +6,7 @@
       mlflow.db, artifacts/     the embedded MLflow store, shared by the studies
       NAME/
         study.yaml              the study as it was last run, resolved
+        driver.lease            who runs it, or ran it last
         trials/KEY.journal      one journal per trial
         checkpoints/KEY.pt      the last checkpoint of a trial under way
         tune/                   Ray Tune's own state
@@ -57,6 +58,11 @@ class StudyFolder:
     def spec(self) -> Path:
         """The study as it was last run."""
         return self.path / "study.yaml"
+
+    @property
+    def lease(self) -> Path:
+        """Who runs the study, or ran it last."""
+        return self.path / "driver.lease"
 
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""

@@ -1,7 +1,7 @@
 """A trial's own append-only record on disk, which survives whatever kills the process that writes it.
 
 One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the text. Events are ``start``
-(settings, machine, attempt), ``epoch`` (the arrays of :class:`~study.records.EpochRecord`) and ``end``
+(settings, machine, host, attempt), ``epoch`` (the arrays of :class:`~study.records.EpochRecord`) and ``end``
 (status). Every event is stamped once, when it is appended, so a reader can send it on any number of times and
 each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
 before it.
@@ -10,6 +10,9 @@ An *attempt* is one training as the record tells it. A trial that is started aga
 machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its attempt and
 epochs already recorded are not recorded twice. Where the numbers may differ, a new attempt keeps the epochs
 up to the checkpoint and replaces those after it.
+
+Two processes should never write one journal (:mod:`study.lease`), but one that was suspended may wake beside
+its replacement, for seconds: an epoch out of turn, and all after the end but a new start, is passed over.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import time
 import uuid
 import zlib
@@ -87,7 +91,8 @@ class Journal:
     Args:
         path: the file; made with its folder if absent, continued if present.
         trial: whose journal it is.
-        machine: what the trial runs on, kept with the start event.
+        machine: what the trial runs on, kept with the start event. The host's name is kept beside it but is
+            no part of it: a trial that goes on elsewhere, on the same kind of machine, repeats its numbers.
         repeatable: whether training again gives the same numbers, bit for bit.
         resumed: how many epochs the training has behind it, from a checkpoint.
 
@@ -115,6 +120,7 @@ class Journal:
             key=trial.key,
             settings=trial.settings(),
             machine=machine,
+            host=socket.gethostname(),
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -175,11 +181,11 @@ def _replay(record: TrialRecord, events: list[dict[str, Any]]) -> TrialRecord:
                     del epochs[event["kept"] :]
                     known |= {"attempt": event["attempt"], "started_ms": event["time_ms"]}
                 known |= {"status": "running", "error": None, "machine": event["machine"], "ended_ms": 0}
-            case "epoch":
+            case "epoch" if known["status"] == "running" and event["epoch"] == len(epochs) + 1:
                 fields: dict[str, Any] = {name: event[name] for name in _SCALARS}
                 fields |= {name: _unpack(event[name]) for name in _ARRAYS if name in event}
                 epochs.append(EpochRecord(**fields, time_ms=event["time_ms"]))
-            case "end":
+            case "end" if known["status"] == "running":
                 known |= {"status": event["status"], "error": event["error"], "ended_ms": event["time_ms"]}
     return TrialRecord(record.trial, epochs=tuple(epochs), **{name: known[name] for name in _STANDING})
 

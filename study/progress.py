@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from study.records import TrialRecord
@@ -38,16 +38,22 @@ Watch = Callable[[Progress], None]
 """What is told of every change."""
 
 
-def progress_of(records: Sequence[TrialRecord], slots: int = 1) -> Progress:
+def progress_of(
+    records: Sequence[TrialRecord], slots: int = 1, elsewhere: Mapping[str, float] | None = None
+) -> Progress:
     """Say how a study with these records stands.
 
     Args:
         records: one per trial.
         slots: how many trials run at a time, for the time left.
+        elsewhere: the share done, by key, of trials that run where their journals cannot be read.
     """
     counts: dict[str, int] = defaultdict(int)
+    shares = []
     for record in records:
-        counts[record.status] += 1
+        share = (elsewhere or {}).get(record.trial.key) if record.status == "pending" else None
+        counts[record.status if share is None else "running"] += 1
+        shares.append(record.progress if share is None else share)
     measured = [record for record in records if record.epochs]
     return Progress(
         total=len(records),
@@ -55,23 +61,23 @@ def progress_of(records: Sequence[TrialRecord], slots: int = 1) -> Progress:
         diverged=counts["diverged"],
         failed=counts["failed"],
         running=counts["running"],
-        share=sum(record.progress for record in records) / max(1, len(records)),
-        seconds_left=_seconds_left(records, slots),
+        share=sum(shares) / max(1, len(records)),
+        seconds_left=_seconds_left(records, shares, slots),
         best=min(measured, key=_best_val_loss, default=None),
     )
 
 
-def _seconds_left(records: Sequence[TrialRecord], slots: int) -> float | None:
+def _seconds_left(records: Sequence[TrialRecord], shares: Sequence[float], slots: int) -> float | None:
     spent: dict[str, float] = defaultdict(float)
     done: dict[str, float] = defaultdict(float)
     left: dict[str, float] = defaultdict(float)
-    for record in records:
+    for record, share in zip(records, shares, strict=True):
         workload = record.trial.workload
         spent[workload] += record.seconds
         if record.epochs and record.status != "diverged":
             done[workload] += record.progress
         if record.status != "failed":
-            left[workload] += 1 - record.progress
+            left[workload] += 1 - share
     if any(done[workload] == 0 for workload, share in left.items() if share):
         return None
     return sum(share * spent[workload] / done[workload] for workload, share in left.items() if share) / slots

@@ -111,12 +111,15 @@ class Tracker:
         self._several_workloads = len({trial.workload for trial in study.trials()}) > 1
 
     def begin(self) -> None:
-        """Mark the parent run as running, which an earlier run of the study may have ended.
+        """Mark the parent run as running, which an earlier run may have ended, and keep the study with it.
+
+        Only who may run the study does this, so that a driver that is refused changes nothing.
 
         Raises:
             TrackingError: MLflow refused or did not answer.
         """
         try:
+            self._keep_study(self.parent_id)
             self._client.update_run(self.parent_id, status="RUNNING")
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
@@ -190,10 +193,13 @@ class Tracker:
         if parent is None:
             tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
             parent = self._client.create_run(self.experiment_id, tags=tags)
+            self._keep_study(parent.info.run_id)
         run_id: str = parent.info.run_id
+        return run_id
+
+    def _keep_study(self, run_id: str) -> None:
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
-        return run_id
 
     def _replay(self, record: TrialRecord) -> None:
         key = record.trial.key
@@ -310,36 +316,54 @@ def runs_page(uri: str, name: str | None) -> str:
     return _page(found.experiment_id)
 
 
-def fetch(uri: str, folder: StudyFolder) -> None:
+def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
     """Bring what a server has of a study into ``folder``: its file, and the journals of trials that ended.
 
     So ``status`` and ``report`` work from any machine that reaches the server. What is in the folder already
     stays as it is; nothing happens if ``uri`` is not a server's, or the server does not know the study.
 
+    Returns:
+        By key, for each trial that the study's driver says is under way: the share of its budget that is
+        done, 0 to 1. Their journals are where they run; the server has the points sent so far.
+
     Raises:
         TrackingError: the server does not answer.
     """
     if not _is_server(uri):
-        return
+        return {}
     _check_reachable(uri)
     client = MlflowClient(tracking_uri=uri)
     try:
         experiment = client.get_experiment_by_name(folder.name)
         if experiment is None:
-            return
+            return {}
         runs = list(_all_runs(client, experiment.experiment_id))
-        parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "study"), None)
+        parent = next((run for run in runs if run.data.tags.get("role") == "study"), None)
         if parent is None:
-            return
+            return {}
         if not folder.spec.is_file():
-            _download(client, parent, "study.yaml", folder.spec)
+            _download(client, parent.info.run_id, "study.yaml", folder.spec)
         ended = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "FINISHED"}
+        under_way = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "RUNNING"}
+        shares = {}
         for trial in load_study(folder.spec).trials():
             place = folder.journal(trial)
             if trial.key in ended and not place.exists():
                 _download(client, ended[trial.key].info.run_id, JOURNAL, place)
+            # A driver that ended leaves its unfinished runs as they were.
+            if trial.key in under_way and parent.info.status == "RUNNING":
+                shares[trial.key] = _share(client, under_way[trial.key], trial)
+        return shares
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
+
+
+def _share(client: MlflowClient, run: Run, trial: Trial) -> float:
+    name, budget = (
+        ("train_loss", trial.iterations) if trial.iterations else ("train_loss_epoch", trial.epochs)
+    )
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+    return min(1.0, max(steps, default=0) / budget) if budget else 0.0
 
 
 def _download(client: MlflowClient, run_id: str, artifact: str, place: Path) -> None:

@@ -8,14 +8,17 @@ import base64
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -23,36 +26,52 @@ import pytest
 import yaml
 
 from study.folder import StudyFolder
-from study.spec import load_study
+from study.spec import Study, load_study
 from study.tracking import runs_page
 from study.worker import run_bundle
 
 ROOT = Path(__file__).parents[2]
-IMAGE = "hypergrad-study:test"
+BASE, IMAGE = "python:3.11-slim-bookworm", "hypergrad-study:test"
 OFFICIAL_POSTGRES, STAND_IN = "postgres:17", "hypergrad-study-test-postgres"
 UP_SECONDS = 400
 HEAD, WORKER = "ray-head", "ray-worker"
 WITHOUT_TOKEN = ("-e", "RAY_AUTH_MODE=disabled", "-e", "RAY_AUTH_TOKEN_PATH=")
 
-SMALL = {
-    "name": "small",
+QUICKSTART = load_study("quickstart")
+CLOSED = {
+    "name": "closed",
     "workloads": ["digits-logreg"],
-    "optimizers": ["sgd", "sgdn-sgdn", "adam-adam"],
+    "optimizers": ["sgd"],
     "alpha0": [0.01],
-    "beta": {"sgdn": 1e-3, "adam": 1e-5},
     "seeds": 1,
     "epochs": 4,
+}
+# Six bundles of a trial each, as what they cost cannot be known; long enough on any machine for a worker to
+# join, and to be killed in the middle of.
+PACED = {
+    "name": "paced",
+    "workloads": ["paced:mlp"],
+    "optimizers": ["sgdn-sgdn", "adam-adam"],
+    "alpha0": [0.01],
+    "beta": {"sgdn": 1e-3, "adam": 1e-5},
+    "seeds": 3,
+    "epochs": 200,
     "threshold": 0.5,
 }
-# Long enough to be killed in the middle of, on any machine.
-LONG = {
-    **SMALL,
-    "name": "long",
-    "workloads": ["digits-mlp"],
-    "optimizers": ["sgdn-sgdn", "adam-adam"],
-    "seeds": 2,
-    "epochs": 1000,
-}
+PACED_MODULE = """
+import os, time
+from dataclasses import replace
+from study.workloads import resolve
+
+PAUSE = float(os.environ.get("PAUSE", "0.02"))
+
+def mlp():
+    def paced(inputs, generator):
+        if generator is not None:
+            time.sleep(PAUSE)
+        return inputs
+    return replace(resolve("digits-mlp", {}), name="paced", prepare=paced)
+"""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
@@ -121,8 +140,14 @@ class Cluster:
         return done.stdout
 
     def up(self, **settings: str) -> None:
+        """Start what does not run with these settings, and wait until all of it is healthy."""
         self.settings |= settings
         self.compose("up", "-d")
+        healthy = "{{.State.Health.Status}}"
+        for service in ("mlflow", HEAD, WORKER):
+            for name in self.containers(service):
+                inspect = ["docker", "inspect", "--format", healthy, name]
+                wait_for(lambda words=inspect: subprocess.check_output(words, text=True).strip() == "healthy")
 
     def down(self, *options: str) -> None:
         self.compose("down", *options)
@@ -171,6 +196,10 @@ class Cluster:
 def cluster(tmp_path_factory):
     compose = compose_command()
     dockerfile = str(ROOT / "docker" / "Dockerfile")
+    if not any(
+        succeeds("docker", *words, BASE, seconds=600) for words in (["image", "inspect"], ["pull", "-q"])
+    ):
+        pytest.skip(f"the image {BASE}, to build from, is not here and cannot be pulled")
     build = ["docker", "build", "-t", IMAGE, "-f", dockerfile, str(ROOT)]
     subprocess.run(build, check=True, timeout=2400)
     postgres = OFFICIAL_POSTGRES
@@ -180,8 +209,9 @@ def cluster(tmp_path_factory):
         subprocess.run(["docker", "build", "-t", postgres, folder], check=True, timeout=600)
     started = Cluster(compose, tmp_path_factory.mktemp("cluster"), postgres)
     subprocess.run([ROOT / "docker" / "make-secrets"], env={**os.environ, **started.settings}, check=True)
-    for study in (SMALL, LONG):
+    for study in (CLOSED, PACED):
         started.write(study)
+    (started.studies / "paced.py").write_text(PACED_MODULE)
     try:
         started.up()
         yield started
@@ -189,7 +219,7 @@ def cluster(tmp_path_factory):
         started.down("-v", "--remove-orphans")
 
 
-def wait_for(what, seconds=120.0):
+def wait_for(what, seconds=300.0):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come"
@@ -201,14 +231,16 @@ def tag(run: dict[str, object], name: str) -> str:
     return next(tag["value"] for tag in run["data"]["tags"] if tag["key"] == name)
 
 
-def assert_whole(cluster: Cluster, study: dict[str, object], tmp_path: Path) -> None:
+def metric(run: dict[str, object], name: str) -> float:
+    return next(metric["value"] for metric in run["data"]["metrics"] if metric["key"] == name)
+
+
+def assert_whole(cluster: Cluster, study: Study, tmp_path: Path) -> None:
     """Every trial has one finished run, with the curves that a plain loop without a cluster draws here."""
-    path = tmp_path / f"{study['name']}.yaml"
-    path.write_text(yaml.safe_dump(study))
-    trials = load_study(path).trials()
+    trials = study.trials()
     here = StudyFolder(tmp_path / "here", "undisturbed")
     list(run_bundle(trials, here, None, cpus=1))
-    found = cluster.runs(study["name"])
+    found = cluster.runs(study.name)
     keys = [tag(run, "trial_key") for run in found]
     runs = dict(zip(keys, found, strict=True))
     assert sorted(keys) == sorted(trial.key for trial in trials)
@@ -223,20 +255,8 @@ def assert_whole(cluster: Cluster, study: dict[str, object], tmp_path: Path) -> 
         assert sorted(epochs) == [(epoch.epoch, pytest.approx(epoch.val_loss)) for epoch in record.epochs]
 
 
-def test_a_ray_job_runs_a_study_on_the_workers_into_mlflow(cluster, tmp_path):
-    said = cluster.submit("small.yaml")
-    assert "3/3 trials done" in said
-    assert f"{cluster.mlflow}/#/experiments/" in said
-    assert_whole(cluster, SMALL, tmp_path)
-
-
-def test_trials_can_only_go_to_the_workers(cluster):
-    ask = "import ray; ray.init('ray-head:6379'); print([n['Resources'].get('CPU', 0) for n in ray.nodes()])"
-    cpus = cluster.shell(WORKER, "python", "-c", ask).strip().splitlines()[-1]
-    assert sorted(json.loads(cpus)) == [0, 1, 1]
-
-
-def test_the_ui_in_a_browser_draws_alpha_from_postgresql(cluster, tmp_path):
+def assert_drawn(cluster: Cluster, study: str, folder: Path) -> None:
+    """A browser sees the study's best runs, and the curve of α of one; screenshots are in ``folder``."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("no chromium and chromedriver on this machine; Debian: apt-get install chromium-driver")
@@ -246,14 +266,15 @@ def test_the_ui_in_a_browser_draws_alpha_from_postgresql(cluster, tmp_path):
     options.binary_location = chromium
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,1200"):
         options.add_argument(flag)
-    runs = {run["info"]["run_name"]: run["info"] for run in cluster.runs("small")}
-    learned = next(info for name, info in runs.items() if name.startswith("adam-adam"))
+    runs = sorted(cluster.runs(study), key=lambda run: metric(run, "best_val_loss"))
+    best = [run["info"]["run_name"] for run in runs[:5]]
+    learned = next(run["info"] for run in runs if tag(run, "optimizer") == "adam-adam")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
-        browser.get(f"{cluster.mlflow}/{runs_page(cluster.mlflow, 'small')}")
+        browser.get(f"{cluster.mlflow}/{runs_page(cluster.mlflow, study)}")
         text = "return document.body.innerText"
-        wait_for(lambda: all(name in browser.execute_script(text) for name in runs))
-        browser.save_screenshot(str(tmp_path / "runs.png"))
+        wait_for(lambda: all(name in browser.execute_script(text) for name in best))
+        browser.save_screenshot(str(folder / "runs.png"))
         run = f"{cluster.mlflow}/#/experiments/{learned['experiment_id']}/runs/{learned['run_id']}"
         browser.get(run)
         wait_for(lambda: "Parent run" in browser.execute_script(text))
@@ -262,9 +283,26 @@ def test_the_ui_in_a_browser_draws_alpha_from_postgresql(cluster, tmp_path):
             "return [...document.querySelectorAll('.scatterlayer .js-line')].map(p => p.getAttribute('d'))"
         )
         wait_for(lambda: any(d and d.count("L") + d.count("C") > 5 for d in browser.execute_script(curve)))
-        browser.save_screenshot(str(tmp_path / "run.png"))
+        browser.save_screenshot(str(folder / "run.png"))
     finally:
         browser.quit()
+
+
+def test_a_ray_job_runs_the_quickstart_on_the_workers_into_mlflow(cluster, tmp_path):
+    said = cluster.submit("quickstart")
+    assert "162/162 trials done" in said
+    assert f"{cluster.mlflow}/#/experiments/" in said
+    assert_whole(cluster, QUICKSTART, tmp_path)
+
+
+def test_trials_can_only_go_to_the_workers(cluster):
+    ask = "import ray; ray.init('ray-head:6379'); print([n['Resources'].get('CPU', 0) for n in ray.nodes()])"
+    cpus = cluster.shell(WORKER, "python", "-c", ask).strip().splitlines()[-1]
+    assert sorted(json.loads(cpus)) == [0, 1, 1]
+
+
+def test_the_ui_in_a_browser_draws_alpha_from_postgresql(cluster, tmp_path):
+    assert_drawn(cluster, "quickstart", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -319,46 +357,88 @@ def test_only_this_machine_reaches_it_and_no_secret_shows(cluster):
     assert refusal.value.code == 403
 
 
-def test_a_worker_killed_in_the_middle_costs_nothing(cluster, tmp_path):
-    cluster.submit("long.yaml", "--no-wait", "--submission-id", "long")
-    wait_for(lambda: "2 running" in cluster.shell(HEAD, "hypergrad-study", "status", "long", check=False))
-    killed = cluster.containers(WORKER)[1]
-    subprocess.run(["docker", "kill", "--signal", "KILL", killed], check=True, stdout=subprocess.DEVNULL)
-    token = (cluster.secrets / "ray_token").read_text()
+@dataclass(frozen=True)
+class UnderWay:
+    """A trial of the cluster's, by its journal: on which hosts it was started, and how far it came."""
 
-    def ended() -> str | None:
-        request = urllib.request.Request(
-            f"{cluster.jobs}/api/jobs/long", headers={"Authorization": f"Bearer {token}"}
+    hosts: list[str]
+    epochs: int
+    ended: bool
+
+
+def journals(cluster: Cluster, study: str) -> list[UnderWay]:
+    read = f"for file in /runs/{study}/trials/*; do echo; cut -c 1-2000 $file; done"
+    texts = cluster.shell(HEAD, "sh", "-c", read, check=False).split("\n\n")
+    return [
+        UnderWay(
+            hosts=re.findall(r'"host":"([^"]*)"', text),
+            epochs=text.count('"event":"epoch"'),
+            ended='"event":"end"' in text,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            status = json.load(answer)["status"]
-        return status if status in ("SUCCEEDED", "FAILED", "STOPPED") else None
+        for text in texts
+        if '"event":"start"' in text
+    ]
 
-    status = wait_for(ended, seconds=600)
-    assert status == "SUCCEEDED", cluster.shell(HEAD, "ray", "job", "logs", "long", check=False)
-    starts = cluster.shell(HEAD, "sh", "-c", 'grep -c \'"event":"start"\' /runs/long/trials/*.journal')
-    assert max(int(line.rpartition(":")[2]) for line in starts.splitlines()) > 1, "nothing was disturbed"
-    assert_whole(cluster, LONG, tmp_path)
+
+def job_status(cluster: Cluster, job: str) -> str:
+    token = (cluster.secrets / "ray_token").read_text()
+    request = urllib.request.Request(
+        f"{cluster.jobs}/api/jobs/{job}", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        status: str = json.load(answer)["status"]
+    return status
+
+
+def test_a_worker_that_joins_is_used_and_one_that_is_killed_costs_nothing(cluster, tmp_path, monkeypatch):
+    cluster.submit("paced.yaml", "--no-wait", "--submission-id", "paced")
+    wait_for(lambda: len([each for each in journals(cluster, "paced") if each.epochs]) >= 2)
+    elsewhere = ["status", "paced", "--runs", str(tmp_path / "none"), "--tracking-uri", cluster.mlflow]
+    said = subprocess.check_output([sys.executable, "-m", "study", *elsewhere], text=True)
+    assert re.search(r"/6 trials done, [1-6] running", said), said
+
+    before = set(cluster.containers(WORKER))
+    cluster.up(WORKERS="3")
+    (joined,) = set(cluster.containers(WORKER)) - before
+    wait_for(
+        lambda: any(joined.startswith(host) for each in journals(cluster, "paced") for host in each.hosts)
+    )
+
+    def in_the_middle() -> str | None:
+        """A worker of the first two that is not near the end of what it does."""
+        hosts = [
+            each.hosts[-1] for each in journals(cluster, "paced") if not each.ended and each.epochs < 120
+        ]
+        return next((name for name in before for host in hosts if name.startswith(host)), None)
+
+    killed = wait_for(in_the_middle)
+    subprocess.run(["docker", "kill", "--signal", "KILL", killed], check=True, stdout=subprocess.DEVNULL)
+    wait_for(lambda: job_status(cluster, "paced") in ("SUCCEEDED", "FAILED", "STOPPED"), seconds=900)
+    logs = cluster.shell(HEAD, "ray", "job", "logs", "paced", check=False)
+    assert job_status(cluster, "paced") == "SUCCEEDED", logs
+    assert any(len(each.hosts) > 1 for each in journals(cluster, "paced")), "nothing was disturbed"
+    monkeypatch.setenv("PAUSE", "0")
+    monkeypatch.syspath_prepend(cluster.studies)
+    assert_whole(cluster, load_study(cluster.studies / "paced.yaml"), tmp_path)
 
 
 def test_down_and_up_again_keeps_everything(cluster, tmp_path):
-    before = {run["info"]["run_id"]: run for run in cluster.runs("small")}
+    before = {run["info"]["run_id"]: run for run in cluster.runs("quickstart")}
     cluster.down()
     assert not cluster.compose("ps", "-q").split()
-    cluster.up()
-    assert {run["info"]["run_id"]: run for run in cluster.runs("small")} == before
-    assert_whole(cluster, SMALL, tmp_path)
-    assert "3/3 trials done" in cluster.submit("small.yaml")
-    assert {run["info"]["run_id"]: run for run in cluster.runs("small")} == before
+    cluster.up(WORKERS="2")
+    assert {run["info"]["run_id"]: run for run in cluster.runs("quickstart")} == before
+    assert "162/162 trials done" in cluster.submit("quickstart")
+    assert {run["info"]["run_id"]: run for run in cluster.runs("quickstart")} == before
+    assert_drawn(cluster, "quickstart", tmp_path)
 
 
 def test_mlflow_behind_a_password(cluster):
     cluster.up(MLFLOW_BASIC_AUTH="true")
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        cluster.runs("small")
+        cluster.runs("quickstart")
     assert refusal.value.code == 401
-    cluster.write({**SMALL, "name": "closed", "optimizers": ["sgd"]})
     assert "1/1 trials done" in cluster.submit("closed.yaml")
     cluster.user = ("admin", (cluster.secrets / "mlflow_admin_password").read_text())
     assert [run["info"]["status"] for run in cluster.runs("closed")] == ["FINISHED"]
-    assert len(cluster.runs("small")) == 3
+    assert len(cluster.runs("quickstart")) == 162

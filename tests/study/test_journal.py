@@ -1,5 +1,8 @@
 """The journal: what was appended is what is read, and no damage reads as data."""
 
+import json
+import socket
+
 import numpy as np
 import pytest
 
@@ -163,6 +166,39 @@ def test_another_machine_begins_a_new_attempt(tmp_path):
     after = read(path, TRIAL)
     assert after.attempt != before.attempt
     assert after.epochs == ()
+
+
+def test_the_host_is_kept_and_a_trial_that_goes_on_elsewhere_continues_its_attempt(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    hosts = ["mars", "venus"]
+    for host, numbers in zip(hosts, ([1], [1, 2]), strict=True):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        write(path, numbers)
+    starts = [json.loads(line[9:]) for line in path.read_text().splitlines() if '"event":"start"' in line]
+    assert [event["host"] for event in starts] == hosts
+    assert len({event["attempt"] for event in starts}) == 1
+    record = read(path, TRIAL)
+    assert [each.epoch for each in record.epochs] == [1, 2]
+    assert record.machine == MACHINE
+
+
+def test_a_process_that_wakes_beside_its_replacement_changes_nothing(tmp_path):
+    path = tmp_path / "a"
+    with Journal(path, TRIAL, MACHINE, repeatable=True) as asleep:
+        asleep.epoch(epoch(1))
+        with Journal(path, TRIAL, MACHINE, repeatable=True) as replacement:
+            for number in (1, 2):
+                replacement.epoch(epoch(number))
+            asleep.epoch(epoch(2))
+            replacement.epoch(epoch(3))
+            replacement.end("finished")
+        before = read(path, TRIAL)
+        asleep.epoch(epoch(3))
+        asleep.end("failed", "it woke up")
+    after = read(path, TRIAL)
+    assert [each.epoch for each in after.epochs] == [1, 2, 3]
+    assert (after.status, after.error, after.ended_ms) == ("finished", None, before.ended_ms)
+    assert [each.time_ms for each in after.epochs] == [each.time_ms for each in before.epochs]
 
 
 def test_a_journal_of_another_trial_is_refused(tmp_path):

@@ -2,14 +2,18 @@
 
 import dataclasses
 import socket
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from study import cli
 from study.folder import StudyFolder, find_run
+from study.progress import progress_of
 from study.records import EpochRecord, TrialRecord
+from study.spec import load_study
 from study.tracking import Tracker, TrackingError, embedded_uri, fetch, runs_page
 from study.ui import serving
 from study.worker import run_bundle
@@ -227,6 +231,65 @@ def test_a_study_run_elsewhere_is_had_from_its_server(write_study, tmp_path, mon
         assert ours.status == theirs.status == "finished"
         assert ours.epochs[-1].time_ms == theirs.epochs[-1].time_ms
         np.testing.assert_array_equal(ours.train_loss, theirs.train_loss)
+
+
+def test_from_another_machine_trials_under_way_are_seen_while_their_driver_lives(
+    write_study, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    study, _ = write_study(optimizers=["adam-adam"], seeds=4, epochs=EPOCHS + 1)
+    budget = {"epochs": None, "iterations": 2 * ITERATIONS * EPOCHS}
+    short, _ = write_study(name="short", optimizers=["adam-adam"], seeds=1, **budget)
+    with serving(embedded_uri(tmp_path), port=0) as server:
+
+        def status(name):
+            words = ["status", name, "--runs", tmp_path / "here", "--tracking-uri", server]
+            monkeypatch.setattr(sys, "argv", ["hypergrad-study", *map(str, words)])
+            with pytest.raises(SystemExit):
+                cli.main()
+            return capsys.readouterr().out
+
+        there = Tracker(study, server, StudyFolder(tmp_path / "there", "small"))
+        there.begin()
+        first, second, third, _ = study.trials()
+        there.replay(record(first, 2, status="running"))
+        there.replay(record(second, EPOCHS, status="running"))
+        there.replay(record(third, 1, status="failed"))
+        here = StudyFolder(tmp_path / "here", "small")
+        expected = {first.key: 2 / (EPOCHS + 1), second.key: EPOCHS / (EPOCHS + 1)}
+        assert fetch(server, here) == pytest.approx(expected)
+        assert not list(here.path.glob("trials/*"))
+        assert "0/4 trials done, 2 running" in status("small")
+        progress = progress_of(here.records(study.trials()), elsewhere=expected)
+        assert progress.share == pytest.approx(sum(expected.values()) / 4)
+
+        # A budget in iterations: the last point of the thinned curve is near the end.
+        shorter = Tracker(short, server, StudyFolder(tmp_path / "there", "short"))
+        shorter.begin()
+        (trial,) = short.trials()
+        shorter.replay(record(trial, EPOCHS, status="running"))
+        share = fetch(server, StudyFolder(tmp_path / "here", "short"))[trial.key]
+        assert share == pytest.approx(ITERATIONS * EPOCHS / trial.iterations, abs=0.01)
+
+        there.close(completed=False)
+        assert fetch(server, here) == {}
+        assert "running" not in status("small")
+
+
+def test_only_the_driver_that_begins_changes_what_the_study_is(write_study, client, tmp_path):
+    def kept(tracker):
+        place = client.download_artifacts(tracker.parent_id, "study.yaml", str(tmp_path))
+        return load_study(place).seeds, client.get_run(tracker.parent_id).data.tags["mlflow.note.content"]
+
+    def opened(**overrides):
+        changed, _ = write_study(**overrides)
+        return Tracker(changed, embedded_uri(tmp_path), StudyFolder(tmp_path, "small"))
+
+    assert kept(opened()) == ((0, 1), "A small study")
+    other = opened(seeds=3, description="Grown")
+    assert kept(other) == ((0, 1), "A small study")
+    other.begin()
+    assert kept(other) == ((0, 1, 2), "Grown")
 
 
 def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):

@@ -1,0 +1,293 @@
+"""Who may run a study: one driver at a time, on whatever machine, told by a file in the study's folder.
+
+The file names its holder and is renewed every few seconds. A holder counts as dead when its process is gone
+from the machine that asks, or, seen from another machine, when the file has not *changed* for a while; clocks
+are never compared. It is never deleted. Each holder has one successor at most: who takes over creates a file
+named after the holder before it, which only one can, and renames it over the lease. A driver that was
+suspended while another took over writes to its own file, which no one reads any more, and stops when it sees
+that; what must not be written twice is written after asking :meth:`Lease.held`, which looks anew after a gap.
+
+Needs what journals need, a file system whose readers see what was written, and creation that fails if the
+file exists: a local disk, NFS, Lustre; not a bucket mounted as a folder.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+HEARTBEAT_SECONDS = 5.0
+DEAD_SECONDS = 60.0
+_COMMAND_LENGTH = 200
+_SIZE = 4096
+
+
+class LeaseError(RuntimeError):
+    """Another driver holds the lease, or has taken it."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A driver, as its lease tells of it. ``place`` is where ``pid`` and ``process_start`` mean something."""
+
+    id: str = "unknown"
+    host: str = ""
+    place: str = ""
+    pid: int = 0
+    process_start: str = ""
+    user: str = ""
+    command: str = ""
+    since: str = ""
+    heartbeat: int = 0
+    released: bool = False
+
+    @classmethod
+    def here(cls) -> Holder:
+        """This process."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = str(os.getuid())
+        # Without the password of an address.
+        command = re.sub(r"//[^/@\s]*@", "//", shlex.join(sys.argv))
+        return cls(
+            id=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            place=_place(),
+            pid=os.getpid(),
+            process_start=_process(os.getpid())[1],
+            user=user,
+            command=command if len(command) <= _COMMAND_LENGTH else command[:_COMMAND_LENGTH] + "…",
+            since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        )
+
+    def __str__(self) -> str:
+        if not self.host:
+            return "a driver that its lease does not name"
+        return f"{self.user} on {self.host} (process {self.pid}: {self.command}), since {self.since}"
+
+
+class Lease:
+    """The right to run a study, held while the context is entered, by the main thread of a process.
+
+    When another driver takes it, because this one was suspended for longer than ``dead_after``, the main
+    thread is interrupted at the next heartbeat, and the context ends with a :class:`LeaseError` in place of
+    the KeyboardInterrupt.
+
+    Args:
+        path: the file; its folder is made if absent.
+        say: told, in a line, what is waited for.
+        every: seconds between two heartbeats.
+        dead_after: seconds without a heartbeat after which a holder on another machine counts as dead.
+
+    Raises:
+        LeaseError: on entering, another driver holds it; on leaving, another has taken it.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        say: Callable[[str], None] = lambda line: None,
+        *,
+        every: float = HEARTBEAT_SECONDS,
+        dead_after: float = DEAD_SECONDS,
+    ) -> None:
+        self._path = path
+        self._say = say
+        self._every, self._dead_after = every, dead_after
+        self._holder = Holder.here()
+        self._file = -1
+        self._taken: str | None = None
+        self._seen = _now()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def held(self) -> bool:
+        """Return whether this process still holds it, as far as the last half of ``dead_after`` tells."""
+        if self._taken is None and _now() - self._seen > self._dead_after / 2:
+            self._look()
+        return self._taken is None
+
+    def check(self) -> None:
+        """Raise a LeaseError if this process no longer holds it."""
+        if not self.held():
+            raise LeaseError(self._taken)
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        self._seen = _now()
+        # Not SIGINT, which a shell makes background jobs ignore.
+        self._handler = signal.signal(signal.SIGUSR2, signal.default_int_handler)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        try:
+            self._thread.join()
+        finally:
+            signal.signal(signal.SIGUSR2, self._handler)
+            with suppress(OSError):  # Then it will be found dead.
+                self._write(released=True)
+            os.close(self._file)
+            self.check()
+
+    def _acquire(self) -> None:
+        while not self._create(self._path):
+            chain = _chain(self._path)
+            if not chain:
+                continue
+            last, holder = chain[-1]
+            self._outlive(last)
+            successor = _successor(self._path, holder)
+            if not self._create(successor):
+                continue
+            if _chain(self._path)[-1][1].id == self._holder.id:
+                for stale, _ in chain[1:]:
+                    stale.unlink(missing_ok=True)
+                successor.replace(self._path)
+                return
+            # While this one looked, another driver has succeeded the holder, and been renamed to the lease.
+            os.close(self._file)
+            successor.unlink()
+
+    def _create(self, place: Path) -> bool:
+        try:
+            self._file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        self._write()
+        return True
+
+    def _outlive(self, place: Path) -> None:
+        """Return once the holder named in ``place`` is seen to be dead or gone; raise while it lives."""
+        before = holder = _read(place)
+        if holder is None or holder.released:
+            return
+        if holder.place == self._holder.place:
+            state, process_start = _process(holder.pid)
+            if not state or process_start != holder.process_start:
+                return
+            suspended = "; that process is suspended" if state == "T" else ""
+            raise LeaseError(f"is being run by {holder}{suspended}")
+        self._say(
+            f"it was run by {holder}; looking for up to {self._dead_after:g} s whether that is still so"
+        )
+        deadline = time.monotonic() + self._dead_after
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, self._every / 2))
+            holder = _read(place)
+            if holder is None or holder.released:
+                return
+            if holder not in (before, Holder()):
+                raise LeaseError(f"is being run by {holder}")
+
+    def _write(self, *, released: bool = False) -> None:
+        """Renew the file that this process made, wherever it stands by now."""
+        self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1, released=released)
+        text = json.dumps(asdict(self._holder), indent=1).encode()
+        os.pwrite(self._file, text.ljust(_SIZE) + b"\n", 0)
+        os.fsync(self._file)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._every):
+            with suppress(OSError):  # The storage is away, or the file replaced: the next lines tell which.
+                self._write()
+            self._look()
+            if self._taken is not None:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+                return
+
+    def _look(self) -> None:
+        begun = _now()
+        try:
+            chain = _chain(self._path)
+        except OSError:
+            return  # Told at the next look, when the storage is back.
+        if chain and chain[-1][1].id == self._holder.id:
+            self._seen = begun
+            return
+        if chain and not chain[-1][1].host:
+            return  # Being written.
+        self._taken = (
+            f"was taken over by {chain[-1][1]}, while this process was suspended or cut off"
+            if chain
+            else f"is no longer this process's: {self._path} is gone"
+        )
+
+
+def _successor(path: Path, holder: Holder) -> Path:
+    return path.with_name(f"{path.name}.after-{holder.id}")
+
+
+def _chain(path: Path) -> list[tuple[Path, Holder]]:
+    """Return the lease, and successors that have yet to be renamed to it; the last holds it."""
+    chain: list[tuple[Path, Holder]] = []
+    place = path
+    while (holder := _read(place)) is not None:
+        chain.append((place, holder))
+        place = _successor(path, holder)
+    return chain
+
+
+def _read(path: Path) -> Holder | None:
+    """Return what is in the file, None if there is none, a nameless holder if it is not whole (yet)."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):
+        return Holder()
+
+
+def _now() -> float:
+    """Return seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _place() -> str:
+    """Return what tells this machine, since it was started, and in it this container, from all others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """Return the state of a process here and when it was started; an empty state if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return "", ""
+    else:
+        return ("" if fields[0] in "ZX" else fields[0]), fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "", ""
+    except PermissionError:
+        pass
+    return "?", ""
