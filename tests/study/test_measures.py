@@ -28,6 +28,9 @@ def record(trial: Trial, losses, status="finished", val=(0.9, 0.8), alpha=None) 
     return TrialRecord(trial, status=status, epochs=tuple(epochs))
 
 
+TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=2)
+
+
 # iterations to threshold
 
 
@@ -68,9 +71,70 @@ def test_a_hit_lies_within_the_curve_and_nothing_before_it_is_one(loss, threshol
     assert hit is None or 1 <= hit <= len(loss)
 
 
-# summaries of one trial
+# the smoothed measure
 
-TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=2)
+
+def ema(loss, decay):
+    """The definition, step by step."""
+    average, values = 0.0, []
+    for step, value in enumerate(loss, start=1):
+        average = decay * average + (1 - decay) * value
+        values.append(average / (1 - decay**step))
+    return values
+
+
+@given(st.lists(st.floats(-100, 100), max_size=60), st.sampled_from([0.0, 0.5, 0.98]))
+def test_smoothing_is_the_bias_corrected_average_of_its_definition(loss, decay):
+    assert measures.smoothed(np.array(loss), decay).tolist() == pytest.approx(ema(loss, decay), abs=1e-9)
+
+
+def test_smoothing_has_its_closed_form_on_exponential_decay():
+    r, d, t = 0.99, measures.SMOOTHING, np.arange(1, 1001)
+    closed = (1 - d) * r * (d**t - r**t) / (d - r) / (1 - d**t)
+    assert measures.smoothed(r**t) == pytest.approx(closed)
+
+
+def test_smoothing_lags_by_49_iterations_on_a_curve_that_falls_steadily():
+    t = np.arange(1, 3001)
+    assert (measures.smoothed(10 - 0.001 * t) - (10 - 0.001 * t))[-1] == pytest.approx(0.049)
+
+
+def test_one_lucky_minibatch_is_not_enough_for_the_smoothed_measure():
+    loss = np.full(400, 1.0)
+    loss[100] = 0.0  # reaches 0.5 once, by luck
+    loss[200:] = 0.2
+    kept = record(TRIAL, [loss[:200], loss[200:]])
+    summary = measures.summarise(kept, 0.5)
+    assert summary["iterations_to_threshold"] == 101
+    # 1 − 0.8 (1 − d^k) ≤ 0.5, and the luck has decayed to less than one iteration's worth
+    k = math.ceil(math.log(1 - 0.5 / 0.8) / math.log(measures.SMOOTHING))
+    assert summary["smoothed_iterations_to_threshold"] in (200 + k - 1, 200 + k)
+
+
+def test_after_a_loss_that_is_not_finite_the_smoothed_measure_reaches_nothing():
+    kept = record(TRIAL, [[4.0, math.nan], [0.1, 0.1]])
+    assert measures.summarise(kept, 0.5)["iterations_to_threshold"] == 3
+    assert "smoothed_iterations_to_threshold" not in measures.summarise(kept, 0.5)
+    assert measures.smoothed(np.array([])).tolist() == []
+
+
+def test_the_smoothed_threshold_is_compared_in_float64():
+    constant = np.full(3, 0.1, dtype=np.float32)  # a little more than 0.1, as is any average of it
+    assert measures.iterations_to_threshold(measures.smoothed(constant), 0.1) is None
+    assert measures.iterations_to_threshold(measures.smoothed(constant), float(np.float32(0.1)) + 1e-15) == 1
+
+
+def test_validation_and_seconds_to_the_threshold():
+    kept = record(TRIAL, [[4.0, 2.0, 2.0, 2.0], [1.0, 0.4]], val=(0.9, 0.5))  # 1.5 s per epoch
+    summary = measures.summarise(kept, 0.5)
+    assert summary["epochs_to_val_threshold"] == 2
+    assert summary["seconds_to_threshold"] == 3.0
+    assert measures.summarise(kept, 2.0)["seconds_to_threshold"] == pytest.approx(1.5 * 2 / 4)
+    assert measures.summarise(kept, 1.0)["seconds_to_threshold"] == pytest.approx(1.5 + 1.5 / 2)
+    assert "epochs_to_val_threshold" not in measures.summarise(kept, 0.4)
+
+
+# summaries of one trial
 
 
 def test_summary_of_a_finished_trial():
@@ -78,6 +142,7 @@ def test_summary_of_a_finished_trial():
     assert measures.summarise(kept, 0.5) == pytest.approx(
         {
             "iterations_to_threshold": 4,
+            "seconds_to_threshold": 3.0,
             "best_val_loss": 0.6,
             "best_val_accuracy": 0.4,
             "final_train_loss": 0.7,
@@ -109,7 +174,7 @@ def test_a_trial_that_reached_and_then_diverged_keeps_what_it_reached():
     assert all(math.isfinite(value) for value in summary.values())
 
 
-@pytest.mark.parametrize("status", ["pending", "running", "failed"])
+@pytest.mark.parametrize("status", ["pending", "running", "failed", "pruned"])
 def test_a_trial_that_has_not_ended_is_not_called_not_reached(status):
     assert measures.outcome(TrialRecord(TRIAL, status=status), 0.5) == status
     assert measures.summarise(TrialRecord(TRIAL, status=status), 0.5) == {}
