@@ -115,7 +115,8 @@ class Ratio(NamedTuple):
 def paired_log_ratio(new: ArrayLike, base: ArrayLike, confidence: float = 1 - LEVEL) -> Ratio:
     """Return the geometric mean of ``new / base`` over independent pairs, with its interval.
 
-    The interval is :func:`mean_interval` of the logs. On a log scale "half" and "twice" weigh the same, and swapping the two gives the reciprocal.
+    The interval is :func:`mean_interval` of the logs. On a log scale "half" and "twice" weigh the
+    same, and swapping the two gives the reciprocal.
 
     Args:
         new: positive, finite, shape (n,).

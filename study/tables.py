@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from study.measures import MEASURED, SUMMARIES, outcome, summarise
+from study.measures import SUMMARIES, outcome, summarise
+from study.pairing import BASELINES, CELL, METHOD, SETUP, cells, ended, method_pairs
 from study.records import TrialRecord
-from study.spec import LOPS, OPS, Study, Trial
+from study.spec import Study, Trial
+from study.statistics import median_interval
 
-BASELINES: dict[str, str] = {
-    f"{op}-{lop}": op if lop == "sgd" else f"{op}-sgd" for op in OPS for lop in LOPS
-}  # sgd-sgd: sgd, sgd-sgdn: sgd-sgd, …
-"""What each optimizer is compared with: hypergradient descent (lop SGD) with the plain optimizer, and the
-other learned ones with hypergradient descent."""
-
-SETUP = ("workload", "workload_args", "batch_size", "weight_decay", "epochs", "budget")
-"""Settings that paired trials have in common, besides α₀ and the seed."""
-METHOD = ("optimizer", "beta", "granularity", "optimizer_args")
-"""Settings of the method itself."""
-CELL = (*SETUP, *METHOD, "alpha0")
-"""Everything but the seed: rows of a summary table."""
+__all__ = [
+    "BASELINES",
+    "CELL",
+    "COMPARED",
+    "METHOD",
+    "SETUP",
+    "comparisons",
+    "summary_table",
+    "trial_table",
+    "workload_label",
+]
 
 COMPARED = (
     ("iterations_to_threshold", "threshold reached", "sooner", "later"),
@@ -50,6 +51,8 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
     A trial without a record is ``pending``; records of other trials are ignored. ``budget`` is in
     iterations, NaN as long as no trial of the same workload, batch size and epochs has told it.
     ``workload_args`` and ``optimizer_args`` are text, ``"width=64, bias=true"``, empty if there are none.
+    ``gradient_evaluations_to_threshold`` equals ``iterations_to_threshold`` for every optimizer there is:
+    each takes one gradient per iteration, and the hypergradient is a dot product with it.
 
     Raises:
         ValueError: two records of one trial.
@@ -62,13 +65,14 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
     rows = [
         _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial)) for trial in study.trials()
     ]
+    measured = (*SUMMARIES, "gradient_evaluations_to_threshold")
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
         *("weight_decay", "granularity", "workload_args", "optimizer_args", "threshold", "budget", "outcome"),
-        *SUMMARIES,
+        *measured,
     )
     table = pd.DataFrame(rows, columns=list(columns))
-    for name in ("alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
+    for name in ("alpha0", "beta", "threshold", "budget", "epochs", *measured):
         table[name] = table[name].astype(float)
     # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
     siblings = table.groupby(["workload", "workload_args", "batch_size", "epochs"], sort=False)["budget"]
@@ -77,27 +81,42 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
 
 
 def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per :data:`CELL`: medians and ranges over the seeds of the trials that ended.
+    """Return one row per :data:`CELL`: medians, intervals and ranges over the seeds of the trials that ended.
+
+    ``seeds`` counts those, ``pruned`` the ones that a search stopped early, ``missing`` all others.
 
     ``iterations_median``, ``iterations_min`` and ``iterations_max`` are NaN where they fall among trials
-    that did not reach the threshold; ``iterations_text`` says it in words, ``"> 9380"``. Other measures
-    come as ``name``, the median, with ``name_min`` and ``name_max``, over the trials that have them.
+    that did not reach the threshold; ``iterations_text`` says it in words, ``"> 9380"``. ``iterations_low``
+    and ``iterations_high`` are the distribution-free interval of the median, and ``coverage`` the probability
+    that it has (see :func:`study.statistics.median_interval`; 0.969 for six seeds); +inf is a trial that did
+    not reach the threshold. ``hit_rate`` is the share that did, and ``mean_iterations`` the mean of
+    min(N, budget): the one number that ranks cells some of which are censored, a restricted mean (Royston &
+    Parmar 2013), and no estimate of the mean N. The same of the smoothed measure under
+    ``smoothed_iterations_…``, ``smoothed_hit_rate`` and ``smoothed_mean_iterations``.
+
+    ``seconds_to_threshold`` is a median like ``iterations_median``. Other measures come as ``name``, the
+    median, with ``name_min`` and ``name_max``, over the trials that have them.
 
     Args:
         trials: from :func:`trial_table`, rows in any order.
     """
     rows = []
-    for settings, cell in _cells(trials, CELL):
-        ended = cell[cell["outcome"].isin(MEASURED)]
+    for settings, cell in cells(trials, CELL):
+        done = ended(cell)
+        pruned = int((cell["outcome"] == "pruned").sum())
+        threshold, budget = cell["threshold"].iloc[0], settings["budget"]
         row: dict[str, Any] = {
             **settings,
-            "threshold": cell["threshold"].iloc[0],
-            "seeds": len(ended),
-            "missing": len(cell) - len(ended),
-            "diverged": int((ended["outcome"] == "diverged").sum()),
-            "reached": int(ended["iterations_to_threshold"].notna().sum()),
+            "threshold": threshold,
+            "seeds": len(done),
+            "missing": len(cell) - len(done) - pruned,
+            "pruned": pruned,
+            "diverged": int((done["outcome"] == "diverged").sum()),
+            "reached": int(done["iterations_to_threshold"].notna().sum()),
         }
-        row |= _censored(ended["iterations_to_threshold"], settings["budget"], cell["threshold"].iloc[0])
+        row |= _censored(done["iterations_to_threshold"], budget, threshold)
+        smooth = _censored(done["smoothed_iterations_to_threshold"], budget, threshold)
+        row |= {f"smoothed_{name}": value for name, value in smooth.items() if name != "coverage"}
         for name in (
             "final_train_loss",
             "best_val_loss",
@@ -106,9 +125,11 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
             "alpha_min",
             "alpha_max",
         ):
-            values = ended[name].dropna()
+            values = done[name].dropna()
             row |= {name: values.median(), f"{name}_min": values.min(), f"{name}_max": values.max()}
-        row["seconds"] = ended["seconds"].median()
+        seconds = done["seconds_to_threshold"].fillna(math.inf).median()
+        row["seconds_to_threshold"] = seconds if math.isfinite(seconds) else math.nan
+        row["seconds"] = done["seconds"].median()
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,10 +137,12 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
 def comparisons(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -> pd.DataFrame:
     """Return how optimizers fare against their baselines, trial by trial on the same seed and α₀.
 
-    A pair is two trials that ended and differ in their method alone. Where both optimizers have β, and any
-    values of it in common, only equal ones are paired; if they have none, every combination is a row. The
-    same goes for granularity and further options, method by method. Of a pair, the one that reached the
-    threshold is better than the one that did not, and the one that ended better than the one that diverged.
+    A pair is two trials that ended and differ in their method alone; :func:`study.pairing.method_pairs` says
+    which methods meet. Of a pair, the one that reached the threshold is better than the one that did not, and
+    the one that ended better than the one that diverged.
+
+    This describes; pairs of one seed at several α₀ are not independent, so it counts them and tests nothing.
+    For what may be concluded see :func:`study.claims.claims`.
 
     Args:
         trials: from :func:`trial_table`, rows in any order.
@@ -131,19 +154,11 @@ def comparisons(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) ->
         ``…_equal``; the median ``…_ratio`` to the baseline over the pairs in which both are known; and a
         ``verdict`` in words. No rows if there are no pairs.
     """
-    ended = trials[trials["outcome"].isin(MEASURED)].sort_index()
     rows = []
-    for setup, group in _cells(ended, SETUP):
-        for optimizer, baseline in against.items():
-            new, base = group[group["optimizer"] == optimizer], group[group["optimizer"] == baseline]
-            alike = set(new["beta"].dropna()) & set(base["beta"].dropna())
-            bases = list(_cells(base, METHOD))
-            for method, these in _cells(new, METHOD):
-                for base_method, those in _fitting(method, bases, bool(alike)):
-                    pairs = these.merge(those, on=["alpha0", "seed"], suffixes=("", "_base"))
-                    if len(pairs):
-                        identity = {f"baseline_{name}": base_method[name] for name in METHOD[1:]}
-                        rows.append({**setup, **method, "baseline": baseline, **identity, **_compare(pairs)})
+    for pair in method_pairs(ended(trials), against):
+        pairs = pair.new.merge(pair.base, on=["alpha0", "seed"], suffixes=("", "_base"))
+        if len(pairs):
+            rows.append({**pair.identity, **_compare(pairs)})
     return pd.DataFrame(rows)
 
 
@@ -160,7 +175,8 @@ def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
         "budget": record.budget,
         "outcome": outcome(record, threshold),
         "iterations": None,  # the setting of that name is the budget
-        **summarise(record, threshold),
+        **(summary := summarise(record, threshold)),
+        "gradient_evaluations_to_threshold": summary.get("iterations_to_threshold"),
     }
 
 
@@ -169,32 +185,15 @@ def _options(trial: Trial, name: str) -> str:
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options)
 
 
-def _cells(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Yield groups of rows equal in ``by``, in the study's order, whatever the order of the rows."""
-    if len(trials):
-        for values, cell in trials.sort_index().groupby(list(by), sort=False, dropna=False):
-            yield dict(zip(by, values, strict=True)), cell
-
-
-_Cells = list[tuple[dict[str, Any], pd.DataFrame]]
-
-
-def _fitting(method: Mapping[str, Any], bases: _Cells, on_beta: bool) -> _Cells:
-    """The baseline's cells to pair a method with."""
-    if on_beta:
-        bases = [cell for cell in bases if cell[0]["beta"] == method["beta"]]
-    for name in ("granularity", "optimizer_args"):
-        bases = [cell for cell in bases if cell[0][name] == method[name]] or bases
-    return bases
-
-
 def _censored(iterations: pd.Series[float], budget: float, threshold: float) -> dict[str, Any]:
-    """Median and range of the iterations, with trials that did not reach the threshold above all others."""
+    """What a cell's row says of N, with trials that did not reach the threshold above all others."""
     if math.isnan(threshold) or not len(iterations):
-        nothing = {f"iterations_{name}": math.nan for name in ("median", "min", "max")}
+        names = ("iterations_median", "iterations_min", "iterations_max", "iterations_low", "iterations_high")
+        nothing = dict.fromkeys((*names, "coverage", "hit_rate", "mean_iterations"), math.nan)
         return {**nothing, "iterations_text": ""}
     ordered = np.sort(iterations.fillna(math.inf).to_numpy(dtype=float))
     median, lowest, highest = float(np.median(ordered)), ordered[0], ordered[-1]
+    interval = median_interval(ordered)
 
     def say(value: float) -> str:
         if math.isfinite(value):
@@ -208,6 +207,11 @@ def _censored(iterations: pd.Series[float], budget: float, threshold: float) -> 
         "iterations_median": median if math.isfinite(median) else math.nan,
         "iterations_min": lowest if math.isfinite(lowest) else math.nan,
         "iterations_max": highest if math.isfinite(highest) else math.nan,
+        "iterations_low": interval.low,
+        "iterations_high": interval.high,
+        "coverage": interval.coverage,
+        "hit_rate": float(np.isfinite(ordered).mean()),
+        "mean_iterations": float(np.minimum(ordered, budget).mean()),
         "iterations_text": text,
     }
 

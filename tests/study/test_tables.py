@@ -8,8 +8,10 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from study import tables
+from study import measures, tables
 from study.records import EpochRecord, TrialRecord
 from study.spec import Study, Trial
 
@@ -58,7 +60,7 @@ def cell_records(study: Study, hits: dict[str, list[int | None]], finals=None) -
     return [
         record(
             trial,
-            curve(hits[trial.optimizer][trial.seed], finals.get(trial.optimizer, [0.4] * 9)[trial.seed]),
+            curve(hits[trial.optimizer][trial.seed], finals.get(trial.optimizer, [0.4] * 20)[trial.seed]),
         )
         for trial in study.trials()
         if trial.optimizer in hits
@@ -79,6 +81,9 @@ def test_trial_table_has_a_row_per_trial_in_the_study_s_order():
     assert table["beta"].isna().tolist() == [True] * 3 + [False] * 6
     assert set(table["budget"]) == {20.0}
     assert table["final_train_loss"][0] == pytest.approx(0.4)
+    pd.testing.assert_series_equal(
+        table["gradient_evaluations_to_threshold"], table["iterations_to_threshold"], check_names=False
+    )
 
 
 def test_two_records_of_one_trial_are_refused():
@@ -142,6 +147,74 @@ def test_tables_do_not_depend_on_the_order_of_rows():
     shuffled = table.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(tables.summary_table(shuffled), tables.summary_table(table))
     pd.testing.assert_frame_equal(tables.comparisons(shuffled), tables.comparisons(table))
+
+
+FEW = settings(max_examples=15, deadline=None)
+HITS = st.lists(st.one_of(st.none(), st.integers(1, 20)), min_size=1, max_size=8)
+
+
+@FEW
+@given(HITS)
+def test_the_summary_of_a_cell_is_what_its_definitions_say(hits):
+    study = make_study(optimizers=["adam"], seeds=list(range(len(hits))))
+    row = tables.summary_table(tables.trial_table(cell_records(study, {"adam": hits}), study)).iloc[0]
+    reached = [hit for hit in hits if hit is not None]
+    ordered = sorted(math.inf if hit is None else hit for hit in hits)
+    assert row["hit_rate"] == pytest.approx(len(reached) / len(hits))
+    assert row["mean_iterations"] == pytest.approx(
+        (sum(reached) + 20 * (len(hits) - len(reached))) / len(hits)
+    )
+    assert (row["iterations_low"], row["iterations_high"]) == (ordered[0], ordered[-1])  # up to 8 seeds
+    assert row["coverage"] == pytest.approx(1 - 2 ** (1 - len(hits)))
+
+
+def test_the_smoothed_measure_has_the_same_columns():
+    study = make_study(optimizers=["adam"], threshold=0.5)
+    falling = [[2.0] * 4 + [0.1] * 6, [0.1] * 10]
+    records = [
+        record(trial, falling if trial.seed < 2 else [[2.0] * 10, [1.9] * 10]) for trial in study.trials()
+    ]
+    row = tables.summary_table(tables.trial_table(records, study)).iloc[0]
+    d = measures.SMOOTHING
+    averages = [0.1 + 1.9 * d ** (t - 4) * (1 - d**4) / (1 - d**t) for t in range(5, 21)]
+    hit = 5 + next(i for i, value in enumerate(averages) if value <= 0.5)
+    assert hit > row["iterations_median"] == 5
+    assert (row["smoothed_iterations_median"], row["smoothed_hit_rate"]) == (hit, pytest.approx(2 / 3))
+    assert (row["smoothed_iterations_low"], row["smoothed_iterations_high"]) == (hit, math.inf)
+    assert row["smoothed_mean_iterations"] == pytest.approx((2 * hit + 20) / 3)
+    assert row["smoothed_iterations_text"] == f"{hit} ({hit} – > 20)"
+    assert row["seconds_to_threshold"] == pytest.approx(1.5 * 5 / 10)
+
+
+def test_a_pruned_trial_is_counted_and_enters_nothing_else():
+    study = make_study(optimizers=["adam-sgd", "adam-adam"])
+    table = tables.trial_table(cell_records(study, {"adam-sgd": [3, 4, 5], "adam-adam": [2, 2, 2]}), study)
+    table.loc[(table["optimizer"] == "adam-adam") & (table["seed"] == 0), "outcome"] = "pruned"
+    row = tables.summary_table(table).set_index("optimizer").loc["adam-adam"]
+    assert (row["seeds"], row["pruned"], row["missing"], row["reached"]) == (2, 1, 0, 2)
+    assert tables.comparisons(table)["pairs"].tolist() == [2]
+
+
+@FEW
+@given(HITS.filter(lambda hits: None in hits), st.integers(21, 10_000))
+def test_a_hit_after_the_budget_is_the_same_as_none(hits, late):
+    study = make_study(optimizers=["adam-sgd", "adam-adam"], seeds=list(range(len(hits))))
+    table = tables.trial_table(cell_records(study, {"adam-sgd": [9] * len(hits), "adam-adam": hits}), study)
+    later = table.copy()
+    for name in ("iterations", "smoothed_iterations", "gradient_evaluations"):
+        later[f"{name}_to_threshold"] = later[f"{name}_to_threshold"].fillna(late)
+    later["seconds_to_threshold"] = later["seconds_to_threshold"].fillna(99.0)
+    pd.testing.assert_frame_equal(tables.summary_table(later), tables.summary_table(table))
+    pd.testing.assert_frame_equal(tables.comparisons(later), tables.comparisons(table))
+
+
+@FEW
+@given(HITS, HITS)
+def test_a_new_seed_changes_no_other_seed_s_row(old, new):
+    hits = old + new
+    few, more = (make_study(optimizers=["adam"], seeds=list(range(count))) for count in (len(old), len(hits)))
+    before, after = (tables.trial_table(cell_records(study, {"adam": hits}), study) for study in (few, more))
+    pd.testing.assert_frame_equal(after.iloc[: len(old)], before)
 
 
 def test_no_threshold_no_iterations():
