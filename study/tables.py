@@ -26,6 +26,7 @@ __all__ = [
     "METHOD",
     "SETUP",
     "comparisons",
+    "ended",
     "summary_table",
     "trial_table",
     "workload_label",
