@@ -26,7 +26,7 @@ PROFILE_WORKLOADS = 5
 
 WIDTH_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("best_alpha0", "best_iterations", "low", "high", "decades"), float),
-    "edge": bool,
+    **dict.fromkeys(("edge", "at_budget"), bool),
 }
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:
     """
     table = costs(trials[trials["alpha0"] > 0], "iterations_to_threshold", ["alpha0"])
     alphas = table.columns.to_numpy(dtype=np.float64)
-    rows = [_width(alphas, row) for row in table.to_numpy(dtype=np.float64)]
+    rows = [_width(alphas, row, trials["budget"].iloc[0]) for row in table.to_numpy(dtype=np.float64)]
     return pd.DataFrame(rows, index=table.index, columns=list(WIDTH_COLUMNS)).astype(WIDTH_COLUMNS)
 
 
@@ -67,7 +67,8 @@ def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
     An α₀ works if its median N over seeds is ≤ 2 × the best α₀'s. The range runs from ``low`` to ``high``,
     the ends of the unbroken run of α₀ tried around ``best_alpha0``: log10(high / low) ``decades`` wide.
     Nothing is interpolated, so the true width is larger by up to one step of the grid on either side.
-    ``edge`` says that an end of the run is an end of what was tried: the width is then a lower bound.
+    ``edge`` says that an end of the run is an end of what was tried, ``at_budget`` that 2 × the best N lies
+    beyond the budget, so that an α₀ next to the run may work too: either way the width is a lower bound.
     ``decades_mean`` is the mean over the complete ``seeds`` of each seed's own width, the number that
     ``claims`` compares.
 
@@ -83,7 +84,7 @@ def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
                 continue
             medians = done["iterations_to_threshold"].fillna(math.inf).groupby(done["alpha0"]).median()
             grid = np.sort(these["alpha0"].unique())
-            width = _width(grid, medians.reindex(grid).to_numpy(dtype=np.float64))
+            width = _width(grid, medians.reindex(grid).to_numpy(dtype=np.float64), setup["budget"])
             by_seed = seed_widths(these)
             rows.append(
                 {
@@ -232,12 +233,14 @@ def performance_profile(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _width(alphas: Floats, hits: Floats) -> tuple[float, float, float, float, float, bool]:
+def _width(
+    alphas: Floats, hits: Floats, budget: float
+) -> tuple[float, float, float, float, float, bool, bool]:
     """The :data:`WIDTH_COLUMNS` of N over ascending α₀; +inf is not reached, NaN unknown."""
     known = hits[~np.isnan(hits)]
     best = known.min() if len(known) else math.inf
     if not math.isfinite(best):
-        return math.nan, math.nan, math.nan, math.nan, 0.0, False
+        return math.nan, math.nan, math.nan, math.nan, 0.0, False, False
     works = np.append(hits <= FACTOR * best, False)
     runs = []  # start, end (inclusive), of unbroken runs that hold a best α₀
     start = 0
@@ -247,9 +250,11 @@ def _width(alphas: Floats, hits: Floats) -> tuple[float, float, float, float, fl
         start = int(end) + 1
     low, high = max(runs, key=lambda run: alphas[run[1]] / alphas[run[0]])
     place = low + int(np.argmin(hits[low : high + 1]))
-    at_edge = low == 0 or high == len(alphas) - 1 or bool(np.isnan(hits[[low - 1, high + 1]]).any())
-    decades = math.log10(alphas[high] / alphas[low])
-    return float(alphas[place]), float(best), float(alphas[low]), float(alphas[high]), decades, at_edge
+    beside = [hits[place] if 0 <= place < len(hits) else math.nan for place in (low - 1, high + 1)]
+    at_edge = any(map(math.isnan, beside))
+    at_budget = FACTOR * best > budget and any(map(math.isinf, beside))
+    ends = float(alphas[low]), float(alphas[high])
+    return float(alphas[place]), float(best), *ends, math.log10(ends[1] / ends[0]), at_edge, at_budget
 
 
 def _ratios(table: pd.DataFrame, best: pd.Series[float]) -> Floats:

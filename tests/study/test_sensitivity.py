@@ -72,6 +72,22 @@ def test_the_width_of_alpha0(hits, best, low, high, edge):
     assert row["tried"] == "0.0001, 0.001, 0.01, 0.1, 1"
 
 
+@pytest.mark.parametrize(
+    ("hits", "at_budget"),
+    [
+        ([INF, 600, 900], True),  # beside the run N is more than 1000, perhaps less than 1200
+        ([INF, 400, 700], False),  # more than 1000, so more than 800
+        ([900, 500, 1000], False),
+    ],
+)
+def test_a_width_that_the_budget_cuts_off_is_a_lower_bound(hits, at_budget):
+    (row,) = sensitivity.alpha0_widths(
+        sgd({0.0001: [INF], **{a: [n] for a, n in zip([0.001, 0.01, 0.1], hits, strict=True)}, 1.0: [INF]})
+    ).to_dict("records")
+    assert row["at_budget"] == at_budget
+    assert not row["edge"]
+
+
 def test_a_width_is_of_medians_and_its_mean_of_each_seed_s_own():
     trials = sgd({0.001: [300, 100, 150], 0.01: [100, 100, 100], 0.1: [500, 150, 500]})
     (row,) = sensitivity.alpha0_widths(trials).to_dict("records")
