@@ -30,7 +30,7 @@ add seeds until a verdict changes is another test, with another p.
 supported": the same the other way, or a difference shown to be within :data:`MARGINS`, by two one-sided sign
 tests with the same correction and the interval within the margins. A difference that is both significant and
 within the margin is "supported", and the text says that it is small; it also says where the smoothed measure,
-or each at its best α₀, points the other way. Else "undecided": not enough is known.
+or each at its best α₀, does not show it. Else "undecided": not enough is known.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def text(row: Mapping[str, Any], margin: float | None) -> str:
     if row["verdict"] == "supported" and margin is not None and row["ratio_low"] > 1 / margin:
         sentence += f"; the difference is within the {_percent(margin)} taken as none that matters"
     if row["verdict"] == "supported":
-        sentence += "".join(f"; not so {where}" for where in _contrary(row))
+        sentence += "".join(f"; {exception}" for exception in _exceptions(row))
     elif row["verdict"] == "not supported":
         if row["p_worse_adjusted"] < LEVEL:
             sentence += f"; the other way p = {number(row['p_worse_adjusted'], 2)}, corrected"
@@ -104,13 +104,13 @@ def _why(row: Mapping[str, Any]) -> str:
     return "the interval includes no difference"
 
 
-def _contrary(row: Mapping[str, Any]) -> list[str]:
-    """Where the numbers that stand beside a supported claim point the other way."""
+def _exceptions(row: Mapping[str, Any]) -> list[str]:
+    """Where the numbers that stand beside a supported claim do not show it, or point the other way."""
     beside = {"smoothed": "on the smoothed loss", "tuned": "at each one's best α₀"}
     return [
-        f"{where} ({number(row[f'{name}_ratio'])} ×)"
+        f"not {'so' if row[f'{name}_ratio'] > 1 else 'shown'} {where} ({number(row[f'{name}_ratio'])} ×)"
         for name, where in beside.items()
-        if row[f"{name}_ratio"] > 1
+        if row[f"{name}_high"] >= 1
     ]
 
 

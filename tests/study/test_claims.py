@@ -287,6 +287,18 @@ def test_a_claim_that_holds_at_equal_alpha0_and_not_at_the_best_says_so():
     assert row["text"].endswith("; not so at each one's best α₀ (1.10 ×).")
 
 
+def test_a_claim_that_one_alpha0_carries_says_that_it_is_not_shown_at_the_best():
+    trials = made_up(
+        {
+            "adam-sgd": {0.01: [100] * 6, 0.1: [900] * 6},
+            "adam-adam": {0.01: [100, 101, 99, 100, 102, 98], 0.1: [300] * 6},
+        }
+    )
+    row = row_of(trials)
+    assert row["verdict"] == "supported"
+    assert row["text"].endswith("; not shown at each one's best α₀ (1.00 ×).")
+
+
 def test_the_best_alpha0_of_a_seed_is_chosen_on_the_others():
     trials = made_up(
         {
