@@ -245,11 +245,11 @@ def _open(url: str, browser: bool) -> None:
 
 def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
     """Print the table, write the report, keep it in MLflow, and say where everything is."""
-    from study import measures
     from study import report as reports
+    from study import tables
 
     records = folder.records(spec.trials())
-    view.show_summary(out, measures.summary_table(measures.trial_table(records, spec)))
+    view.show_summary(out, tables.summary_table(tables.trial_table(records, spec)))
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
     reports.write_report(records, spec, folder.report, links)
     tracker.keep_report(folder.report)

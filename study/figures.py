@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from study.measures import iterations_to_threshold, workload_label
+from study.measures import iterations_to_threshold
 from study.records import EpochRecord, TrialRecord
 from study.spec import Study, Trial
 from study.style import STYLE, finish, look, subplots
+from study.tables import workload_label
 
 Floats = NDArray[np.float64]
 _Groups = dict[tuple[str, str], list[TrialRecord]]  # by workload and optimizer

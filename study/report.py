@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from study import figures, measures, style
+from study import figures, measures, style, tables
 from study.records import TrialRecord
 from study.spec import Study
 
@@ -61,12 +61,12 @@ def write_report(
         ValueError: no trial has finished an epoch, so there is nothing to report.
         OSError: the folder cannot be written.
     """
-    trials = measures.trial_table(records, study)
+    trials = tables.trial_table(records, study)
     known = {record.trial.key: record for record in records}
     own = [known[key] for key in trials["key"] if key in known]
     if not any(record.epochs for record in own):
         raise ValueError(f"study {study.name}: no trial has finished an epoch yet; nothing to report")
-    summary, comparisons = measures.summary_table(trials), measures.comparisons(trials)
+    summary, comparisons = tables.summary_table(trials), tables.comparisons(trials)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _draw(own, study, trials, folder)
     files = ReportFiles(
@@ -191,7 +191,7 @@ def _facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     iterations = f"{', '.join(distinct('budget')) or 'unknown number of'} iterations"
     epochs = [several(int(value), "epoch") for value in dict.fromkeys(trials["epochs"].dropna())]
     return [
-        ("Workloads", list(dict.fromkeys(measures.workload_label(trial) for trial in study.trials()))),
+        ("Workloads", list(dict.fromkeys(tables.workload_label(trial) for trial in study.trials()))),
         ("Optimizers", list(dict.fromkeys(trials["optimizer"]))),
         ("α₀", distinct("alpha0")),
         ("β", _betas(trials) or ["none"]),
@@ -236,7 +236,7 @@ def _workloads(
             for name in ("final_train_loss", "best_val_loss", "alpha_final"):
                 row[f"{name}_span"] = _span(row, name)
         for row in pairs:
-            baseline = {name: row[f"baseline_{name}"] for name in measures.METHOD[1:]}
+            baseline = {name: row[f"baseline_{name}"] for name in tables.METHOD[1:]}
             row["new"] = _method(row, with_beta=True)
             row["base"] = _method({**baseline, "optimizer": row["baseline"]}, with_beta=True)
             row["sentences"] = row["verdict"].split("; ")

@@ -31,7 +31,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from study import measures
+from study import measures, thinning
 from study.curves import curve_table
 from study.folder import StudyFolder
 from study.records import EpochRecord, TrialRecord
@@ -289,7 +289,7 @@ class _Sent:
         closed = record.status not in ("pending", "running")
         for name in _CURVES:
             values = getattr(record, name)
-            indices = measures.thin_indices(values, record.budget, closed=closed)
+            indices = thinning.thin_indices(values, record.budget, closed=closed)
             fresh, self._points[name] = indices[self._points[name] :], len(indices)
             position = 0
             for index in fresh:

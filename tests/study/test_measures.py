@@ -1,36 +1,17 @@
-"""Measures against hand-computed numbers, and the promises of thinning against its definition."""
+"""Measures of one trial against hand-computed numbers."""
 
 from __future__ import annotations
 
 import math
-import random
-from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from study import measures
 from study.records import EpochRecord, TrialRecord
-from study.spec import Study, Trial
-
-THRESHOLD = 0.05
-
-
-def make_study(**changes) -> Study:
-    settings = {
-        "name": "made-up",
-        "workloads": ["digits-logreg"],
-        "optimizers": ["adam", "adam-sgd", "adam-adam"],
-        "alpha0": [0.001],
-        "beta": 1e-7,
-        "seeds": [0, 1, 2],
-        "epochs": 2,
-        "threshold": THRESHOLD,
-    }
-    return Study.model_validate(settings | changes)
+from study.spec import Trial
 
 
 def record(trial: Trial, losses, status="finished", val=(0.9, 0.8), alpha=None) -> TrialRecord:
@@ -47,13 +28,7 @@ def record(trial: Trial, losses, status="finished", val=(0.9, 0.8), alpha=None) 
     return TrialRecord(trial, status=status, epochs=tuple(epochs))
 
 
-def curve(hit: int | None, final: float = 0.4):
-    """Two epochs of 10 iterations: at the threshold at ``hit`` alone; the last epoch's mean is ``final``."""
-    loss = np.full(20, 2.0)
-    loss[10:] = (10 * final - THRESHOLD) / 9 if hit and hit > 10 else final
-    if hit:
-        loss[hit - 1] = THRESHOLD
-    return loss[:10], loss[10:]
+TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=2)
 
 
 # iterations to threshold
@@ -96,9 +71,70 @@ def test_a_hit_lies_within_the_curve_and_nothing_before_it_is_one(loss, threshol
     assert hit is None or 1 <= hit <= len(loss)
 
 
-# summaries of one trial
+# the smoothed measure
 
-TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=2)
+
+def ema(loss, decay):
+    """The definition, step by step."""
+    average, values = 0.0, []
+    for step, value in enumerate(loss, start=1):
+        average = decay * average + (1 - decay) * value
+        values.append(average / (1 - decay**step))
+    return values
+
+
+@given(st.lists(st.floats(-100, 100), max_size=60), st.sampled_from([0.0, 0.5, 0.98]))
+def test_smoothing_is_the_bias_corrected_average_of_its_definition(loss, decay):
+    assert measures.smoothed(np.array(loss), decay).tolist() == pytest.approx(ema(loss, decay), abs=1e-9)
+
+
+def test_smoothing_has_its_closed_form_on_exponential_decay():
+    r, d, t = 0.99, measures.SMOOTHING, np.arange(1, 1001)
+    closed = (1 - d) * r * (d**t - r**t) / (d - r) / (1 - d**t)
+    assert measures.smoothed(r**t) == pytest.approx(closed)
+
+
+def test_smoothing_lags_by_49_iterations_on_a_curve_that_falls_steadily():
+    t = np.arange(1, 3001)
+    assert (measures.smoothed(10 - 0.001 * t) - (10 - 0.001 * t))[-1] == pytest.approx(0.049)
+
+
+def test_one_lucky_minibatch_is_not_enough_for_the_smoothed_measure():
+    loss = np.full(400, 1.0)
+    loss[100] = 0.0  # reaches 0.5 once, by luck
+    loss[200:] = 0.2
+    kept = record(TRIAL, [loss[:200], loss[200:]])
+    summary = measures.summarise(kept, 0.5)
+    assert summary["iterations_to_threshold"] == 101
+    # 1 − 0.8 (1 − d^k) ≤ 0.5, and the luck has decayed to less than one iteration's worth
+    k = math.ceil(math.log(1 - 0.5 / 0.8) / math.log(measures.SMOOTHING))
+    assert summary["smoothed_iterations_to_threshold"] in (200 + k - 1, 200 + k)
+
+
+def test_after_a_loss_that_is_not_finite_the_smoothed_measure_reaches_nothing():
+    kept = record(TRIAL, [[4.0, math.nan], [0.1, 0.1]])
+    assert measures.summarise(kept, 0.5)["iterations_to_threshold"] == 3
+    assert "smoothed_iterations_to_threshold" not in measures.summarise(kept, 0.5)
+    assert measures.smoothed(np.array([])).tolist() == []
+
+
+def test_the_smoothed_threshold_is_compared_in_float64():
+    constant = np.full(3, 0.1, dtype=np.float32)  # a little more than 0.1, as is any average of it
+    assert measures.iterations_to_threshold(measures.smoothed(constant), 0.1) is None
+    assert measures.iterations_to_threshold(measures.smoothed(constant), float(np.float32(0.1)) + 1e-15) == 1
+
+
+def test_validation_and_seconds_to_the_threshold():
+    kept = record(TRIAL, [[4.0, 2.0, 2.0, 2.0], [1.0, 0.4]], val=(0.9, 0.5))  # 1.5 s per epoch
+    summary = measures.summarise(kept, 0.5)
+    assert summary["epochs_to_val_threshold"] == 2
+    assert summary["seconds_to_threshold"] == 3.0
+    assert measures.summarise(kept, 2.0)["seconds_to_threshold"] == pytest.approx(1.5 * 2 / 4)
+    assert measures.summarise(kept, 1.0)["seconds_to_threshold"] == pytest.approx(1.5 + 1.5 / 2)
+    assert "epochs_to_val_threshold" not in measures.summarise(kept, 0.4)
+
+
+# summaries of one trial
 
 
 def test_summary_of_a_finished_trial():
@@ -106,6 +142,7 @@ def test_summary_of_a_finished_trial():
     assert measures.summarise(kept, 0.5) == pytest.approx(
         {
             "iterations_to_threshold": 4,
+            "seconds_to_threshold": 3.0,
             "best_val_loss": 0.6,
             "best_val_accuracy": 0.4,
             "final_train_loss": 0.7,
@@ -137,282 +174,7 @@ def test_a_trial_that_reached_and_then_diverged_keeps_what_it_reached():
     assert all(math.isfinite(value) for value in summary.values())
 
 
-@pytest.mark.parametrize("status", ["pending", "running", "failed"])
+@pytest.mark.parametrize("status", ["pending", "running", "failed", "pruned"])
 def test_a_trial_that_has_not_ended_is_not_called_not_reached(status):
     assert measures.outcome(TrialRecord(TRIAL, status=status), 0.5) == status
     assert measures.summarise(TrialRecord(TRIAL, status=status), 0.5) == {}
-
-
-# thinning
-
-finite_or_not = st.one_of(st.floats(-5, 5), st.sampled_from([math.nan, math.inf, -math.inf, 0.0]))
-curves = st.lists(finite_or_not, max_size=120).map(np.array)
-
-
-@given(curves, st.integers(0, 60), st.integers(2, 30))
-@example(np.full(40, math.nan), 0, 10)
-@example(np.zeros(40), 0, 10)
-def test_thinning_keeps_ends_and_extremes_in_order_and_within_bounds(values, spare, points):
-    total = len(values) + spare
-    kept = measures.thin_indices(values, total, closed=True, points=points).tolist()
-    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
-    assert kept == sorted(set(kept))
-    assert set(kept) <= set(finite)
-    assert len(kept) <= points + 2
-    if finite:
-        assert (kept[0], kept[-1]) == (finite[0], finite[-1])
-        width = math.ceil(total / (points // 2))
-        for start in range(0, len(values), width):
-            bucket = [values[i] for i in finite if start <= i < start + width]
-            chosen = [values[i] for i in kept if start <= i < start + width]
-            if bucket:
-                assert (min(chosen), max(chosen)) == (min(bucket), max(bucket))
-
-
-@given(curves, st.integers(0, 60), st.integers(2, 30), st.data())
-def test_thinning_a_growing_curve_only_ever_adds_at_the_end(values, spare, points, data):
-    total = len(values) + spare
-    lengths = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=5)))
-    answers = [
-        measures.thin_indices(values[:n], total, closed=False, points=points).tolist() for n in lengths
-    ]
-    answers.append(measures.thin_indices(values, total, closed=True, points=points).tolist())
-    for shorter, longer in pairwise(answers):
-        assert longer[: len(shorter)] == shorter
-
-
-def test_short_curves_are_kept_whole_and_long_ones_to_the_ui_s_points():
-    assert measures.thin_indices(np.linspace(3, 1, 320), 320, closed=True).tolist() == list(range(320))
-    long = np.random.default_rng(0).standard_normal(9380)
-    assert 300 <= len(measures.thin_indices(long, 9380, closed=True)) <= 322
-    assert len(measures.thin_indices(long[:58], 9380, closed=False)) == 0  # buckets are 59 wide
-    assert len(measures.thin_indices(long[:59], 9380, closed=False)) >= 2
-
-
-def test_a_curve_longer_than_promised_is_refused():
-    with pytest.raises(ValueError, match="at most total=3 values was promised; got 4"):
-        measures.thin_indices(np.zeros(4), 3, closed=True)
-    with pytest.raises(ValueError, match="points must be 2 or more; got 1"):
-        measures.thin_indices(np.zeros(4), 4, closed=True, points=1)
-
-
-# tables
-
-
-def cell_records(study: Study, hits: dict[str, list[int | None]], finals=None) -> list[TrialRecord]:
-    finals = finals or {}
-    return [
-        record(
-            trial,
-            curve(hits[trial.optimizer][trial.seed], finals.get(trial.optimizer, [0.4] * 9)[trial.seed]),
-        )
-        for trial in study.trials()
-        if trial.optimizer in hits
-    ]
-
-
-def test_trial_table_has_a_row_per_trial_in_the_study_s_order():
-    study = make_study()
-    records = cell_records(study, {"adam": [3, None, 5], "adam-adam": [1, 2, 3]})
-    random.Random(0).shuffle(records)
-    stranger = record(Trial("digits-mlp", "sgd", 0.1, None, seed=0, epochs=2), curve(3))
-    table = measures.trial_table([*records, stranger], study)
-    assert table["key"].tolist() == [trial.key for trial in study.trials()]
-    assert table["outcome"].tolist() == ["reached", "not_reached", "reached"] + 3 * ["pending"] + 3 * [
-        "reached"
-    ]
-    assert table["iterations_to_threshold"].tolist()[:3] == pytest.approx([3, math.nan, 5], nan_ok=True)
-    assert table["beta"].isna().tolist() == [True] * 3 + [False] * 6
-    assert set(table["budget"]) == {20.0}
-    assert table["final_train_loss"][0] == pytest.approx(0.4)
-
-
-def test_two_records_of_one_trial_are_refused():
-    study = make_study()
-    twice = [TrialRecord(study.trials()[0])] * 2
-    with pytest.raises(ValueError, match=r"two records of one trial: adam α₀=0\.001 seed=0"):
-        measures.trial_table(twice, study)
-
-
-def test_a_trial_that_diverged_in_its_first_epoch_has_the_budget_of_its_siblings():
-    study = make_study(optimizers=["adam"])
-    trials = study.trials()
-    records = [record(trials[0], [[2.0, math.nan]], "diverged"), record(trials[1], curve(3))]
-    assert measures.trial_table(records, study)["budget"].tolist() == [20, 20, 20]
-
-
-@pytest.mark.parametrize(
-    ("hits", "median", "span", "text"),
-    [
-        ([3, 9, 5], 5, (3, 9), "5 (3 – 9)"),
-        ([3, None, 5], 5, (3, math.nan), "5 (3 – > 20)"),
-        ([None, None, 5], math.nan, (5, math.nan), "> 20 (5 – > 20)"),
-        ([None, None, None], math.nan, (math.nan, math.nan), "> 20"),
-        ([4, 4, 4], 4, (4, 4), "4"),
-        ([4, 7], 5.5, (4, 7), "5.5 (4 – 7)"),
-        ([4, None], math.nan, (4, math.nan), "> 20 (4 – > 20)"),  # (4 + ∞) / 2
-    ],
-)
-def test_the_median_over_seeds_keeps_what_is_censored_censored(hits, median, span, text):
-    study = make_study(optimizers=["adam"], seeds=list(range(len(hits))))
-    row = measures.summary_table(measures.trial_table(cell_records(study, {"adam": hits}), study)).iloc[0]
-    assert row["iterations_median"] == pytest.approx(median, nan_ok=True)
-    assert (row["iterations_min"], row["iterations_max"]) == pytest.approx(span, nan_ok=True)
-    assert row["iterations_text"] == text
-    assert (row["seeds"], row["reached"]) == (len(hits), sum(hit is not None for hit in hits))
-
-
-def test_summary_over_seeds():
-    study = make_study(optimizers=["adam-adam"], seeds=[0, 1, 2, 3, 4])
-    trials = study.trials()
-    records = [
-        record(trials[0], curve(3, 0.3), val=(0.9, 0.5)),
-        record(trials[1], curve(9, 0.1), val=(0.4, 0.8)),
-        record(trials[2], [[2.0] * 10, [THRESHOLD, math.nan]], "diverged", val=(0.7, math.nan)),
-        record(trials[3], [[0.1] * 10], "running"),
-        TrialRecord(trials[4], status="failed"),
-    ]
-    row = measures.summary_table(measures.trial_table(records, study)).iloc[0]
-    assert (row["seeds"], row["missing"], row["diverged"], row["reached"]) == (3, 2, 1, 3)
-    assert row["iterations_text"] == "9 (3 – 11)"
-    final = [row[f"final_train_loss{end}"] for end in ("", "_min", "_max")]
-    assert final == pytest.approx([0.2, 0.1, 0.3])  # of the two that did not diverge
-    assert [row[f"best_val_loss{end}"] for end in ("", "_min", "_max")] == pytest.approx([0.5, 0.4, 0.7])
-    assert row["seconds"] == 3.0
-
-
-def test_tables_do_not_depend_on_the_order_of_rows():
-    study = make_study(alpha0=[0.001, 0.01])
-    hits = {"adam": [3, None, 5], "adam-sgd": [2, 9, None], "adam-adam": [1, 9, 3]}
-    table = measures.trial_table(cell_records(study, hits), study)
-    shuffled = table.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(measures.summary_table(shuffled), measures.summary_table(table))
-    pd.testing.assert_frame_equal(measures.comparisons(shuffled), measures.comparisons(table))
-
-
-def test_no_threshold_no_iterations():
-    study = make_study(threshold={})
-    table = measures.trial_table(cell_records(study, {"adam": [3] * 3, "adam-sgd": [3] * 3}), study)
-    assert set(table["outcome"]) == {"completed", "pending"}
-    assert set(measures.summary_table(table)["iterations_text"]) == {""}
-    (verdict,) = measures.comparisons(table)["verdict"]
-    assert "threshold" not in verdict
-
-
-# comparisons
-
-
-def compare(hits, finals=None, **changes) -> pd.DataFrame:
-    study = make_study(**changes)
-    rows = measures.comparisons(measures.trial_table(cell_records(study, hits, finals), study))
-    return rows.set_index("optimizer")
-
-
-def test_each_optimizer_is_compared_with_its_own_baseline():
-    assert measures.BASELINES == {
-        **{"sgd-sgd": "sgd", "sgdn-sgd": "sgdn", "adam-sgd": "adam"},
-        **{"sgd-sgdn": "sgd-sgd", "sgd-adam": "sgd-sgd", "sgdn-sgdn": "sgdn-sgd"},
-        **{"sgdn-adam": "sgdn-sgd", "adam-sgdn": "adam-sgd", "adam-adam": "adam-sgd"},
-    }
-
-
-def test_pairs_share_their_seed_and_losses_are_compared_within_them():
-    finals = {"adam-sgd": [1.0, 2.0, 3.0], "adam-adam": [0.5, 1.8, 3.3]}
-    rows = compare({"adam-sgd": [3, 3, 3], "adam-adam": [3, 3, 3]}, finals)
-    row = rows.loc["adam-adam"]
-    assert (row["baseline"], row["pairs"]) == ("adam-sgd", 3)
-    assert (row["final_train_loss_better"], row["final_train_loss_worse"]) == (2, 1)
-    assert row["final_train_loss_ratio"] == pytest.approx(0.9)  # of 0.5, 0.9, 1.1
-    assert "final training loss lower in 2 of 3 pairs (median −10 %)" in row["verdict"].split("; ")
-    assert "threshold reached equally soon in 3 of 3 pairs" in row["verdict"].split("; ")
-
-
-def test_censored_pairs():
-    rows = compare(
-        {"adam-sgd": [None, 7, None, 4, 9], "adam-adam": [None, None, 5, 4, 3]}, seeds=[0, 1, 2, 3, 4]
-    )
-    row = rows.loc["adam-adam"]
-    counts = [row[f"iterations_to_threshold_{how}"] for how in ("better", "worse", "equal")]
-    assert counts == [2, 1, 2]  # better: 5 against none, 3 against 9; equal: none and none, 4 and 4
-    assert row["iterations_to_threshold_ratio"] == pytest.approx((1 + 3 / 9) / 2)
-    assert row["verdict"].startswith("threshold reached sooner in 2 of 5 pairs, equal in 2 (median −33 %)")
-
-
-def test_a_threshold_that_neither_reached_is_said_so():
-    row = compare({"adam-sgd": [None] * 3, "adam-adam": [None] * 3}).loc["adam-adam"]
-    assert row["verdict"].startswith("threshold reached in none of 3 pairs; ")
-    assert math.isnan(row["iterations_to_threshold_ratio"])
-
-
-def test_a_diverged_trial_is_behind_one_that_is_not():
-    study = make_study(optimizers=["adam-sgd", "adam-adam"], threshold={})
-    records = []
-    for trial in study.trials():
-        losses = (
-            [[1.0, 1.0], [0.001, math.nan]] if trial.optimizer == "adam-adam" else [[1.0, 1.0], [0.9, 0.9]]
-        )
-        diverged = trial.optimizer == "adam-adam" and trial.seed < 2
-        records.append(record(trial, losses if diverged else [[1.0, 1.0], [0.9, 0.9]]))
-        if diverged:
-            records[-1] = TrialRecord(trial, status="diverged", epochs=records[-1].epochs)
-    (row,) = measures.comparisons(measures.trial_table(records, study)).to_dict("records")
-    assert [row[f"final_train_loss_{how}"] for how in ("better", "worse", "equal")] == [0, 2, 1]
-    assert (row["diverged"], row["baseline_diverged"]) == (2, 0)
-    assert row["verdict"].endswith("diverged in 2, the baseline in 0 of 3 pairs")
-
-
-def test_trials_that_have_not_ended_make_no_pairs():
-    study = make_study()
-    records = cell_records(study, {"adam-sgd": [3] * 3, "adam-adam": [3] * 3})
-    records = [
-        TrialRecord(r.trial, status="running", epochs=r.epochs[:1]) if r.trial.seed == 1 else r
-        for r in records
-    ]
-    assert measures.comparisons(measures.trial_table(records, study))["pairs"].tolist() == [2]
-    assert measures.comparisons(measures.trial_table([], study)).empty
-
-
-def test_equal_betas_are_paired_and_unequal_ones_named():
-    hits = {"adam": [3] * 3, "adam-sgd": [3] * 3, "adam-adam": [3] * 3}
-
-    def pairs(beta):
-        rows = compare(hits, beta=beta).loc["adam-adam"]
-        rows = rows.to_frame().T if isinstance(rows, pd.Series) else rows
-        return sorted(zip(rows["beta"], rows["baseline_beta"], rows["pairs"], strict=True))
-
-    assert pairs([1e-7, 1e-3]) == [(1e-7, 1e-7, 3), (1e-3, 1e-3, 3)]
-    assert pairs({"adam-sgd": [1e-3], "adam-adam": [1e-7]}) == [(1e-7, 1e-3, 3)]
-    against_plain = compare(hits, beta=[1e-7, 1e-3]).loc["adam-sgd"]
-    assert against_plain["beta"].tolist() == [1e-7, 1e-3]
-    assert against_plain["baseline_beta"].isna().all()
-
-
-def test_every_granularity_is_paired_with_its_own_or_else_with_what_there_is():
-    optimizers = ["adam-sgd", "adam-adam", {"name": "adam-adam", "granularity": "released"}]
-    rows = compare({"adam-sgd": [3] * 3, "adam-adam": [3] * 3}, optimizers=optimizers)
-    assert rows["granularity"].tolist() == ["group", "released"]
-    assert rows["baseline_granularity"].tolist() == ["group", "group"]
-    both = [{"name": "adam-sgd", "granularity": "released"}, *optimizers]
-    rows = compare({"adam-sgd": [3] * 3, "adam-adam": [3] * 3}, optimizers=both)
-    assert sorted(zip(rows["granularity"], rows["baseline_granularity"], strict=True)) == [
-        ("group", "group"),
-        ("released", "released"),
-    ]
-
-
-def test_another_baseline_can_be_asked_for():
-    study = make_study()
-    table = measures.trial_table(cell_records(study, {"adam": [5] * 3, "adam-adam": [3] * 3}), study)
-    (row,) = measures.comparisons(table, {"adam-adam": "adam"}).to_dict("records")
-    assert (row["optimizer"], row["baseline"], row["iterations_to_threshold_better"]) == (
-        "adam-adam",
-        "adam",
-        3,
-    )
-
-
-def test_iterations_to_different_thresholds_are_not_compared():
-    study = make_study(threshold={"adam": 0.05, "adam-adam": 0.06})
-    table = measures.trial_table(cell_records(study, {"adam": [5] * 3, "adam-adam": [3] * 3}), study)
-    (row,) = measures.comparisons(table, {"adam-adam": "adam"}).to_dict("records")
-    assert "threshold" not in row["verdict"]
