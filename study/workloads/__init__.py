@@ -22,6 +22,7 @@ __all__ = ["CATALOGUE", "WorkloadError", "resolve"]
 CATALOGUE: dict[str, str] = {
     "digits-logreg": "study.workloads.digits:logreg",
     "digits-mlp": "study.workloads.digits:mlp",
+    "chars-gru": "study.workloads.chars:gru",
     "mnist-logreg": "study.workloads.mnist:logreg",
     "mnist-mlp": "study.workloads.mnist:mlp",
     "cifar10-vgg16": "study.workloads.cifar:cifar10_vgg16",
