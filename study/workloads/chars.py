@@ -1,4 +1,4 @@
-"""Next-letter prediction: a small recurrent network on a text of our own, in seconds and without a download."""
+"""Next-letter prediction: a small recurrent network on a text of our own; no download, seconds to train."""
 
 from __future__ import annotations
 

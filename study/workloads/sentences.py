@@ -48,8 +48,6 @@ _NAMES = (("anna", "she"), ("peter", "he"), ("maria", "she"), ("oskar", "he"), (
 _NUMBERS = ("two", "three", "four", "seven", "twelve")
 
 
-
-
 def text(length: int, seed: int) -> str:
     """Return the first ``length`` characters of the seed's text; all are in :data:`ALPHABET`."""
     parts: list[str] = []
@@ -66,9 +64,9 @@ def sentences(seed: int) -> Iterator[tuple[str, float]]:
     """Yield sentences without end, each with its information in nats."""
     draw = _Draw(random.Random(seed))
     while True:
-        before = draw.nats
+        draw.nats = 0.0
         words = _question(draw) if draw.chance(0.1) else _statement(draw)
-        yield _spelled(words) + ("\n" if draw.chance(0.2) else " "), draw.nats - before
+        yield _spelled(words) + ("\n" if draw.chance(0.2) else " "), draw.nats
 
 
 class _Draw:

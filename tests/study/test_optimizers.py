@@ -56,7 +56,7 @@ def noisy() -> nn.Module:
 
 
 PLAIN = Workload("plain", blobs, sure)
-# In float32, as models are: torch.optim.NAdam's state does not survive torch's own load_state_dict in float64.
+# In float32, as models are: torch's own load_state_dict rounds torch.optim.NAdam's state in float64.
 NOISY = Workload("noisy", blobs, noisy, prepare=lambda inputs, random: inputs.float())
 
 
