@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from study import view
+from study import imports, view
 from study.folder import RUNS_VARIABLE, StudyFolder, find_run, runs_folder
 from study.progress import progress_of
 from study.spec import SpecError, Study, load_study, preset_names, preset_path
@@ -82,11 +82,17 @@ def run(
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a Ray of its own.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a Ray of its own.")] = None,
+    no_imports: Annotated[
+        bool, typer.Option("--no-imports", help="Import no code that the study names: for strangers' files.")
+    ] = False,
 ) -> None:
     """Run a study, or what is left of it."""
     spec = load_study(study)
+    if no_imports:
+        os.environ[imports.VARIABLE] = "1"
     folder = StudyFolder(runs_folder(runs), spec.name)
     from study import driver, tracking
+    from study.optimizers import OptimizerError
     from study.scheduling import ClusterError
     from study.workloads import WorkloadError
     from study.workloads.storage import DataError
@@ -105,6 +111,7 @@ def run(
         tracking.TrackingError,
         ClusterError,
         WorkloadError,
+        OptimizerError,
         DataError,
         driver.BusyError,
         OSError,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from study import planning, scheduling, workloads
+from study import optimizers, planning, scheduling, workloads
 from study.folder import StudyFolder
 from study.journal import JournalReader
 from study.lease import Lease, LeaseError
@@ -16,6 +16,7 @@ from study.progress import Progress, Watch, progress_of
 from study.records import TrialRecord
 from study.spec import Study
 from study.tracking import Tracker, TrackingError
+from study.trial import is_dotted
 from study.workloads import storage
 
 POLL_SECONDS = 1.0
@@ -47,12 +48,12 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
     Raises:
         BusyError: another process runs this study, or has taken it over from this one.
         ClusterError: Ray cannot be reached, or cannot hold one trial.
-        WorkloadError, DataError: a workload or its data cannot be had.
+        WorkloadError, DataError, OptimizerError: a workload, its data or an optimizer cannot be had.
         KeyboardInterrupt: interrupted; all that the journals have is in MLflow.
     """
     with _alone(folder, settings.say) as lease:
+        _check(study, settings)
         folder.keep(study)
-        _check_workloads(study, settings)
         tracker.begin()
         follower = Follower(study, folder, tracker, settings.watch, lease.held)
         try:
@@ -174,8 +175,13 @@ def _alone(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[Lease]:
         raise BusyError(f"the study {folder.name!r} {error}") from error
 
 
-def _check_workloads(study: Study, settings: Settings) -> None:
+def _check(study: Study, settings: Settings) -> None:
     """Find what is missing before any trial starts; download and decode once, not once per worker."""
+    checked = set()
+    for trial in study.trials():
+        if is_dotted(trial.optimizer) and (alike := replace(trial, workload="", seed=0)) not in checked:
+            checked.add(alike)
+            optimizers.check(trial)
     for name, args in {(trial.workload, tuple(trial.workload_args.items())) for trial in study.trials()}:
         workload = workloads.resolve(name, dict(args))
         if settings.address is None:

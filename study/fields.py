@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from study.trial import GRANULARITIES, OPS, OPTIMIZERS
+from study import schedules
+from study.trial import GRANULARITIES, OPS, OPTIMIZERS, is_dotted
 from study.workloads import CATALOGUE
 
 DEFAULT = "default"
@@ -182,14 +183,31 @@ def workload_name(value: object) -> str:
 
 
 def optimizer_name(value: object) -> str:
-    """One of the twelve."""
-    if not isinstance(value, str) or value not in OPTIMIZERS:
+    """One of the twelve, or the dotted path of a class, which is not imported here."""
+    if not isinstance(value, str) or not (value in OPTIMIZERS or is_dotted(value)):
         hint = (
             nearest(value.replace("_", "-"), OPTIMIZERS)
             if isinstance(value, str)
             else nearest("", OPTIMIZERS)
         )
-        raise ValueError(f"{show(value)} is not an optimizer; {hint}")
+        raise ValueError(
+            f"{show(value)} is not an optimizer; {hint} (any other class by its path, torch.optim.AdamW)"
+        )
+    return value
+
+
+def schedule(value: object) -> dict[str, Any]:
+    """A schedule's name, or a mapping with its name and options; see :mod:`study.schedules`."""
+    return schedules.normalised(value)
+
+
+def label(value: object) -> str:
+    """What an optimizer is called in tables and figures."""
+    if not isinstance(value, str) or not re.fullmatch(r"\w[\w .+()=/-]{0,39}", value):
+        raise ValueError(
+            f"{show(value)} is no label; write up to 40 letters, digits, spaces and any of _ . + - ( ) = /, "
+            "beginning with a letter or digit"
+        )
     return value
 
 
@@ -211,8 +229,10 @@ def scalar(value: object) -> bool | int | float | str:
 
 
 def option(value: object) -> Any:
-    """An optimizer's argument: a number, true or false, or a short list of numbers."""
+    """An optimizer's argument: a number, text, true or false, or a short list of numbers."""
     if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and len(value) <= 200 and value.isprintable():
         return value
     if isinstance(value, list | tuple):
         if not 1 <= len(value) <= 10:
@@ -228,8 +248,10 @@ def argument_name(value: object) -> str:
     return value
 
 
-def misfit(option: str, optimizer: str) -> str | None:
-    """Why an optimizer cannot have an option; ``None`` if it can."""
+def misfit(option: str, value: object, optimizer: str) -> str | None:
+    """Why an optimizer cannot have an option of this value; ``None`` if it can, as far as is known here."""
+    if is_dotted(optimizer):
+        return f"not an option here; set it by {ELSEWHERE['lr']}" if option == "lr" else None
     if option in ELSEWHERE:
         return f"not an option here; set it by {ELSEWHERE[option]}"
     if option not in OPTIONS:
@@ -238,7 +260,7 @@ def misfit(option: str, optimizer: str) -> str | None:
     op, _, lop = optimizer.partition("-")
     if (op if part == "op" else lop) != name:
         return f"{optimizer} has no use for it; it belongs to {part} {name}"
-    return None
+    return f"{show(value)} is not a number; write one such as 0.9" if isinstance(value, str) else None
 
 
 def by_default(value: object) -> dict[Any, Any]:
@@ -255,6 +277,11 @@ def selector(value: object) -> str:
     return value
 
 
+def threshold_selector(value: object) -> str:
+    """As :func:`selector`, or the dotted path of an optimizer."""
+    return value if isinstance(value, str) and is_dotted(value) else selector(value)
+
+
 def choose(values: dict[str, Any], optimizer: str) -> Any:
     """The most specific value for an optimizer: by its name, by its op, the default, or ``None``."""
     for name in (optimizer, optimizer.partition("-")[0], DEFAULT):
@@ -266,3 +293,4 @@ def choose(values: dict[str, Any], optimizer: str) -> Any:
 Rate = Annotated[float, BeforeValidator(number())]
 Granularity = Annotated[str, BeforeValidator(granularity_name)]
 Selector = Annotated[str, BeforeValidator(selector)]
+ThresholdSelector = Annotated[str, BeforeValidator(threshold_selector)]

@@ -100,7 +100,7 @@ def threshold_figure(records: Sequence[TrialRecord], study: Study) -> Figure:
             panel.set_xlabel("initial learning rate α₀")
         for panel in axes[:, 0]:
             panel.set_ylabel("iterations to threshold")
-        finish(figure, (record.trial.optimizer for record in kept), study.name, note, markers=True)
+        finish(figure, (record.trial.label for record in kept), study.name, note, markers=True)
     return figure
 
 
@@ -178,7 +178,7 @@ def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
 
 
 def _group(record: TrialRecord) -> tuple[str, str]:
-    return workload_label(record.trial), record.trial.optimizer
+    return workload_label(record.trial), record.trial.label
 
 
 def _settings(trial: Trial, *but: str) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _draw_iterations(panel: Axes, records: Sequence[TrialRecord], threshold: flo
     by_optimizer: dict[str, dict[float, list[float]]] = {}
     for record in records:
         hit = iterations_to_threshold(record.train_loss, threshold)
-        steps = by_optimizer.setdefault(record.trial.optimizer, {})
+        steps = by_optimizer.setdefault(record.trial.label, {})
         steps.setdefault(record.trial.alpha0, []).append(math.inf if hit is None else hit)
     alphas = sorted({alpha for steps in by_optimizer.values() for alpha in steps})
     gap = min((b / a for a, b in pairwise(alphas) if a > 0), default=10.0)

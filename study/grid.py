@@ -20,8 +20,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from study import fields, yamlfile
-from study.fields import DEFAULT, Granularity, Rate, Selector
-from study.trial import Trial
+from study.fields import DEFAULT, Granularity, Rate, Selector, ThresholdSelector
+from study.trial import OPTIMIZERS, Trial, default_label, is_dotted
 
 MAX_TRIALS = 100_000
 """A larger grid is refused as a slip of the pen."""
@@ -57,12 +57,20 @@ class WorkloadUse(_Model):
 
 
 class OptimizerUse(_Model):
-    """An optimizer and what it overrides: a name, or a mapping with these keys."""
+    """An optimizer and what it overrides: a name, or a mapping with these keys.
+
+    The name is one of the twelve, or the dotted path of a ``torch.optim.Optimizer``: that one has no β and
+    no granularity, and ``args`` are any of its class's, checked against its signature when the study runs.
+    ``schedule`` (see :mod:`study.schedules`) is for optimizers that do not learn α. ``label`` is what tables
+    and figures call an optimizer that is not one of the report's; it is not part of a trial's identity.
+    """
 
     name: Annotated[str, BeforeValidator(fields.optimizer_name)]
     granularity: Granularity | None = None
     alpha0: Rates | None = None
     beta: Rates | None = None
+    schedule: Annotated[dict[str, Any] | None, BeforeValidator(fields.optional(fields.schedule))] = None
+    label: Annotated[str | None, BeforeValidator(fields.optional(fields.label))] = None
     args: dict[str, Annotated[Any, BeforeValidator(fields.option)]] = {}
 
     @model_validator(mode="before")
@@ -74,14 +82,32 @@ class OptimizerUse(_Model):
     @classmethod
     def _applicable(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if "name" in info.data:
-            wrong = {name: fields.misfit(name, info.data["name"]) for name in args}
+            wrong = {name: fields.misfit(name, value, info.data["name"]) for name, value in args.items()}
             _refuse(((name,), message) for name, message in wrong.items() if message)
         return args
+
+    @model_validator(mode="after")
+    def _fitting(self) -> OptimizerUse:
+        wrong = []
+        if is_dotted(self.name):
+            given = [name for name in ("granularity", "beta") if getattr(self, name)]
+            wrong += [(name, f"{self.name} has none; leave it out") for name in given]
+        if self.learned and self.schedule:
+            wrong.append(("schedule", f"{self.name} learns its learning rate; leave it out"))
+        if self.label and self.name in OPTIMIZERS and not self.schedule:
+            wrong.append(("label", f"{self.name} keeps its name, by which it is compared; leave it out"))
+        _refuse(((name,), message) for name, message in wrong)
+        return self
 
     @property
     def learned(self) -> bool:
         """Whether the optimizer learns α, and so needs a β."""
         return "-" in self.name
+
+    @property
+    def shown_as(self) -> str:
+        """What tables and figures call it."""
+        return self.label or default_label(self.name, self.schedule)
 
 
 class Resources(_Model):
@@ -126,7 +152,7 @@ class Study(_Model):
     granularity: Annotated[dict[Selector, Granularity], BeforeValidator(fields.by_default)] = Field(
         default={}, validate_default=True
     )
-    thresholds: Annotated[dict[str, dict[Selector, Threshold]], Field(alias="threshold")] = {}
+    thresholds: Annotated[dict[str, dict[ThresholdSelector, Threshold]], Field(alias="threshold")] = {}
     """Training loss to reach, by workload or ``"default"``, then by optimizer, op, or ``"default"``."""
     resources: Resources = Resources()
     retries: Annotated[int, BeforeValidator(fields.whole(0, 100))] = 0
@@ -175,14 +201,18 @@ class Study(_Model):
             return {DEFAULT: {DEFAULT: value}}
         thresholds: dict[str, Any] = {}
         workloads = [w.use for w in info.data.get("workloads", ())]
+        selectors = [
+            *fields.SELECTORS,
+            *(o.name for o in info.data.get("optimizers", ()) if is_dotted(o.name)),
+        ]
         unknown = []
         for name, entry in value.items():
             if name in workloads or (name == DEFAULT and isinstance(entry, dict)):
                 thresholds[name] = thresholds.get(name, {}) | fields.by_default(entry)
-            elif name in fields.SELECTORS:
+            elif name in selectors:
                 thresholds[DEFAULT] = thresholds.get(DEFAULT, {}) | {name: entry}
             elif "workloads" in info.data:
-                hint = fields.nearest(name, [*workloads, *fields.SELECTORS])
+                hint = fields.nearest(name, [*workloads, *selectors])
                 unknown.append(((name,), f"neither an optimizer nor a workload of this study; {hint}"))
         _refuse(unknown)
         return {name: entry for name, entry in thresholds.items() if entry}
@@ -193,14 +223,15 @@ class Study(_Model):
         count = len(self.workloads) * per_seed * len(self.seeds)
         if count > MAX_TRIALS:
             raise ValueError(f"the grid has {count:,} trials; at most {MAX_TRIALS:,} make a study")
-        _refuse(self._repeated())
+        _refuse([*self._repeated(), *self._mistaken(), *self._all_warmup()])
         return self
 
     def _repeated(self) -> Iterator[tuple[tuple[str, int], str]]:
         """Optimizers with a trial that an earlier one has too."""
         first: dict[object, int] = {}
         for i, use in enumerate(self.optimizers):
-            settings = (use.name, self._granularity(use) if use.learned else None, _canonical(use.args))
+            granularity = self._granularity(use) if use.learned else None
+            settings = (use.name, granularity, _canonical([use.args, use.schedule]))
             others = {
                 first.setdefault((*settings, alpha0, beta), i)
                 for alpha0 in self._alphas(use)
@@ -208,6 +239,26 @@ class Study(_Model):
             }
             if other := [j for j in sorted(others) if j != i]:
                 yield ("optimizers", i), f"repeats trials of optimizers[{other[0]}]; list every one once"
+
+    def _mistaken(self) -> Iterator[tuple[tuple[str, int], str]]:
+        """Optimizers that tables and figures would take for another."""
+        first: dict[str, OptimizerUse] = {}
+        for i, use in enumerate(self.optimizers):
+            other = first.setdefault(use.shown_as, use)
+            taken = (other.name, other.schedule) != (use.name, use.schedule)
+            if taken or (use.shown_as in OPTIMIZERS and use.shown_as != use.name):
+                known = f"{use.shown_as}, which is another optimizer's name"
+                yield ("optimizers", i), f"would be shown as {known}; give it a label"
+
+    def _all_warmup(self) -> Iterator[tuple[tuple[str, int, str], str]]:
+        """Schedules whose warm-up does not end."""
+        budget, unit = (self.epochs, "epochs") if self.epochs else (self.iterations or 0, "iterations")
+        for i, use in enumerate(self.optimizers):
+            if use.schedule and use.schedule.get("warmup", 0) >= budget:
+                yield (
+                    ("optimizers", i, "schedule"),
+                    f"warmup takes all {budget} {unit} of the budget; write fewer",
+                )
 
     def _alphas(self, use: OptimizerUse) -> tuple[float, ...]:
         return use.alpha0 or self.alpha0
@@ -236,6 +287,8 @@ class Study(_Model):
                 granularity=self._granularity(use),
                 workload_args=workload.args,
                 optimizer_args=use.args,
+                schedule=use.schedule,
+                label=use.shown_as,
             )
             for workload in self.workloads
             for use in self.optimizers

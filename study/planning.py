@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TRAIN_SIZES = {
     "digits-logreg": 1_437,
     "digits-mlp": 1_437,
+    "chars-gru": 6_400,
     "mnist-logreg": 60_000,
     "mnist-mlp": 60_000,
     "cifar10-vgg16": 50_000,
@@ -26,6 +27,7 @@ TRAIN_SIZES = {
 ROUGH_RATES = {
     "digits-logreg": 0.0003,
     "digits-mlp": 0.0005,
+    "chars-gru": 0.007,
     "mnist-logreg": 0.0006,
     "mnist-mlp": 0.012,
     "cifar10-vgg16": 1.5,

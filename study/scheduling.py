@@ -35,6 +35,7 @@ from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from study import imports
 from study.folder import StudyFolder
 from study.spec import Resources, Trial
 from study.worker import run_bundle
@@ -107,6 +108,7 @@ def cluster(
     # A user's own workload is imported on the workers as it is here.
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    environment[imports.VARIABLE] = os.environ.get(imports.VARIABLE, "")
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     try:
         with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +21,9 @@ from study.spec import OPS, OPTIMIZERS
 DPI = 150
 COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
+_STYLES = (_NEW, _HD, _OTHER)
 _REPORTED = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the report pairs each op with
+_RIVALS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")  # optimizers that are not ours
 _MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
 
 STYLE: Any = {
@@ -55,6 +58,9 @@ class Look(NamedTuple):
 
 def look(optimizer: str) -> Look:
     """Return the look of an optimizer: plain dotted, lop SGD dashed, the new ones solid or dash-dotted."""
+    if optimizer not in OPTIMIZERS:
+        place = crc32(optimizer.encode())
+        return Look(_RIVALS[place % len(_RIVALS)], _STYLES[place // 7 % len(_STYLES)], 1.3, "v")
     op, _, lop = optimizer.partition("-")
     if not lop:
         return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
@@ -72,8 +78,10 @@ def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[An
 
 def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False) -> None:
     """Title, and a legend below: one column per op, or one row if there is a single op."""
-    shown = set(optimizers)
+    shown = dict.fromkeys(optimizers)
     columns = [names for op in OPS if (names := [n for n in OPTIMIZERS if n in shown and _op(n) == op])]
+    others = [name for name in shown if name not in OPTIMIZERS]
+    columns += [others[i : i + 4] for i in range(0, len(others), 4)]
     handles = []
     for names in columns:
         for optimizer in names:

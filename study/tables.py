@@ -167,6 +167,7 @@ def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
     trial = record.trial
     return {
         **trial.settings(),
+        "optimizer": trial.label,
         "key": trial.key,
         "op": trial.op,
         "lop": trial.lop,

@@ -240,6 +240,7 @@ class Tracker:
             "trial_key": trial.key,
             "attempt": record.attempt,
             **{name: str(params[name]) for name in _TAGGED if name in params},
+            "optimizer": trial.label,  # what one groups by; the parameter of that name is exact
             **{f"machine.{name}": value for name, value in record.machine.items()},
         }
         run = self._client.create_run(

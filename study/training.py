@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import hypergrad
+from study import optimizers
 from study.records import EpochRecord
 from study.spec import Trial
 from study.workloads.base import Data, Workload
@@ -71,7 +71,9 @@ class Training:
         self._random = _RandomState(trial.seed, device)
         with self._random.in_use():
             self._model = workload.build().to(device)
-        self._optimizer = _optimizer(trial, self._model)
+        self._optimizer = optimizers.build(trial, self._model.parameters())
+        epoch = -(-len(data.train_targets) // trial.batch_size)
+        self._scheduler = optimizers.scheduler(trial, self._optimizer, epoch)
         self.epoch = 0
         """Epochs done."""
         self._iterations = 0
@@ -92,7 +94,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the training depends on; ``torch.load(weights_only=True)`` reads it."""
-        return {
+        state = {
             "key": self._trial.key,
             "epoch": self.epoch,
             "iterations": self._iterations,
@@ -100,6 +102,7 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "random": self._random.state_dict(),
         }
+        return state if self._scheduler is None else state | {"scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where ``state`` was taken.
@@ -113,16 +116,17 @@ class Training:
             )
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
         self._random.load_state_dict(state["random"])
         self.epoch, self._iterations = state["epoch"], state["iterations"]
 
     def _train_epoch(self, at_most: int | None) -> EpochRecord:
         with self._random.in_use():
             started = time.perf_counter()
-            curves = _train_epoch(
-                self._trial, self._workload, self._data, self._model, self._optimizer, self._random, at_most
-            )
+            curves = self._iterate(at_most)
             seconds = time.perf_counter() - started
+            optimizers.evaluating(self._optimizer)
             val_loss, val_accuracy = evaluate(self._workload, self._data, self._model)
         return EpochRecord(
             epoch=self.epoch + 1,
@@ -136,10 +140,38 @@ class Training:
             seconds=seconds,
         )
 
+    def _iterate(self, at_most: int | None) -> _Curves:
+        workload, data, model, optimizer = self._workload, self._data, self._model, self._optimizer
+        model.train()
+        optimizers.training(optimizer)
+        order = torch.randperm(len(data.train_targets), generator=self._random.order)
+        losses: list[Tensor] = []
+        alphas: list[Tensor | float] = []
+        hypergradients: list[Tensor] = []
+        for chosen in order.to(data.train_inputs.device).split(self._trial.batch_size)[:at_most]:
+            # Half the time of indexing with [chosen], on a CPU.
+            inputs = data.train_inputs.index_select(0, chosen)
+            if workload.prepare is not None:
+                inputs = workload.prepare(inputs, self._random.augmentation)
+            optimizer.zero_grad(set_to_none=True)
+            loss = workload.loss(model(inputs), data.train_targets[chosen])
+            loss.backward()
+            alpha, h = optimizers.step(optimizer)
+            losses.append(loss.detach())
+            alphas.append(alpha)
+            if h is not None:
+                hypergradients.append(h)
+            if self._scheduler is not None:
+                self._scheduler.step()
+        return _read_back(losses, alphas, hypergradients)
+
 
 @torch.no_grad()
 def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, float]:
-    """Return the mean loss and the accuracy (0 to 1) of ``model`` over the validation data."""
+    """Return the mean loss and the accuracy (0 to 1) of ``model`` over the validation data.
+
+    Where a row has several targets, as a text has characters, the accuracy is over all of them.
+    """
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=data.val_inputs.device)
     correct = torch.zeros_like(loss)
@@ -150,8 +182,7 @@ def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, f
         outputs = model(workload.prepare(inputs, None) if workload.prepare else inputs)
         loss += workload.loss(outputs, targets) * len(targets)
         correct += (outputs.argmax(-1) == targets).sum()
-    count = len(data.val_targets)
-    return loss.item() / count, correct.item() / count
+    return loss.item() / len(data.val_targets), correct.item() / data.val_targets.numel()
 
 
 @dataclass(frozen=True)
@@ -162,62 +193,19 @@ class _Curves:
     alpha_tensors: np.ndarray | None
 
 
-def _train_epoch(
-    trial: Trial,
-    workload: Workload,
-    data: Data,
-    model: nn.Module,
-    optimizer: hypergrad.SGD | hypergrad.Adam,
-    random: _RandomState,
-    at_most: int | None,
-) -> _Curves:
-    model.train()
-    learned = trial.lop is not None
-    order = torch.randperm(len(data.train_targets), generator=random.order).to(data.train_inputs.device)
-    losses: list[Tensor] = []
-    alphas: list[Tensor] = []
-    hypergradients: list[Tensor] = []
-    for chosen in order.split(trial.batch_size)[:at_most]:
-        # Half the time of indexing with [chosen], on a CPU.
-        inputs = data.train_inputs.index_select(0, chosen)
-        if workload.prepare is not None:
-            inputs = workload.prepare(inputs, random.augmentation)
-        optimizer.zero_grad(set_to_none=True)
-        loss = workload.loss(model(inputs), data.train_targets[chosen])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        if learned:
-            alphas.append(optimizer.param_groups[0]["lr"].clone())
-            hypergradients.append(optimizer.hypergradients[0])
-    return _read_back(trial, losses, alphas, hypergradients)
-
-
-def _read_back(
-    trial: Trial, losses: list[Tensor], alphas: list[Tensor], hypergradients: list[Tensor]
-) -> _Curves:
+def _read_back(losses: list[Tensor], alphas: list[Tensor | float], hypergradients: list[Tensor]) -> _Curves:
     train_loss = torch.stack(losses).cpu().numpy()
     tensors = None
-    if alphas:
-        alpha, h = (torch.stack(values).cpu().numpy() for values in (alphas, hypergradients))
-        if alpha.ndim > 1:
-            tensors, alpha = alpha, alpha.mean(1)
-        h = h.reshape(len(h), -1).sum(1)
-    else:
-        alpha = np.full(len(losses), trial.alpha0)
-        h = np.full(len(losses), np.nan)
+    tensorial = [alpha for alpha in alphas if isinstance(alpha, Tensor)]
+    alpha = torch.stack(tensorial).cpu().numpy() if tensorial else np.array(alphas)
+    if alpha.ndim > 1:
+        tensors, alpha = alpha, alpha.mean(1)
+    h = np.full(len(losses), np.nan)
+    if hypergradients:
+        h = torch.stack(hypergradients).cpu().numpy().reshape(len(losses), -1).sum(1)
     unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
     end = int(unusable.argmax()) + 1 if unusable.any() else len(train_loss)
     return _Curves(alpha[:end], h[:end], train_loss[:end], None if tensors is None else tensors[:end])
-
-
-def _optimizer(trial: Trial, model: nn.Module) -> hypergrad.SGD | hypergrad.Adam:
-    options = dict(trial.optimizer_args)
-    if trial.lop is not None:
-        options |= {"hypergrad_lr": trial.beta, "granularity": trial.granularity}
-    return hypergrad.create(
-        trial.optimizer, model.parameters(), lr=trial.alpha0, weight_decay=trial.weight_decay, **options
-    )
 
 
 class _RandomState:

@@ -127,7 +127,7 @@ def show_plan(console: Console, study: Study, planned: Plan, *, done: int, slots
         slots: how many trials run at a time; 0 if the machine cannot hold one.
     """
     table = Table(title=study.name, title_justify="left", box=None, pad_edge=False, show_header=False)
-    trials = Counter((trial.workload, trial.optimizer) for trial in planned.trials)
+    trials = Counter((trial.workload, trial.label) for trial in planned.trials)
     for (workload, optimizer), count in trials.items():
         table.add_row(workload, optimizer, f"{count} trials")
     console.print(table)

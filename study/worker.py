@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from study import journal, training, workloads
+from study import journal, optimizers, training, workloads
 from study.folder import StudyFolder
 from study.journal import Journal
 from study.records import Status
@@ -53,7 +53,7 @@ def run_bundle(
 def _run(trial: Trial, folder: StudyFolder, data_folder: Path | None, recorded: int) -> Status:
     device = training.choose_device()
     checkpoint = folder.checkpoint(trial)
-    path, machine = folder.journal(trial), training.machine(device)
+    path, machine = folder.journal(trial), training.machine(device) | optimizers.versions(trial)
     repeatable = training.is_repeatable(device)
     try:
         workload = workloads.resolve(trial.workload, trial.workload_args)

@@ -6,17 +6,13 @@ returns a :class:`study.workloads.base.Workload`. How to write one: see :mod:`st
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 import json
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from study import imports
 
 if TYPE_CHECKING:
     from study.workloads.base import Workload
@@ -26,6 +22,7 @@ __all__ = ["CATALOGUE", "WorkloadError", "resolve"]
 CATALOGUE: dict[str, str] = {
     "digits-logreg": "study.workloads.digits:logreg",
     "digits-mlp": "study.workloads.digits:mlp",
+    "chars-gru": "study.workloads.chars:gru",
     "mnist-logreg": "study.workloads.mnist:logreg",
     "mnist-mlp": "study.workloads.mnist:mlp",
     "cifar10-vgg16": "study.workloads.cifar:cifar10_vgg16",
@@ -55,12 +52,13 @@ def resolve(name: str, args: Mapping[str, object]) -> Workload:
         args: keyword arguments of the function; JSON scalars.
 
     Raises:
-        WorkloadError: no such workload, module or function; the arguments do not fit; the module or the
+        WorkloadError: no such workload, module or function, or one that is not imported here (see
+            :mod:`study.imports`); the arguments do not fit; the module or the
             function raised; or it returned something other than a ``Workload``.
     """
     key = json.dumps([name, dict(args)], sort_keys=True, default=repr)
     if key not in _resolved:
-        with _current_folder_importable():
+        with imports.current_folder():
             _resolved[key] = _make(name, args)
     return _resolved[key]
 
@@ -77,7 +75,7 @@ def _make(name: str, args: Mapping[str, object]) -> Workload:
     try:
         workload = function(**args)
     except Exception as error:
-        raise WorkloadError(f"workload {name!r}: {_one_line(error)}") from error
+        raise WorkloadError(f"workload {name!r}: {imports.one_line(error)}") from error
     if not isinstance(workload, Workload):
         returned = type(workload).__name__
         raise WorkloadError(
@@ -94,54 +92,15 @@ def _function(name: str) -> Callable[..., Any]:
                 f"workload {name!r}: not of the form module:function, such as mymodule:spirals"
             )
         raise WorkloadError(
-            f"unknown workload {name!r}{_nearest(name, CATALOGUE)}; there are {', '.join(CATALOGUE)},"
+            f"unknown workload {name!r}{imports.nearest(name, CATALOGUE)}; there are {', '.join(CATALOGUE)},"
             " and your own as module:function"
         )
-    module = _module(name, match["module"])
-    function = getattr(module, match["function"], None)
-    if function is None:
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        hint = _nearest(match["function"], functions)
-        raise WorkloadError(
-            f"workload {name!r}: {module.__name__} has no function {match['function']!r}{hint}"
+    try:
+        function = imports.find(
+            match["module"], match["function"], inspect.isfunction, "function", trusted=name in CATALOGUE
         )
+    except imports.NamedCodeError as error:
+        raise WorkloadError(f"workload {name!r}: {error}") from error
     if not callable(function):
         raise WorkloadError(f"workload {name!r}: {match['function']!r} is not a function")
     return function  # type: ignore[no-any-return]
-
-
-def _module(name: str, module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise WorkloadError(f"workload {name!r}: importing {module}: {_one_line(error)}") from error
-        raise WorkloadError(
-            f"workload {name!r}: no module {error.name!r} installed, on PYTHONPATH, or in {os.getcwd()}"
-        ) from None
-    except Exception as error:
-        raise WorkloadError(f"workload {name!r}: importing {module}: {_one_line(error)}") from error
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Search the current folder last, so that a file in it cannot stand in for an installed module."""
-    folder = os.getcwd()
-    if folder in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -15,6 +15,7 @@ optimizers:
   - sgd
   - sgd-sgdn
   - {name: adam-adam, granularity: released, alpha0: [0.01], args: {lop_betas: [0.9, 0.99]}}
+  - {name: torch.optim.AdamW, label: AdamW, schedule: {name: step, every: 5}, args: {eps: 1e-6}}
 alpha0: [0.01, 0.001]
 beta: {sgd: 1e-3, adam: [1e-7, 1e-8]}
 seeds: 3

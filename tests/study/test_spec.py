@@ -1,6 +1,7 @@
 """The study file's meaning: trials, their keys, and what is refused where."""
 
 import hashlib
+import json
 import pickle
 import random
 import subprocess
@@ -76,6 +77,23 @@ class TestTrial:
         """A changed key orphans every stored run: raise KEY_VERSION only on purpose."""
         assert trial().key == "b3d7f0b02896dc29"
 
+    @pytest.mark.parametrize(
+        ("changes", "key"),
+        [
+            ({"optimizer": "sgdn", "beta": None}, "fefda57749603435"),
+            (
+                {"optimizer": "adam-sgd", "granularity": "released", "optimizer_args": {"eps": 1e-6}},
+                "325395933199e70e",
+            ),
+            ({"optimizer": "sgdn", "schedule": "cosine"}, "2372e01280d91eb6"),
+            ({"optimizer": "torch.optim.AdamW"}, "bfaf3d9116fcbe9f"),
+            ({"optimizer": "a.B", "optimizer_args": {"n": 2, "x": 0.5, "mode": "fast"}}, "58a473d2bc4a1e80"),
+        ],
+    )
+    def test_no_kind_of_trial_changes_its_key(self, changes, key):
+        """The first two are from before there were schedules and other optimizers."""
+        assert trial(**changes).key == key
+
     def test_key_is_the_same_in_another_process(self):
         code = "from study.spec import Trial; print(Trial('w:f', 'adam-adam', 0.001, 1e-7, 0, 20).key)"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -87,7 +105,7 @@ class TestTrial:
             *({"alpha0": 0.0011}, {"beta": 2e-7}, {"seed": 1}, {"epochs": 21}, {"workload": "w:g"}),
             *({"epochs": None, "iterations": 20}, {"batch_size": 64}, {"weight_decay": 0.0}),
             *({"granularity": "released"}, {"workload_args": {"a": 1}}, {"optimizer": "adam-sgd"}),
-            {"optimizer_args": {"lop_eps": 1e-7}},
+            *({"optimizer_args": {"lop_eps": 1e-7}}, {"optimizer": "torch.optim.AdamW"}),
         ],
     )
     def test_every_setting_changes_the_key(self, change):
@@ -101,6 +119,15 @@ class TestTrial:
             ({"weight_decay": 0}, {"weight_decay": -0.0}),
             ({"optimizer_args": {"lop_betas": [0, 1]}}, {"optimizer_args": {"lop_betas": (0.0, 1.0)}}),
             ({"optimizer": "adam"}, {"optimizer": "adam", "beta": None, "granularity": "tensor"}),
+            ({"optimizer": "a.B"}, {"optimizer": "a.B", "beta": None, "granularity": "tensor"}),
+            (
+                {"optimizer": "a.B", "optimizer_args": {"n": 2, "m": [1.0]}},
+                {"optimizer": "a.B", "optimizer_args": {"n": 2.0, "m": (1,)}},
+            ),
+            (
+                {"optimizer": "sgd", "schedule": "cosine"},
+                {"optimizer": "sgd", "schedule": {"name": "cosine", "warmup": 0}, "label": "annealed"},
+            ),
         ],
     )
     def test_equal_settings_have_equal_keys(self, one, other):
@@ -114,6 +141,30 @@ class TestTrial:
         for copy in (Trial.from_settings(original.settings()), pickle.loads(pickle.dumps(original))):
             assert copy == original
             assert copy.key == original.key
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "torch.optim.SGD"])
+    def test_settings_restore_a_schedule(self, optimizer):
+        original = trial(
+            optimizer=optimizer, schedule={"name": "step", "every": 3}, optimizer_args={"momentum": 1}
+        )
+        again = Trial.from_settings(json.loads(json.dumps(original.settings())))
+        assert again == original
+        assert again.key == original.key
+        assert original.settings()["schedule"] == {"name": "step", "every": 3.0}
+        assert "schedule" not in trial().settings()
+        assert original.key != trial(optimizer=optimizer, optimizer_args={"momentum": 1}).key
+
+    def test_whole_numbers_that_a_class_may_count_with_stay_whole(self):
+        """``slice_p: 11`` of Prodigy steps through an array."""
+        args = trial(optimizer="a.B", optimizer_args={"n": 11.0, "betas": [0.9, 1.0]}).optimizer_args
+        assert (args, type(args["n"])) == ({"n": 11, "betas": (0.9, 1)}, int)
+
+    def test_labels(self):
+        assert trial(optimizer="torch.optim.AdamW").label == "AdamW"
+        assert trial(optimizer="sgdn", schedule={"name": "step", "every": 3}).label == "sgdn step every=3"
+        assert trial(optimizer="a.B", label="mine", seed=2).name == "mine α₀=0.001 seed=2"
+        by_path = trial(optimizer="torch.optim.AdamW")
+        assert (by_path.op, by_path.lop, by_path.beta) == ("torch.optim.AdamW", None, None)
 
     def test_names(self):
         assert trial().name == "adam-adam α₀=0.001 β=1e-07 seed=0"
@@ -131,6 +182,11 @@ class TestTrial:
             ({"alpha0": float("nan")}, "alpha0 must be a finite number"),
             ({"beta": -1.0}, "beta must be a finite number, 0 or more"),
             ({"granularity": "row"}, "granularity must be one of"),
+            ({"optimizer": "torch.optim."}, "optimizer must be one of"),
+            ({"optimizer": "a..B"}, "or a dotted path"),
+            ({"optimizer": f"a.{'b' * 200}"}, "or a dotted path"),
+            ({"schedule": "cosine"}, "adam-adam learns its learning rate and takes no schedule"),
+            ({"optimizer": "sgd", "schedule": "linear"}, "'linear' is not a schedule; write cosine or step"),
         ],
     )
     def test_refuses(self, change, words):
@@ -191,6 +247,39 @@ class TestTrials:
         assert point.optimizer_args == {"lop_betas": (0.9, 0.99)}
         assert point.alpha0 == 0.5
 
+    def test_optimizers_by_path_and_schedules(self, load):
+        study = load(
+            optimizers=[
+                "adam",
+                {"name": "adam", "schedule": "cosine"},
+                "torch.optim.AdamW",
+                {
+                    "name": "prodigyopt.Prodigy",
+                    "alpha0": 1,
+                    "args": {"d0": 1e-5, "mode": "x"},
+                    "label": "Pro",
+                },
+            ]
+        )
+        points = study.trials()
+        assert [(t.optimizer, t.label, t.alpha0, t.beta, t.schedule) for t in points] == [
+            ("adam", "adam", 0.01, None, None),
+            ("adam", "adam cosine", 0.01, None, {"name": "cosine"}),
+            ("torch.optim.AdamW", "AdamW", 0.01, None, None),
+            ("prodigyopt.Prodigy", "Pro", 1.0, None, None),
+        ]
+        assert points[3].optimizer_args == {"d0": 1e-5, "mode": "x"}
+        assert len({t.key for t in points}) == 4
+        assert load(study.to_yaml()) == study
+        assert [t.label for t in load(study.to_yaml()).trials()] == [t.label for t in points]
+
+    def test_a_label_is_not_in_the_key(self, load):
+        plain, labelled = (
+            load(optimizers={"name": "torch.optim.AdamW", "label": label}) for label in (None, "mine")
+        )
+        assert [t.key for t in plain.trials()] == [t.key for t in labelled.trials()]
+        assert plain.trials() == labelled.trials()
+
     def test_what_is_not_computed_is_not_in_the_key(self, load):
         others = {"threshold": 1.0, "retries": 3, "resources": {"gpus": 0.5}, "name": "x", "description": "y"}
         assert [t.key for t in load(**others).trials()] == [t.key for t in load().trials()]
@@ -210,6 +299,16 @@ class TestTrials:
 
 class TestThreshold:
     POINTS = tuple((w, o) for w in ("digits-logreg", "digits-mlp") for o in ("sgd", "sgd-sgdn", "adam-adam"))
+
+    def test_of_an_optimizer_by_its_path(self, load):
+        study = load(
+            workloads=["digits-logreg", "digits-mlp"],
+            optimizers=["adam", "a.B", "c.D"],
+            threshold={"a.B": 0.5, "adam": 0.2, "digits-mlp": {"c.D": 0.3}},
+        )
+        thresholds = [study.threshold(t) for t in study.trials()]
+        assert thresholds == [0.2, 0.5, None, 0.2, 0.5, 0.3]
+        assert load(study.to_yaml()) == study
 
     @pytest.mark.parametrize(
         ("threshold", "expected"),
@@ -365,6 +464,25 @@ class TestRefused:
                 "optimizers: {name: sgd, args: {lr: 1}}",
                 "optimizers.args.lr: not an option here; set it by alpha0",
             ),
+            ("optimizers: torch.optim.", "optimizers: 'torch.optim.' is not an optimizer;"),
+            ("optimizers: AdamW", "optimizers: 'AdamW' is not an optimizer; did you mean adam? (any other"),
+            ("optimizers: {name: a.B, beta: 1}", "optimizers.beta: a.B has none;"),
+            ("optimizers: {name: a.B, granularity: group}", "optimizers.granularity: a.B has none;"),
+            ("optimizers: {name: a.B, args: {lr: 1}}", "optimizers.args.lr: not an option here; set it by"),
+            ("optimizers: {name: a.B, args: {x: {}}}", "optimizers.args.x: a mapping is not a number;"),
+            ("optimizers: {name: adam, args: {eps: x}}", "optimizers.args.eps: 'x' is not a number;"),
+            ("optimizers: {name: adam, label: A}", "optimizers.label: adam keeps its name,"),
+            ('optimizers: {name: a.B, label: "a\\nb"}', "optimizers.label: 'a\\nb' is no label;"),
+            ("optimizers: {name: a.B, label: adam}", "optimizers: would be shown as adam, which is another"),
+            ("optimizers: [a.B, c.B]", "optimizers[1]: would be shown as B, which is another"),
+            ("optimizers: [a.B, a.B]", "optimizers[1]: repeats trials of optimizers[0];"),
+            ("optimizers: {name: sgd-sgd, schedule: cosine}", "optimizers.schedule: sgd-sgd learns its"),
+            ("optimizers: {name: sgd, schedule: cosin}", "optimizers.schedule: 'cosin' is not a schedule;"),
+            (
+                "optimizers: {name: sgd, schedule: {name: cosine, warmup: 2}}",
+                "optimizers.schedule: warmup takes all 2 epochs of the budget;",
+            ),
+            ("threshold: {a.B: 1}", "threshold.a.B: neither an optimizer nor a workload of this study;"),
             ("alpha0: [0.1, -1]", "alpha0[1]: -1 is negative;"),
             ("alpha0: true", "alpha0: true is not a number;"),
             ("alpha0: .nan", "alpha0: nan is not finite;"),

@@ -1,0 +1,102 @@
+"""Learning-rate schedules for optimizers that do not learn α: α_t = α₀ · multiplier. Standard library only.
+
+A study file says ``schedule: cosine`` or ``schedule: {name: step, every: 10, factor: 0.1, warmup: 1}``.
+Lengths are in the unit of the study's budget: epochs if it has ``epochs``, else iterations; they may be
+fractions of an epoch. α changes at every iteration, also where the unit is the epoch.
+
+========  ==================================================================================  ==========
+key       meaning                                                                             default
+========  ==================================================================================  ==========
+name      ``cosine``: from 1 down to ``floor`` along half a cosine, over the budget after
+          the warm-up (Loshchilov and Hutter 2017, without restarts). ``step``: × ``factor``
+          after every ``every``, counted from the first iteration.
+warmup    a linear rise, 1/n at the first iteration to 1 at the n-th; multiplies the rest     0
+floor     cosine: the multiplier at the end of the budget                                     0
+every     step: length of a step                                                              required
+factor    step: what α is multiplied by                                                       0.1
+========  ==================================================================================  ==========
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["NAMES", "multiplier", "normalised", "text"]
+
+NAMES = ("cosine", "step")
+_DEFAULTS: dict[str, dict[str, float | None]] = {
+    "cosine": {"floor": 0.0, "warmup": 0.0},
+    "step": {"every": None, "factor": 0.1, "warmup": 0.0},
+}
+"""Of each schedule; ``None`` is required."""
+
+
+def normalised(schedule: object) -> dict[str, Any]:
+    """Return a schedule as a mapping with its name, numbers as floats, and nothing that is at its default.
+
+    Two ways to write the same schedule give equal mappings.
+
+    Args:
+        schedule: a name, or a mapping with ``name``.
+
+    Raises:
+        ValueError: in one sentence, what is wrong; what would be right.
+    """
+    given: dict[str, Any] = dict(schedule) if isinstance(schedule, Mapping) else {"name": schedule}
+    name = given.pop("name", None)
+    if not isinstance(name, str) or name not in NAMES:
+        raise ValueError(f"{_shown(name)} is not a schedule; write {' or '.join(NAMES)}")
+    defaults = _DEFAULTS[name]
+    if unknown := [key for key in given if key not in defaults]:
+        raise ValueError(f"{name} has no {_shown(unknown[0])}; it takes {', '.join(defaults)}")
+    if missing := [key for key, default in defaults.items() if default is None and key not in given]:
+        raise ValueError(f"{name} needs {missing[0]}; write e.g. {{name: {name}, {missing[0]}: 10}}")
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{key} is {_shown(value)}; write a number")
+        if value < 0 or (key == "every" and value == 0):
+            raise ValueError(
+                f"{key} is {_shown(value)}; write {'more than 0' if key == 'every' else '0 or more'}"
+            )
+    return {"name": name} | {
+        key: float(given[key]) + 0.0  # + 0.0 turns −0.0 into 0.0
+        for key in defaults
+        if key in given and given[key] != defaults[key]
+    }
+
+
+def text(schedule: Mapping[str, Any]) -> str:
+    """Return a normalised schedule as a few words, different for different schedules: ``step every=10``."""
+    options = (f"{key}={value:.12g}" for key, value in schedule.items() if key != "name")
+    return " ".join([schedule["name"], *options])
+
+
+def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) -> float:
+    """Return α_t / α₀ of an iteration.
+
+    Args:
+        schedule: normalised.
+        done: iterations before this one.
+        total: iterations of the budget.
+        unit: iterations of a unit of length: of an epoch, or 1.
+    """
+    options: dict[str, Any] = {**_DEFAULTS[schedule["name"]], **schedule}
+    warmup = round(options["warmup"] * unit)
+    rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
+    if schedule["name"] == "step":
+        return float(rise * options["factor"] ** (done // max(1, round(options["every"] * unit))))
+    share = min(1.0, max(0, done - warmup) / max(1, total - warmup))
+    return float(rise * (options["floor"] + (1 - options["floor"]) * (1 + math.cos(math.pi * share)) / 2))
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool() | int() | float():
+            return str(value).lower()[:40]
+        case str():
+            return repr(value[:40])
+    return "a list or mapping"
