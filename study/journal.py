@@ -15,14 +15,17 @@ up to the checkpoint and replaces those after it.
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import json
 import os
 import time
 import uuid
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -30,7 +33,8 @@ from study.records import Array, EpochRecord, Status, TrialRecord
 from study.spec import Trial
 
 FORMAT = 1
-_STANDING = ("status", "error", "attempt", "machine", "started_ms", "ended_ms")
+OWNER_SECONDS = 60.0
+_STANDING = ("status", "error", "attempt", "machine", "started_ms", "ended_ms", "notes")
 _SCALARS = ("epoch", "first_iteration", "val_loss", "val_accuracy", "seconds")
 _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
 
@@ -90,20 +94,36 @@ class Journal:
         machine: what the trial runs on, kept with the start event.
         repeatable: whether training again gives the same numbers, bit for bit.
         resumed: how many epochs the training has behind it, from a checkpoint.
+        notes: what was found wrong on the way here, for people.
 
     Raises:
         ValueError: the file is the journal of another trial.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or another process has been writing it for a minute.
     """
 
     def __init__(
-        self, path: Path, trial: Trial, machine: dict[str, str], *, repeatable: bool, resumed: int = 0
+        self,
+        path: Path,
+        trial: Trial,
+        machine: dict[str, str],
+        *,
+        repeatable: bool,
+        resumed: int = 0,
+        notes: Sequence[str] = (),
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        reader = JournalReader(path, trial)
-        reader.poll()
         self._file = path.open("ab")
-        self._file.truncate(reader.offset)
+        try:
+            _own(self._file)
+            reader = JournalReader(path, trial)
+            reader.poll()
+            self._file.truncate(reader.offset)
+        except BaseException:
+            self._file.close()
+            raise
+        if reader.damaged:
+            count = len(reader.record.epochs)
+            notes = [*notes, f"the journal was damaged after epoch {count}; what came then is trained again"]
         before = reader.record
         continued = repeatable and bool(before.attempt) and before.machine == machine
         self._epochs_recorded = len(before.epochs) if continued else resumed
@@ -115,6 +135,7 @@ class Journal:
             key=trial.key,
             settings=trial.settings(),
             machine=machine,
+            notes=list(notes),
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -148,6 +169,19 @@ class Journal:
         self._file.flush()
 
 
+def _own(file: IO[bytes]) -> None:
+    """Wait for a writer that a dead driver left behind, and that ends by itself within seconds."""
+    deadline = time.monotonic() + OWNER_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "another process writes this journal", file.name) from error
+            time.sleep(0.2)
+
+
 def read(path: Path, trial: Trial) -> TrialRecord:
     """Return all that the journal at ``path`` says of ``trial``."""
     reader = JournalReader(path, trial)
@@ -175,6 +209,7 @@ def _replay(record: TrialRecord, events: list[dict[str, Any]]) -> TrialRecord:
                     del epochs[event["kept"] :]
                     known |= {"attempt": event["attempt"], "started_ms": event["time_ms"]}
                 known |= {"status": "running", "error": None, "machine": event["machine"], "ended_ms": 0}
+                known["notes"] = (*known["notes"], *event.get("notes", ()))
             case "epoch":
                 fields: dict[str, Any] = {name: event[name] for name in _SCALARS}
                 fields |= {name: _unpack(event[name]) for name in _ARRAYS if name in event}

@@ -136,6 +136,7 @@ def schedule(
     *,
     data_folder: Path | None = None,
     retries: int = 0,
+    checkpoint_seconds: float = 30.0,
 ) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
@@ -148,6 +149,7 @@ def schedule(
         resources: of one trial, so of one process, which trains one trial at a time.
         data_folder: where the data sets lie on every node; None for the default.
         retries: how often a trial that raises starts again.
+        checkpoint_seconds: between two checkpoints of a trial.
     """
     host = partial(
         _host,
@@ -156,6 +158,7 @@ def schedule(
         data_folder=data_folder,
         cpus=resources.cpus,
         retries=retries,
+        checkpoint_seconds=checkpoint_seconds,
     )
     needs: dict[str, float] = {"CPU": resources.cpus}
     if resources.gpus:
@@ -191,9 +194,10 @@ def _host(
     data_folder: Path | None,
     cpus: float,
     retries: int,
+    checkpoint_seconds: float,
 ) -> None:
     failed = 0
-    ends = run_bundle(bundles[config["bundle"]], folder, data_folder, cpus, retries)
+    ends = run_bundle(bundles[config["bundle"]], folder, data_folder, cpus, retries, checkpoint_seconds)
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})
