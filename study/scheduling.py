@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import socket
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -108,6 +110,7 @@ def cluster(
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -120,6 +123,9 @@ def cluster(
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
         raise ClusterError(f"{where}: {str(error).splitlines()[0]}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler prints a stack and ends the process at once.
+        signal.signal(signal.SIGTERM, on_terminate)
     try:
         if address:
             _check_versions()
