@@ -23,9 +23,10 @@ import time
 import uuid
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, get_args
 
 import numpy as np
 
@@ -34,9 +35,13 @@ from study.spec import Trial
 
 FORMAT = 1
 OWNER_SECONDS = 60.0
-_STANDING = ("status", "error", "attempt", "machine", "started_ms", "ended_ms", "notes")
-_SCALARS = ("epoch", "first_iteration", "val_loss", "val_accuracy", "seconds")
+_MEASURED = ("val_loss", "val_accuracy", "seconds")
+_SCALARS = ("epoch", "first_iteration", *_MEASURED)
 _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
+
+
+class OtherTrialError(ValueError):
+    """A journal is another trial's than its place says."""
 
 
 class JournalReader:
@@ -70,19 +75,19 @@ class JournalReader:
                 fresh = file.read()
         except FileNotFoundError:
             return False
-        events = []
+        advanced = False
         for line in fresh.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
             event = _decode(line)
-            if event is None:
+            record = None if event is None else _after(self.record, event)
+            if record is None:
                 self.damaged = True
                 break
-            events.append(event)
+            self.record = record
             self.offset += len(line)
-        if events:
-            self.record = _replay(self.record, events)
-        return bool(events)
+            advanced = True
+        return advanced
 
 
 class Journal:
@@ -190,33 +195,67 @@ def read(path: Path, trial: Trial) -> TrialRecord:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; None if the line is damaged, or was made by something else than this module."""
     checksum, _, text = line[:-1].partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
-    event: dict[str, Any] = json.loads(text)
-    return event
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
 
 
-def _replay(record: TrialRecord, events: list[dict[str, Any]]) -> TrialRecord:
-    epochs = list(record.epochs)
-    known = dict(vars(record))
-    for event in events:
+def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
+    """What is known after ``event``; None if it is not an event of a journal, or cannot come here.
+
+    Raises:
+        ValueError: it starts another trial.
+    """
+    try:
         match event["event"]:
             case "start":
                 if event["key"] != record.trial.key:
-                    raise ValueError(f"the journal of trial {record.trial.key} holds trial {event['key']}")
-                if event["attempt"] != known["attempt"]:
-                    del epochs[event["kept"] :]
-                    known |= {"attempt": event["attempt"], "started_ms": event["time_ms"]}
-                known |= {"status": "running", "error": None, "machine": event["machine"], "ended_ms": 0}
-                known["notes"] = (*known["notes"], *event.get("notes", ()))
+                    raise OtherTrialError(
+                        f"the journal of trial {record.trial.key} holds trial {event['key']}"
+                    )
+                changes: dict[str, Any] = {"status": "running", "error": None, "ended_ms": 0}
+                if event["attempt"] != record.attempt:
+                    changes |= {
+                        "epochs": record.epochs[: int(event["kept"])],
+                        "attempt": str(event["attempt"]),
+                        "started_ms": int(event["time_ms"]),
+                    }
+                changes["machine"] = {str(name): str(value) for name, value in event["machine"].items()}
+                changes["notes"] = (*record.notes, *map(str, event.get("notes", ())))
+                return replace(record, **changes)
             case "epoch":
-                fields: dict[str, Any] = {name: event[name] for name in _SCALARS}
-                fields |= {name: _unpack(event[name]) for name in _ARRAYS if name in event}
-                epochs.append(EpochRecord(**fields, time_ms=event["time_ms"]))
-            case "end":
-                known |= {"status": event["status"], "error": event["error"], "ended_ms": event["time_ms"]}
-    return TrialRecord(record.trial, epochs=tuple(epochs), **{name: known[name] for name in _STANDING})
+                epoch = _epoch(event)
+                if epoch.epoch != len(record.epochs) + 1 or epoch.first_iteration != record.iterations + 1:
+                    return None
+                return replace(record, epochs=(*record.epochs, epoch))
+            case "end" if event["status"] in get_args(Status):
+                error = None if event["error"] is None else str(event["error"])
+                return replace(record, status=event["status"], error=error, ended_ms=int(event["time_ms"]))
+    except OtherTrialError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        pass
+    return None
+
+
+def _epoch(event: dict[str, Any]) -> EpochRecord:
+    arrays = {name: _unpack(event[name]) for name in _ARRAYS if name in event}
+    count = len(arrays["train_loss"])
+    if count == 0 or any(len(array) != count for array in arrays.values()):
+        raise ValueError("arrays of different lengths")
+    return EpochRecord(
+        epoch=int(event["epoch"]),
+        first_iteration=int(event["first_iteration"]),
+        **{name: float(event[name]) for name in _MEASURED},
+        **arrays,
+        time_ms=int(event["time_ms"]),
+    )
 
 
 def _pack(array: Array) -> dict[str, Any]:
@@ -226,6 +265,8 @@ def _pack(array: Array) -> dict[str, Any]:
 
 
 def _unpack(packed: dict[str, Any]) -> Array:
-    flat = np.frombuffer(base64.b64decode(packed["data"]), dtype=packed["dtype"])
+    if packed["dtype"] not in ("<f4", "<f8"):
+        raise ValueError(f"an array of {packed['dtype']}")
+    flat = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype=packed["dtype"])
     array: Array = flat.reshape(packed["shape"])
     return array
