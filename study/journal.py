@@ -245,14 +245,15 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
 
 
 def _epoch(event: dict[str, Any]) -> EpochRecord:
-    arrays = {name: _unpack(event[name]) for name in _ARRAYS if name in event}
+    arrays: dict[str, Any] = {name: _unpack(event[name]) for name in _ARRAYS if name in event}
     count = len(arrays["train_loss"])
     if count == 0 or any(len(array) != count for array in arrays.values()):
         raise ValueError("arrays of different lengths")
+    measured: dict[str, Any] = {name: float(event[name]) for name in _MEASURED}
     return EpochRecord(
         epoch=int(event["epoch"]),
         first_iteration=int(event["first_iteration"]),
-        **{name: float(event[name]) for name in _MEASURED},
+        **measured,
         **arrays,
         time_ms=int(event["time_ms"]),
     )
