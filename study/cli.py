@@ -87,7 +87,7 @@ def run(
     spec = load_study(study)
     folder = StudyFolder(runs_folder(runs), spec.name)
     from study import driver, tracking
-    from study.scheduling import ClusterError
+    from study.scheduling import ClusterError, LostClusterError
     from study.workloads import WorkloadError
     from study.workloads.storage import DataError
 
@@ -101,6 +101,9 @@ def run(
             settings = driver.Settings(data, address, cpus, gpus, watch)
             progress = driver.run(spec, folder, tracker, settings)
         _show_results(spec, folder, tracker)
+    except LostClusterError as error:
+        err.print(f"{error}; go on with: {again}")
+        sys.exit(1)
     except (
         tracking.TrackingError,
         ClusterError,

@@ -6,16 +6,18 @@ many of ours cost less. Workers leave their results in journals; Tune schedules,
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import platform
 import signal
 import socket
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -44,10 +46,15 @@ from study.worker import run_bundle
 MAX_DEATHS = 10
 """How often the process of a bundle may die before the bundle is given up."""
 GUESSED_SLOTS = 16
+GONE_SECONDS = 10.0
 
 
 class ClusterError(RuntimeError):
     """Ray cannot be started or reached, or cannot hold a trial of the study."""
+
+
+class LostClusterError(ClusterError):
+    """Ray went away in the middle of a study; what the trials did so far is kept."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,9 @@ def schedule(
         data_folder: where the data sets lie on every node; None for the default.
         retries: how often a trial that raises starts again.
         checkpoint_seconds: between two checkpoints of a trial.
+
+    Raises:
+        LostClusterError: every node is gone.
     """
     host = partial(
         _host,
@@ -179,7 +189,42 @@ def schedule(
             verbose=0,
         ),
     )
-    tuner.fit()
+    with _noticing_the_end_of_ray():
+        tuner.fit()
+
+
+@contextmanager
+def _noticing_the_end_of_ray() -> Iterator[None]:
+    """Tune waits for ever for a Ray of which nothing is left, as when the only node's process was killed.
+
+    Raises:
+        LostClusterError: no node has been alive for :data:`GONE_SECONDS`.
+    """
+    over, gone = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        last_seen = time.monotonic()
+        while not over.wait(1.0):
+            with suppress(Exception):
+                if any(node["Alive"] for node in ray.nodes()):
+                    last_seen = time.monotonic()
+            if time.monotonic() - last_seen > GONE_SECONDS:
+                gone.set()
+                # SIGINT is ignored in what a shell starts in the background.
+                handled = (n for n in (signal.SIGTERM, signal.SIGINT) if callable(signal.getsignal(n)))
+                _thread.interrupt_main(next(handled, signal.SIGINT))
+                return
+
+    watcher = threading.Thread(target=watch, name="ray-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if gone.is_set():
+            raise LostClusterError("no node of Ray is alive any more") from None
+        raise
+    finally:
+        over.set()
 
 
 def _check_answers(address: str) -> None:
