@@ -1,8 +1,8 @@
 """What many trials cost: ``python tests/benchmarks/load.py [--trials 2000] [--planned 100000] [--cpus 2]``.
 
-Plans a study of ``--planned`` trials; runs one of ``--trials`` short ones and watches the driver's memory; then asks
-for its status and its report. Prints seconds, megabytes and, for the driver, megabytes per thousand trials,
-from a straight line through its resident memory over the trials that had ended.
+Plans a study of ``--planned`` trials; runs one of ``--trials`` short ones and watches the driver's memory;
+then asks for its status and its report. Prints seconds, megabytes and, for the driver, megabytes per
+thousand trials, from a straight line through its resident memory over the trials that had ended.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def main() -> None:
 def write_study(folder: Path, name: str, trials: int) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(
-        f"name: {name}\nworkloads: digits-logreg\noptimizers: [sgd, sgd-sgd]\nalpha0: [0.1, 0.01]\nbeta: 1e-3\n"
-        f"seeds: {trials // 4}\nepochs: 2\nthreshold: 1.0\n"
+        f"name: {name}\nworkloads: digits-logreg\noptimizers: [sgd, sgd-sgd]\nalpha0: [0.1, 0.01]\n"
+        f"beta: 1e-3\nseeds: {trials // 4}\nepochs: 2\nthreshold: 1.0\n"
     )
     return path
 
@@ -68,9 +68,10 @@ def run(path: Path, folder: Path, options: argparse.Namespace) -> None:
     # The report, which loads figures and all curves, comes after the last trial.
     trials, memory = np.array([sample for sample in samples if 50 < sample[0] < options.trials]).T
     slope, _ = np.polyfit(trials / 1000, memory, 1)
+    rate = options.trials / seconds
     print(
-        f"run of {options.trials} trials on {options.cpus} CPUs: {seconds:.0f} s, {options.trials / seconds:.1f} "
-        f"trials/s, exit code {driver.returncode}; driver {memory[0]:.0f} MB to {memory[-1]:.0f} MB, "
+        f"run of {options.trials} trials on {options.cpus} CPUs: {seconds:.0f} s, {rate:.1f} trials/s, exit "
+        f"code {driver.returncode}; driver {memory[0]:.0f} MB to {memory[-1]:.0f} MB, "
         f"{slope:+.1f} MB per 1000 trials while they ran",
         flush=True,
     )
