@@ -6,7 +6,7 @@ STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
-.PHONY: study test test-cluster ui check bench clean cluster-up cluster-run cluster-ui cluster-down
+.PHONY: study test test-cluster test-chaos ui check bench clean cluster-up cluster-run cluster-ui cluster-down
 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
@@ -18,13 +18,18 @@ test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
+test-chaos: .venv/.ready  ## a study under dozens of kills, over PostgreSQL
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
+	$(BIN)/python -m pytest -m chaos tests/chaos
+
 ui: .venv/.ready  ## the MLflow UI over the studies under ./runs
 	$(BIN)/hypergrad-study ui --port $(PORT)
 
-check: .venv/.ready  ## lint and types
+check: .venv/.ready  ## lint, types, known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	.ci/audit
 
 bench: .venv/.ready  ## ratios against a peer measured in the same run
 	$(BIN)/python tests/benchmarks/iteration.py

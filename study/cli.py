@@ -93,7 +93,7 @@ def run(
     folder = StudyFolder(runs_folder(runs), spec.name)
     from study import driver, tracking
     from study.optimizers import OptimizerError
-    from study.scheduling import ClusterError
+    from study.scheduling import ClusterError, LostClusterError
     from study.workloads import WorkloadError
     from study.workloads.storage import DataError
 
@@ -107,6 +107,9 @@ def run(
             settings = driver.Settings(data, address, cpus, gpus, watch, say=_say)
             progress = driver.run(spec, folder, tracker, settings)
         _show_results(spec, folder, tracker)
+    except LostClusterError as error:
+        err.print(f"{error}; go on with: {again}")
+        sys.exit(1)
     except (
         tracking.TrackingError,
         ClusterError,

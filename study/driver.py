@@ -70,6 +70,7 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
                         study.resources,
                         data_folder=settings.data,
                         retries=study.retries,
+                        checkpoint_seconds=study.checkpoint_seconds,
                     )
         finally:
             follower.stop()

@@ -142,13 +142,18 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def is_study_name(text: str) -> bool:
+    """Whether ``text`` can name a study and its folder."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text)) and ".." not in text
+
+
 def study_name(value: object) -> str:
     """A name that is safe as a folder's."""
     if not isinstance(value, str):
         raise ValueError(
             f"{show(value)} is not text; write a name such as my-study, in quotes if it is a number"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) or ".." in value:
+    if not is_study_name(value):
         raise ValueError(
             f"{show(value)} is no name for a folder; "
             "use up to 100 letters, digits, '.', '_', '-', beginning with a letter or digit, without '..'"

@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import journal
+from study import journal, yamlfile
+from study.fields import is_study_name
 from study.records import TrialRecord
 from study.spec import SpecError, Study, Trial, load_study
 
@@ -102,14 +103,14 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
     Raises:
         SpecError: the study has not been run under ``runs``, or its file is not valid.
     """
-    folder = StudyFolder(runs, source)
-    if Path(source).name == source and folder.spec.is_file():
+    if is_study_name(source) and (folder := StudyFolder(runs, source)).spec.is_file():
         return load_study(folder.spec), folder
-    known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
-    if Path(source).is_file():
+    if os.path.isfile(source):
         study = load_study(source)
         folder = StudyFolder(runs, study.name)
         if folder.spec.is_file():
             return study, folder
+    known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
     here = ", ".join(known) if known else "none"
-    raise SpecError([f"{source}: no study of that name was run under {runs}; there: {here}"])
+    asked = yamlfile.one_line(source, 100) or repr("")
+    raise SpecError([f"{asked}: no study of that name was run under {runs}; there: {here}"])

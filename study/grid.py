@@ -157,6 +157,8 @@ class Study(_Model):
     resources: Resources = Resources()
     retries: Annotated[int, BeforeValidator(fields.whole(0, 100))] = 0
     """How often a failed trial is started again."""
+    checkpoint_seconds: Annotated[float, BeforeValidator(fields.number(0, 86_400))] = 30.0
+    """Between two checkpoints of a trial, so that shorter ones write none."""
 
     @field_validator("workloads", mode="after")
     @classmethod
@@ -323,6 +325,7 @@ class Study(_Model):
             "threshold": _compact({name: _compact(values) for name, values in self.thresholds.items()}),
             "resources": self.resources.model_dump(),
             "retries": self.retries,
+            "checkpoint_seconds": self.checkpoint_seconds,
         }
         return yamlfile.dump({key: value for key, value in content.items() if value not in (None, {})})
 

@@ -18,15 +18,19 @@ its replacement, for seconds: an epoch out of turn, and all after the end but a 
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import json
 import os
 import socket
 import time
 import uuid
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, get_args
 
 import numpy as np
 
@@ -34,9 +38,14 @@ from study.records import Array, EpochRecord, Status, TrialRecord
 from study.spec import Trial
 
 FORMAT = 1
-_STANDING = ("status", "error", "attempt", "machine", "started_ms", "ended_ms")
-_SCALARS = ("epoch", "first_iteration", "val_loss", "val_accuracy", "seconds")
+OWNER_SECONDS = 60.0
+_MEASURED = ("val_loss", "val_accuracy", "seconds")
+_SCALARS = ("epoch", "first_iteration", *_MEASURED)
 _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
+
+
+class OtherTrialError(ValueError):
+    """A journal is another trial's than its place says."""
 
 
 class JournalReader:
@@ -70,19 +79,19 @@ class JournalReader:
                 fresh = file.read()
         except FileNotFoundError:
             return False
-        events = []
+        advanced = False
         for line in fresh.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
             event = _decode(line)
-            if event is None:
+            record = None if event is None else _after(self.record, event)
+            if record is None:
                 self.damaged = True
                 break
-            events.append(event)
+            self.record = record
             self.offset += len(line)
-        if events:
-            self.record = _replay(self.record, events)
-        return bool(events)
+            advanced = True
+        return advanced
 
 
 class Journal:
@@ -95,20 +104,36 @@ class Journal:
             no part of it: a trial that goes on elsewhere, on the same kind of machine, repeats its numbers.
         repeatable: whether training again gives the same numbers, bit for bit.
         resumed: how many epochs the training has behind it, from a checkpoint.
+        notes: what was found wrong on the way here, for people.
 
     Raises:
         ValueError: the file is the journal of another trial.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or another process has been writing it for a minute.
     """
 
     def __init__(
-        self, path: Path, trial: Trial, machine: dict[str, str], *, repeatable: bool, resumed: int = 0
+        self,
+        path: Path,
+        trial: Trial,
+        machine: dict[str, str],
+        *,
+        repeatable: bool,
+        resumed: int = 0,
+        notes: Sequence[str] = (),
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        reader = JournalReader(path, trial)
-        reader.poll()
         self._file = path.open("ab")
-        self._file.truncate(reader.offset)
+        try:
+            _own(self._file)
+            reader = JournalReader(path, trial)
+            reader.poll()
+            self._file.truncate(reader.offset)
+        except BaseException:
+            self._file.close()
+            raise
+        if reader.damaged:
+            count = len(reader.record.epochs)
+            notes = [*notes, f"the journal was damaged after epoch {count}; what came then is trained again"]
         before = reader.record
         continued = repeatable and bool(before.attempt) and before.machine == machine
         self._epochs_recorded = len(before.epochs) if continued else resumed
@@ -121,6 +146,7 @@ class Journal:
             settings=trial.settings(),
             machine=machine,
             host=socket.gethostname(),
+            notes=list(notes),
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -154,6 +180,19 @@ class Journal:
         self._file.flush()
 
 
+def _own(file: IO[bytes]) -> None:
+    """Wait for a writer that a dead driver left behind, and that ends by itself within seconds."""
+    deadline = time.monotonic() + OWNER_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "another process writes this journal", file.name) from error
+            time.sleep(0.2)
+
+
 def read(path: Path, trial: Trial) -> TrialRecord:
     """Return all that the journal at ``path`` says of ``trial``."""
     reader = JournalReader(path, trial)
@@ -162,32 +201,71 @@ def read(path: Path, trial: Trial) -> TrialRecord:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; None if the line is damaged, or was made by something else than this module."""
     checksum, _, text = line[:-1].partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
-    event: dict[str, Any] = json.loads(text)
-    return event
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
 
 
-def _replay(record: TrialRecord, events: list[dict[str, Any]]) -> TrialRecord:
-    epochs = list(record.epochs)
-    known = dict(vars(record))
-    for event in events:
+def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
+    """What is known after ``event``; None if it is not an event of a journal, or cannot come here.
+
+    Raises:
+        ValueError: it starts another trial.
+    """
+    try:
         match event["event"]:
             case "start":
                 if event["key"] != record.trial.key:
-                    raise ValueError(f"the journal of trial {record.trial.key} holds trial {event['key']}")
-                if event["attempt"] != known["attempt"]:
-                    del epochs[event["kept"] :]
-                    known |= {"attempt": event["attempt"], "started_ms": event["time_ms"]}
-                known |= {"status": "running", "error": None, "machine": event["machine"], "ended_ms": 0}
-            case "epoch" if known["status"] == "running" and event["epoch"] == len(epochs) + 1:
-                fields: dict[str, Any] = {name: event[name] for name in _SCALARS}
-                fields |= {name: _unpack(event[name]) for name in _ARRAYS if name in event}
-                epochs.append(EpochRecord(**fields, time_ms=event["time_ms"]))
-            case "end" if known["status"] == "running":
-                known |= {"status": event["status"], "error": event["error"], "ended_ms": event["time_ms"]}
-    return TrialRecord(record.trial, epochs=tuple(epochs), **{name: known[name] for name in _STANDING})
+                    raise OtherTrialError(
+                        f"the journal of trial {record.trial.key} holds trial {event['key']}"
+                    )
+                changes: dict[str, Any] = {"status": "running", "error": None, "ended_ms": 0}
+                if event["attempt"] != record.attempt:
+                    changes |= {
+                        "epochs": record.epochs[: int(event["kept"])],
+                        "attempt": str(event["attempt"]),
+                        "started_ms": int(event["time_ms"]),
+                    }
+                changes["machine"] = {str(name): str(value) for name, value in event["machine"].items()}
+                changes["notes"] = (*record.notes, *map(str, event.get("notes", ())))
+                return replace(record, **changes)
+            case "epoch":
+                epoch = _epoch(event)
+                follows = epoch.epoch == len(record.epochs) + 1
+                if record.status != "running" or not follows or epoch.first_iteration != record.iterations + 1:
+                    return record
+                return replace(record, epochs=(*record.epochs, epoch))
+            case "end" if event["status"] in get_args(Status):
+                if record.status != "running":
+                    return record
+                error = None if event["error"] is None else str(event["error"])
+                return replace(record, status=event["status"], error=error, ended_ms=int(event["time_ms"]))
+    except OtherTrialError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        pass
+    return None
+
+
+def _epoch(event: dict[str, Any]) -> EpochRecord:
+    arrays: dict[str, Any] = {name: _unpack(event[name]) for name in _ARRAYS if name in event}
+    count = len(arrays["train_loss"])
+    if count == 0 or any(len(array) != count for array in arrays.values()):
+        raise ValueError("arrays of different lengths")
+    measured: dict[str, Any] = {name: float(event[name]) for name in _MEASURED}
+    return EpochRecord(
+        epoch=int(event["epoch"]),
+        first_iteration=int(event["first_iteration"]),
+        **measured,
+        **arrays,
+        time_ms=int(event["time_ms"]),
+    )
 
 
 def _pack(array: Array) -> dict[str, Any]:
@@ -197,6 +275,8 @@ def _pack(array: Array) -> dict[str, Any]:
 
 
 def _unpack(packed: dict[str, Any]) -> Array:
-    flat = np.frombuffer(base64.b64decode(packed["data"]), dtype=packed["dtype"])
+    if packed["dtype"] not in ("<f4", "<f8"):
+        raise ValueError(f"an array of {packed['dtype']}")
+    flat = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype=packed["dtype"])
     array: Array = flat.reshape(packed["shape"])
     return array

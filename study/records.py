@@ -80,6 +80,8 @@ class TrialRecord:
     machine: dict[str, str] = field(default_factory=dict)
     started_ms: int = 0
     ended_ms: int = 0
+    notes: tuple[str, ...] = ()
+    """What was found damaged when the trial was continued, for people."""
 
     @cached_property
     def alpha(self) -> Array:

@@ -6,14 +6,18 @@ many of ours cost less. Workers leave their results in journals; Tune schedules,
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import platform
+import signal
 import socket
+import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -43,10 +47,15 @@ from study.worker import run_bundle
 MAX_DEATHS = 10
 """How often the process of a bundle may die before the bundle is given up."""
 GUESSED_SLOTS = 16
+GONE_SECONDS = 10.0
 
 
 class ClusterError(RuntimeError):
     """Ray cannot be started or reached, or cannot hold a trial of the study."""
+
+
+class LostClusterError(ClusterError):
+    """Ray went away in the middle of a study; what the trials did so far is kept."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ def cluster(
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
     environment[imports.VARIABLE] = os.environ.get(imports.VARIABLE, "")
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,6 +132,9 @@ def cluster(
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
         raise ClusterError(f"{where}: {str(error).splitlines()[0]}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler prints a stack and ends the process at once.
+        signal.signal(signal.SIGTERM, on_terminate)
     try:
         if address:
             _check_versions()
@@ -138,6 +151,7 @@ def schedule(
     *,
     data_folder: Path | None = None,
     retries: int = 0,
+    checkpoint_seconds: float = 30.0,
 ) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
@@ -150,6 +164,10 @@ def schedule(
         resources: of one trial, so of one process, which trains one trial at a time.
         data_folder: where the data sets lie on every node; None for the default.
         retries: how often a trial that raises starts again.
+        checkpoint_seconds: between two checkpoints of a trial.
+
+    Raises:
+        LostClusterError: every node is gone.
     """
     host = partial(
         _host,
@@ -158,6 +176,7 @@ def schedule(
         data_folder=data_folder,
         cpus=resources.cpus,
         retries=retries,
+        checkpoint_seconds=checkpoint_seconds,
     )
     needs: dict[str, float] = {"CPU": resources.cpus}
     if resources.gpus:
@@ -172,7 +191,42 @@ def schedule(
             verbose=0,
         ),
     )
-    tuner.fit()
+    with _noticing_the_end_of_ray():
+        tuner.fit()
+
+
+@contextmanager
+def _noticing_the_end_of_ray() -> Iterator[None]:
+    """Tune waits for ever for a Ray of which nothing is left, as when the only node's process was killed.
+
+    Raises:
+        LostClusterError: no node has been alive for :data:`GONE_SECONDS`.
+    """
+    over, gone = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        last_seen = time.monotonic()
+        while not over.wait(1.0):
+            with suppress(Exception):
+                if any(node["Alive"] for node in ray.nodes()):
+                    last_seen = time.monotonic()
+            if time.monotonic() - last_seen > GONE_SECONDS:
+                gone.set()
+                # SIGINT is ignored in what a shell starts in the background.
+                handled = (n for n in (signal.SIGTERM, signal.SIGINT) if callable(signal.getsignal(n)))
+                _thread.interrupt_main(next(handled, signal.SIGINT))
+                return
+
+    watcher = threading.Thread(target=watch, name="ray-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if gone.is_set():
+            raise LostClusterError("no node of Ray is alive any more") from None
+        raise
+    finally:
+        over.set()
 
 
 def _check_answers(address: str) -> None:
@@ -193,9 +247,10 @@ def _host(
     data_folder: Path | None,
     cpus: float,
     retries: int,
+    checkpoint_seconds: float,
 ) -> None:
     failed = 0
-    ends = run_bundle(bundles[config["bundle"]], folder, data_folder, cpus, retries)
+    ends = run_bundle(bundles[config["bundle"]], folder, data_folder, cpus, retries, checkpoint_seconds)
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})

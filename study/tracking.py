@@ -14,8 +14,9 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -27,7 +28,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -102,7 +103,7 @@ class Tracker:
         try:
             self.experiment_id = self._experiment()
             runs = list(_all_runs(self._client, self.experiment_id))
-            self._runs = {key: run for run in runs if (key := run.data.tags.get("trial_key"))}
+            self._runs = self._one_per_trial(runs)
             self._complete = {key for key, run in self._runs.items() if run.info.status == "FINISHED"}
             self.parent_id = self._parent(runs)
         except (MlflowException, OSError) as error:
@@ -201,6 +202,14 @@ class Tracker:
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
 
+    def _one_per_trial(self, runs: Iterable[Run]) -> dict[str, Run]:
+        """Keep one run per trial, the most complete: a request that was answered too late is sent twice."""
+        kept: dict[str, Run] = {}
+        for run in sorted(runs, key=lambda run: (run.info.status != "FINISHED", run.info.start_time)):
+            if (key := run.data.tags.get("trial_key")) and kept.setdefault(key, run) is not run:
+                self._client.delete_run(run.info.run_id)
+        return kept
+
     def _replay(self, record: TrialRecord) -> None:
         key = record.trial.key
         run = self._runs.get(key)
@@ -212,27 +221,33 @@ class Tracker:
         if run is None:
             run = self._runs[key] = self._start(record)
         run_id = run.info.run_id
+        if key not in self._sent:
+            self._describe(run_id, record)
         sent = self._sent.setdefault(key, _Sent())
-        metrics = list(sent.fresh(record))
-        if not record.ended and record.status != "failed":
-            self._send(run_id, metrics)
-            return
+        self._send(run_id, sent.fresh(record))
+        if record.ended:
+            self._end(run_id, record)
+            self._complete.add(key)
+            del self._sent[key]
+        elif record.status == "failed":
+            # Without summaries: it may yet be run again, and a metric has one value.
+            self._client.set_tag(run_id, "outcome", "failed")
+            self._keep_artifacts(run_id, record)
+            self._client.set_terminated(run_id, "FAILED", end_time=record.ended_ms)
+            del self._sent[key]
+
+    def _end(self, run_id: str, record: TrialRecord) -> None:
         threshold = self.study.threshold(record.trial)
         summaries = measures.summarise(record, threshold)
-        metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
-        self._send(run_id, metrics, [RunTag("outcome", measures.outcome(record, threshold))])
+        self._send(run_id, [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()])
+        self._client.set_tag(run_id, "outcome", measures.outcome(record, threshold))
         self._keep_artifacts(run_id, record)
-        self._client.set_terminated(
-            run_id, "FINISHED" if record.ended else "FAILED", end_time=record.ended_ms
-        )
-        if record.ended:
-            self._complete.add(key)
-        del self._sent[key]
+        # Last: a run that says it is finished is not looked at again.
+        self._client.set_terminated(run_id, "FINISHED", end_time=record.ended_ms)
 
     def _start(self, record: TrialRecord) -> Run:
         trial = record.trial
-        settings = {"op": trial.op, "lop": trial.lop, **trial.settings()}
-        params = {name: value for name, value in settings.items() if value is not None and value != {}}
+        params = _params(trial)
         tags = {
             MLFLOW_PARENT_RUN_ID: self.parent_id,
             "study": self.study.name,
@@ -243,22 +258,24 @@ class Tracker:
             "optimizer": trial.label,  # what one groups by; the parameter of that name is exact
             **{f"machine.{name}": value for name, value in record.machine.items()},
         }
-        run = self._client.create_run(
+        return self._client.create_run(
             self.experiment_id,
             start_time=record.started_ms,
             tags=tags,
             run_name=f"{trial.workload} {trial.name}" if self._several_workloads else trial.name,
         )
-        self._client.log_batch(
-            run.info.run_id, params=[Param(name, str(value)) for name, value in params.items()]
-        )
-        return run
 
-    def _send(self, run_id: str, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()) -> None:
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
-        if tags:
-            self._client.log_batch(run_id, tags=tags)
+    def _describe(self, run_id: str, record: TrialRecord) -> None:
+        """Send the run's parameters, which a driver that died may have left out, and mark it as running."""
+        self._client.log_batch(
+            run_id, params=[Param(name, str(value)) for name, value in _params(record.trial).items()]
+        )
+        self._client.update_run(run_id, status="RUNNING")
+
+    def _send(self, run_id: str, metrics: Iterable[Metric]) -> None:
+        points = list(metrics)
+        for start in range(0, len(points), _BATCH):
+            self._client.log_batch(run_id, metrics=points[start : start + _BATCH])
 
     def _keep_artifacts(self, run_id: str, record: TrialRecord) -> None:
         with tempfile.TemporaryDirectory() as name:
@@ -287,7 +304,7 @@ class _Sent:
         if record.budget is None:
             return
         stamps = [(epoch.last_iteration, epoch.time_ms) for epoch in record.epochs]
-        closed = record.status not in ("pending", "running")
+        closed = record.ended
         for name in _CURVES:
             values = getattr(record, name)
             indices = thinning.thin_indices(values, record.budget, closed=closed)
@@ -392,6 +409,11 @@ def _page(experiment_id: str) -> str:
         "orderByAsc": "true",
     }
     return f"#/experiments/{experiment_id}/runs?{urlencode(view, quote_via=quote)}"
+
+
+def _params(trial: Trial) -> dict[str, Any]:
+    settings = {"op": trial.op, "lop": trial.lop, **trial.settings()}
+    return {name: value for name, value in settings.items() if value is not None and value != {}}
 
 
 def _epoch_metrics(epoch: EpochRecord) -> Iterator[Metric]:

@@ -2,11 +2,14 @@
 
 import json
 import socket
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from study.journal import Journal, JournalReader, read
+from study.journal import Journal, JournalReader, OtherTrialError, read
 from study.records import EpochRecord
 from study.spec import Trial
 
@@ -209,3 +212,85 @@ def test_a_journal_of_another_trial_is_refused(tmp_path):
         read(path, other)
     with pytest.raises(ValueError, match=TRIAL.key):
         write(path, [1], trial=other)
+
+
+SAME_FOLDER = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
+)
+EVENTS = ("start", "epoch", "end", "other")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def signed(event):
+    text = json.dumps(event).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def good_events(folder):
+    path = folder / "good.journal"
+    path.unlink(missing_ok=True)
+    write(path, [1, 2, 3], end="finished")
+    return [json.loads(line.partition(b" ")[2]) for line in path.read_bytes().splitlines()]
+
+
+def assert_readable(path):
+    """It reads as some beginning of a trial, and a writer can go on from there."""
+    reader = JournalReader(path, TRIAL)
+    try:
+        reader.poll()
+    except OtherTrialError:
+        return
+    record = reader.record
+    assert [kept.epoch for kept in record.epochs] == list(range(1, len(record.epochs) + 1))
+    assert len(record.train_loss) == len(record.alpha) == record.iterations
+    with Journal(path, TRIAL, MACHINE, repeatable=True) as journal:
+        for number in range(1, len(record.epochs) + 2):
+            journal.epoch(epoch(number))
+    again = JournalReader(path, TRIAL)
+    again.poll()
+    assert not again.damaged
+    assert again.offset == path.stat().st_size
+
+
+@SAME_FOLDER
+@given(line=st.integers(0, 4), name=st.text("adehikmnoprstuvy_", max_size=12) | st.none(), value=VALUES)
+@example(line=1, name="alpha", value={"dtype": "|O", "shape": [1], "data": "AAAAAAAAAAA="})
+@example(line=1, name="train_loss", value={"dtype": "<f4", "shape": [-1], "data": ""})
+@example(line=1, name="first_iteration", value=10**400)
+@example(line=2, name="epoch", value=7)
+@example(line=0, name="kept", value=-3)
+def test_a_signed_event_with_any_value_in_it(tmp_path, line, name, value):
+    events = good_events(tmp_path)
+    names = sorted(events[line])
+    events[line][name if name is not None else names[hash(str(value)) % len(names)]] = value
+    path = tmp_path / "bad.journal"
+    path.write_bytes(b"".join(map(signed, events)))
+    assert_readable(path)
+
+
+@SAME_FOLDER
+@given(events=st.lists(VALUES | st.fixed_dictionaries({"event": st.sampled_from(EVENTS)}), max_size=3))
+@example(events=[[[]] * 3])
+def test_signed_lines_of_any_json(tmp_path, events):
+    path = tmp_path / "bad.journal"
+    path.write_bytes(b"".join(map(signed, events)))
+    assert_readable(path)
+
+
+@SAME_FOLDER
+@given(data=st.binary(max_size=200), cut=st.integers(0, 3000))
+def test_any_bytes_after_any_prefix(tmp_path, data, cut):
+    path = tmp_path / "bad.journal"
+    path.write_bytes(b"".join(map(signed, good_events(tmp_path)))[:cut] + data)
+    assert_readable(path)
+
+
+def test_nesting_without_end(tmp_path):
+    path = tmp_path / "bad.journal"
+    text = b"[" * 200_000
+    path.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    assert_readable(path)

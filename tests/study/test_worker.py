@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from study import worker
 from study.folder import StudyFolder
 from study.spec import OPTIMIZERS, Trial
 from study.training import Training
@@ -93,16 +93,15 @@ def test_another_trials_checkpoint_is_refused():
 @pytest.fixture
 def at_work(tmp_path, monkeypatch):
     """A function that runs the one trial in a folder, cut off at a batch or not, and counts its batches."""
-    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
 
     def run(name, cut_at=None):
         folder, (work, batches) = StudyFolder(tmp_path / name, "s"), counted(cut_at)
         monkeypatch.setattr("study.workloads.resolve", lambda *_: work)
         if cut_at is None:
-            list(run_bundle([trial()], folder, None, cpus=1))
+            list(run_bundle([trial()], folder, None, cpus=1, checkpoint_seconds=0))
         else:
             with pytest.raises(Cut):
-                list(run_bundle([trial()], folder, None, cpus=1))
+                list(run_bundle([trial()], folder, None, cpus=1, checkpoint_seconds=0))
         return folder, batches()
 
     return run
@@ -151,16 +150,39 @@ class Bomb:
         return (pytest.fail, ("a checkpoint was executed",))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04 not a checkpoint", pickle.dumps(Bomb())], ids=["empty", "torn", "bomb"]
-)
-def test_a_checkpoint_that_cannot_be_trusted_is_not_used(at_work, content):
+DAMAGES = {
+    "empty": lambda content: b"",
+    "torn": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:],
+    "bomb": lambda content: pickle.dumps(Bomb()),
+    "signed bomb": lambda content: b"%08x\n" % zlib.crc32(pickle.dumps(Bomb())) + pickle.dumps(Bomb()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(at_work, damage):
+    calm, _ = at_work("calm")
+    folder, _ = at_work("cut", cut_at=13)  # in the fifth of six epochs of three batches
+    last = folder.checkpoint(trial())
+    last.write_bytes(damage(last.read_bytes()))
+    _, batches = at_work("cut")
+    assert batches == 9
+    assert_same_curves(folder, calm)
+    assert folder.records([trial()])[0].notes == (f"checkpoint {last.name} is damaged",)
+
+
+def test_without_a_whole_checkpoint_a_trial_starts_over(at_work):
     calm, _ = at_work("calm")
     folder, _ = at_work("cut", cut_at=13)
-    folder.checkpoint(trial()).write_bytes(content)
+    files = sorted(folder.checkpoint(trial()).parent.iterdir())
+    assert len(files) == 2
+    for path in files:
+        path.write_bytes(b"")
     _, batches = at_work("cut")
     assert batches == 18
     assert_same_curves(folder, calm)
+    assert len(folder.records([trial()])[0].notes) == 2
+    assert list(folder.checkpoint(trial()).parent.iterdir()) == []
 
 
 def test_a_checkpoint_ahead_of_a_damaged_journal_is_not_used(at_work):

@@ -1,0 +1,121 @@
+"""What many trials cost: ``python tests/benchmarks/load.py [--trials 2000] [--planned 100000] [--cpus 2]``.
+
+Plans a study of ``--planned`` trials; runs one of ``--trials`` short ones and watches the driver's memory;
+then asks for its status and its report. Prints seconds, megabytes and, for the driver, megabytes per
+thousand trials, from a straight line through its resident memory over the trials that had ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from mlflow import MlflowClient
+
+from study.folder import StudyFolder
+from study.spec import load_study
+from study.tracking import embedded_uri
+
+MEGABYTE = 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--planned", type=int, default=100_000)
+    parser.add_argument("--cpus", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        planned = write_study(folder, "planned", options.planned)
+        say(f"plan of {options.planned} trials", *timed(["plan", str(planned), "--runs", name]))
+        path = write_study(folder, "load", options.trials)
+        run(path, folder, options)
+        for command in (["status", "load"], ["report", "load"]):
+            say(f"{command[0]} of {options.trials} trials", *timed([*command, "--runs", name]))
+        check_store(folder, options.trials)
+
+
+def write_study(folder: Path, name: str, trials: int) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"name: {name}\nworkloads: digits-logreg\noptimizers: [sgd, sgd-sgd]\nalpha0: [0.1, 0.01]\n"
+        f"beta: 1e-3\nseeds: {trials // 4}\nepochs: 2\nthreshold: 1.0\n"
+    )
+    return path
+
+
+def run(path: Path, folder: Path, options: argparse.Namespace) -> None:
+    """Run the study and print how long it took and how the driver's memory grew."""
+    command = [sys.executable, "-m", "study", "run", str(path), "--runs", str(folder)]
+    begun = time.perf_counter()
+    driver = psutil.Popen([*command, "--cpus", str(options.cpus)], stdout=subprocess.DEVNULL)
+    home = StudyFolder(folder, "load")
+    samples = []
+    while driver.poll() is None:
+        ended = sum(1 for _ in home.path.glob("trials/*.journal"))
+        samples.append((ended, driver.memory_info().rss / MEGABYTE))
+        time.sleep(2)
+    seconds = time.perf_counter() - begun
+    # The report, which loads figures and all curves, comes after the last trial.
+    trials, memory = np.array([sample for sample in samples if 50 < sample[0] < options.trials]).T
+    slope, _ = np.polyfit(trials / 1000, memory, 1)
+    rate = options.trials / seconds
+    print(
+        f"run of {options.trials} trials on {options.cpus} CPUs: {seconds:.0f} s, {rate:.1f} trials/s, exit "
+        f"code {driver.returncode}; driver {memory[0]:.0f} MB to {memory[-1]:.0f} MB, "
+        f"{slope:+.1f} MB per 1000 trials while they ran",
+        flush=True,
+    )
+
+
+def timed(arguments: list[str]) -> tuple[float, float]:
+    """Return the seconds and the peak megabytes of a command."""
+    begun = time.perf_counter()
+    process = psutil.Popen([sys.executable, "-m", "study", *arguments], stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, process.memory_info().rss)
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode}")
+    return time.perf_counter() - begun, peak / MEGABYTE
+
+
+def say(what: str, seconds: float, megabytes: float) -> None:
+    print(f"{what}: {seconds:.1f} s, {megabytes:.0f} MB", flush=True)
+
+
+def check_store(folder: Path, count: int) -> None:
+    """Say whether MLflow has every trial once, finished, with a threshold or an outcome that says why not."""
+    client = MlflowClient(tracking_uri=embedded_uri(folder))
+    experiment = client.get_experiment_by_name("load")
+    assert experiment is not None
+    runs, token = [], None
+    while True:
+        page = client.search_runs(
+            [experiment.experiment_id], "tags.role = 'trial'", max_results=1000, page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            break
+    keys = {trial.key for trial in load_study(folder / "load.yaml").trials()}
+    consistent = (
+        len(runs) == count
+        and {run.data.tags["trial_key"] for run in runs} == keys
+        and all(run.info.status == "FINISHED" and run.data.tags["outcome"] for run in runs)
+    )
+    print(f"MLflow: {len(runs)} runs, {'consistent' if consistent else 'NOT CONSISTENT'}")
+
+
+if __name__ == "__main__":
+    main()
