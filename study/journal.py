@@ -18,8 +18,6 @@ its replacement, for seconds: an epoch out of turn, and all after the end but a 
 from __future__ import annotations
 
 import base64
-import errno
-import fcntl
 import json
 import os
 import socket
@@ -30,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 
@@ -38,7 +36,6 @@ from study.records import Array, EpochRecord, Status, TrialRecord
 from study.spec import Trial
 
 FORMAT = 1
-OWNER_SECONDS = 60.0
 _MEASURED = ("val_loss", "val_accuracy", "seconds")
 _SCALARS = ("epoch", "first_iteration", *_MEASURED)
 _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
@@ -108,7 +105,7 @@ class Journal:
 
     Raises:
         ValueError: the file is the journal of another trial.
-        OSError: the file cannot be written, or another process has been writing it for a minute.
+        OSError: the file cannot be written.
     """
 
     def __init__(
@@ -122,15 +119,10 @@ class Journal:
         notes: Sequence[str] = (),
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        reader = JournalReader(path, trial)
+        reader.poll()
         self._file = path.open("ab")
-        try:
-            _own(self._file)
-            reader = JournalReader(path, trial)
-            reader.poll()
-            self._file.truncate(reader.offset)
-        except BaseException:
-            self._file.close()
-            raise
+        self._file.truncate(reader.offset)
         if reader.damaged:
             count = len(reader.record.epochs)
             notes = [*notes, f"the journal was damaged after epoch {count}; what came then is trained again"]
@@ -180,19 +172,6 @@ class Journal:
         self._file.flush()
 
 
-def _own(file: IO[bytes]) -> None:
-    """Wait for a writer that a dead driver left behind, and that ends by itself within seconds."""
-    deadline = time.monotonic() + OWNER_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise OSError(errno.EBUSY, "another process writes this journal", file.name) from error
-            time.sleep(0.2)
-
-
 def read(path: Path, trial: Trial) -> TrialRecord:
     """Return all that the journal at ``path`` says of ``trial``."""
     reader = JournalReader(path, trial)
@@ -237,8 +216,11 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                 return replace(record, **changes)
             case "epoch":
                 epoch = _epoch(event)
-                follows = epoch.epoch == len(record.epochs) + 1
-                if record.status != "running" or not follows or epoch.first_iteration != record.iterations + 1:
+                follows = (epoch.epoch, epoch.first_iteration) == (
+                    len(record.epochs) + 1,
+                    record.iterations + 1,
+                )
+                if record.status != "running" or not follows:
                     return record
                 return replace(record, epochs=(*record.epochs, epoch))
             case "end" if event["status"] in get_args(Status):
