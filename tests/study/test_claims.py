@@ -193,6 +193,21 @@ def test_seeds_that_disagree_are_undecided():
     assert row["text"].endswith("; the seeds do not agree enough.")
 
 
+def test_seeds_that_agree_are_not_enough_where_the_interval_includes_no_difference():
+    row = row_of(one([390] * 8 + [900], [400] * 9))
+    assert (row["better"], row["p"]) == (8, pytest.approx(10 / 512))
+    assert row["ratio_low"] < 1 < row["ratio_high"]
+    assert row["verdict"] == "undecided"
+    assert row["text"].endswith("; the interval includes no difference.")
+
+
+def test_an_interval_beyond_the_margin_is_not_shown_to_be_equal():
+    row = row_of(losses([0.3, 0.3001, 0.2999, 0.3, 0.3, 0.3001, 0.2999, 0.3, 0.4], [0.3] * 9), BETTER)
+    assert row["p_same"] == pytest.approx(10 / 512)
+    assert row["ratio_high"] > 1.01
+    assert row["verdict"] == "undecided"
+
+
 def test_ties_are_left_out_of_the_test():
     row = row_of(one([300, 300, 300, 300, 300, 400], [400] * 6))
     assert (row["better"], row["equal"], row["p"]) == (5, 1, pytest.approx(1 / 32))
@@ -223,6 +238,19 @@ def test_a_seed_whose_direction_rests_on_an_unknown_n_is_unclear_and_counts_agai
     assert row["p"] == pytest.approx(stats.binomtest(6, 7, alternative="greater").pvalue)
     assert row["verdict"] == "undecided"
     assert "unclear in 1 of 7 seeds" in row["text"]
+
+
+def test_a_baseline_that_missed_the_threshold_does_not_count_as_only_a_little_slower():
+    # Half as fast at one α₀; at the other the baseline's N is unknown, and may outweigh that.
+    trials = made_up(
+        {
+            "adam-sgd": {0.01: [200] * 6, 0.1: [INF] * 6},
+            "adam-adam": {0.01: [400] * 6, 0.1: [900] * 6},
+        }
+    )
+    row = row_of(trials)
+    assert (row["better"], row["worse"], row["unclear"]) == (0, 0, 6)
+    assert row["p_worse"] == 1.0
 
 
 def test_where_neither_reached_the_threshold_nothing_is_shown():
