@@ -76,16 +76,13 @@ def check_params(group: dict[str, Any]) -> None:
     params: list[Tensor] = group["params"]
     if group["fused"] and params:
         kinds = {(param.dtype, param.device) for param in params}
-        if len(kinds) > 1 or not (params[0].is_floating_point() or params[0].is_complex()):
+        dtype, device = params[0].dtype.to_real(), params[0].device.type
+        if len(kinds) > 1 or not dtype.is_floating_point:
             raise ValueError(
-                "fused=True needs floating-point or complex parameters of one dtype on one device in each group, got "
+                "fused=True needs floating-point parameters of one dtype on one device in each group, got "
                 + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
             )
-        if (
-            group["lop"] is not None
-            and params[0].dtype.to_real() == torch.float64
-            and params[0].device.type != "cpu"
-        ):
+        if group["lop"] is not None and dtype == torch.float64 and device != "cpu":
             # The kernel reads a tensor learning rate as float32.
             raise ValueError("fused=True cannot learn α for float64 parameters on a GPU: give fused=False")
 

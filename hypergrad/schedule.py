@@ -12,8 +12,8 @@ from torch import Tensor
 class Schedule(torch.optim.Optimizer):
     """A view of an optimizer in which ``lr`` is a factor of α, 1 at first, and all else is as it is.
 
-    ``CosineAnnealingLR(optimizer.schedule, 100)`` lets α go on being learned while the schedule multiplies it;
-    given the optimizer itself a scheduler would write over what was learned. The factor lies in the
+    With ``CosineAnnealingLR(optimizer.schedule, 100)`` α goes on being learned while the schedule multiplies
+    it; given the optimizer itself a scheduler would write over what was learned. The factor lies in the
     optimizer's groups, as ``lr_factor``, and is saved with its state.
 
     Args:

@@ -1,4 +1,4 @@
-"""Parameters that are not plain real tensors, seen as such: complex ones as pairs, sharded ones as the local part.
+"""Parameters that are not plain real tensors, seen as such: complex ones as pairs, sharded ones as a part.
 
 An op works element by element, so its arithmetic on the views is that on the whole; only a dot product of
 sharded tensors must be summed over the ranks.

@@ -127,7 +127,7 @@ def test_decoupled_weight_decay_with_a_fixed_rate_equals_torch(problem, op, fuse
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("variable", ["α", "log α"])
 def test_the_hypergradient_of_decoupled_weight_decay_is_the_derivative(problem, op, variable):
-    """d L_t(θ_{t−2} − α(u + λθ_{t−2})) / dα by autograd, and /d log α for what a multiplicative rule moves by."""
+    """dL_t(θ_{t−2} − α(u + λθ_{t−2}))/dα by autograd, and /d log α, which a multiplicative rule moves by."""
     params = problem.initial()
     optimizer = hypergrad.create(
         f"{op}-sgd",

@@ -67,7 +67,7 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_every_scheduler_of_torch_multiplies(problem, make):
-    """With β = 0 the parameters move as under torch.optim with the same scheduler on a learning rate of 1·α₀."""
+    """With β = 0 the parameters move as with torch.optim and the same scheduler."""
     a, b = problem.initial(), problem.initial()
     ours = hypergrad.SGD(a, lr=0.02, momentum=0.9, nesterov=True, hypergrad_lr=0.0)
     theirs = torch.optim.SGD(b, lr=1.0, momentum=0.9, nesterov=True)
