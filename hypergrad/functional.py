@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hypergrad import kernels
 from hypergrad.directions import Direction, ParamState
 from hypergrad.hypergradients import Moves, hypergradients, no_moves, remember
 from hypergrad.learning import learn, scattered
@@ -150,7 +151,8 @@ def update(
         foreach: ``True`` makes one call for all tensors, ``False`` goes tensor by tensor, which needs less
             memory at a time; ``None`` goes tensor by tensor on a CPU with a million elements or more, where
             that is faster.
-        fused: let fused kernels move the parameters (no members, one device and dtype).
+        fused: take the step in two passes of ``hypergrad.kernels`` where it has some, else let torch's fused
+            kernels move the parameters (no members, one device and dtype).
         grad_scale: 0-d; the gradients are divided by it first.
         found_inf: 0-d; not 0 if a gradient is not finite, and then nothing moves. Needs ``fused``.
 
@@ -181,7 +183,14 @@ def update(
         moved, given = list(map(view, moved)), list(map(view, given))
         states = [{key: view(value) for key, value in own.items()} for own in states]
     decay = weight_decay if decoupled_weight_decay else 0.0
-    given = _prepared(moved, given, weight_decay - decay, maximize, grad_scale)
+    coupled = weight_decay - decay
+    by_tensor = granularity == "tensor"
+    with_members = isinstance(state.alpha, Tensor) and state.alpha.ndim > by_tensor
+    kernel = None
+    if fused and rate is not None and not with_members and grad_scale is None and found_inf is None:
+        kernel = kernels.choose(direction, moved, given, states, weight_decay=coupled, maximize=maximize)
+    if kernel is None:
+        given = _prepared(moved, given, coupled, maximize, grad_scale)
     if foreach is None:
         foreach = moved[0].device.type != "cpu" or sum(param.numel() for param in moved) < 1_000_000
     size = len(moved) if foreach else 1
@@ -193,7 +202,6 @@ def update(
         if not isinstance(state.alpha, Tensor):
             raise TypeError(f"a learned α must be a tensor, as init makes it, got {state.alpha!r}")
         alpha, total = state.alpha, len(params)
-        by_tensor = granularity == "tensor"
         if not state.moves and (decay or schedule is not None):
             state.moves.update(no_moves(total, alpha, by_tensor))
         with _kept_if(found_inf, [alpha, *state.rate.values(), *state.moves.values()]):
@@ -207,9 +215,10 @@ def update(
                 blocks=blocks,
                 moves=state.moves,
                 present=present,
-                with_members=alpha.ndim > by_tensor,
+                with_members=with_members,
                 by_group=granularity == "group",
                 normalize=normalize,
+                kernel=kernel,
             )
             alphas = learn(
                 alpha,
@@ -233,6 +242,10 @@ def update(
 
     if schedule is not None:
         alphas = [alpha * schedule for alpha in alphas] if isinstance(alphas, list) else alphas * schedule
+    if kernel is not None:
+        factors = torch.stack(alphas) if isinstance(alphas, list) else torch.as_tensor(alphas)
+        kernel.move(factors, decay=decay)
+        return h
     if fused and isinstance(alphas, list):
         blocks = [slice(index, index + 1) for index in range(len(moved))]
     for block in blocks:

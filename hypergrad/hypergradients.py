@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.directions import Direction, ParamState
+from hypergrad.kernels import Kernel
 from hypergrad.views import sum_over_shards
 
 Moves = dict[str, Tensor]
@@ -59,6 +60,7 @@ def hypergradients(
     with_members: bool,
     by_group: bool,
     normalize: bool,
+    kernel: Kernel | None = None,
 ) -> Tensor:
     """Return h of each tensor, (T', *members), or of all together, (*members), in the dtype of ``alpha``.
 
@@ -75,23 +77,28 @@ def hypergradients(
         with_members: whether the first axis of a tensor is that of the members.
         by_group: sum over the tensors.
         normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
+        kernel: makes the products, and moves the states on the way.
     """
-    rows = []
-    for block in blocks:
-        previous = direction.previous(states[block])
-        if moves:
-            decays = [moves["decay"][index] for index in present[block]]
-            previous = [
-                torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
-                for u, theta, decay in zip(previous, params[block], decays, strict=True)
-            ]
-        for g, d in zip(grads[block], previous, strict=True):
-            dot = _dot(g, d, alpha, with_members)
-            if normalize:
-                squares = [_dot(g, g, alpha, with_members), _dot(d, d, alpha, with_members)]
-                dot = torch.stack([dot, *squares])
-            rows.append(dot)
-    products = sum_over_shards(torch.stack(rows), whole)  # (T', *members), or (T', 3, *members)
+    decays = torch.stack([moves["decay"][index] for index in present]) if moves else None
+    if kernel is not None:
+        products = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
+    else:
+        rows = []
+        for block in blocks:
+            previous = direction.previous(states[block])
+            if decays is not None:
+                previous = [
+                    torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
+                    for u, theta, decay in zip(previous, params[block], decays[block], strict=True)
+                ]
+            for g, d in zip(grads[block], previous, strict=True):
+                dot = _dot(g, d, alpha, with_members)
+                if normalize:
+                    squares = [_dot(g, g, alpha, with_members), _dot(d, d, alpha, with_members)]
+                    dot = torch.stack([dot, *squares])
+                rows.append(dot)
+        products = torch.stack(rows)
+    products = sum_over_shards(products, whole)  # (T', *members), or (T', 3, *members)
     gains = torch.stack([moves["gain"][index] for index in present]) if moves else None
     if not normalize:
         h = products.neg_() if gains is None else products.mul_(gains).neg_()
