@@ -55,7 +55,8 @@ def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
     """Return the dtype of α and h for ``params``: theirs, but never below float32."""
     dtype = torch.float32
     for param in params:
-        dtype = torch.promote_types(dtype, param.dtype.to_real())
+        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
+        dtype = torch.promote_types(dtype, own)
     return dtype
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergrad import groups
+
 
 class Schedule(torch.optim.Optimizer):
     """A view of an optimizer in which ``lr`` is a factor of α, 1 at first, and all else is as it is.
@@ -57,6 +59,7 @@ class _Factors(MutableMapping[str, Any]):
             alpha = group["lr"]
             learned = group["lop"] is not None and isinstance(alpha, Tensor)
             group["lr_factor"] = alpha.new_ones(()) if learned else 1.0
+            groups.settle(group)
 
     def __getitem__(self, key: str) -> Any:
         return self._group[self._NAMES.get(key, key)]
