@@ -192,6 +192,12 @@ def update(
         kernel = kernels.choose(direction, moved, given, states, weight_decay=coupled, maximize=maximize)
     if kernel is None:
         given = _prepared(moved, given, coupled, maximize, grad_scale)
+        if fused:
+            # torch's kernels go through memory, whatever the strides.
+            given = [
+                grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
+                for grad, param in zip(given, moved, strict=True)
+            ]
     if foreach is None:
         foreach = moved[0].device.type != "cpu" or sum(param.numel() for param in moved) < 1_000_000
     size = len(moved) if foreach else 1

@@ -82,9 +82,21 @@ def check_params(group: dict[str, Any]) -> None:
                 "fused=True needs floating-point parameters of one dtype on one device in each group, got "
                 + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
             )
+        if any(map(_has_gaps, params)):
+            raise ValueError("fused=True needs parameters without gaps in memory: give fused=False")
         if group["lop"] is not None and dtype == torch.float64 and device != "cpu":
             # The kernel reads a tensor learning rate as float32.
             raise ValueError("fused=True cannot learn α for float64 parameters on a GPU: give fused=False")
+
+
+def _has_gaps(tensor: Tensor) -> bool:
+    """Whether the elements do not fill a stretch of memory, in any order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != expected and tensor.numel():
+            return True
+        expected *= size
+    return False
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""One of the processes that test_distributed.py starts: RANK, WORLD_SIZE, the store's file, the results' folder."""
+"""One of test_distributed.py's processes. Arguments: rank, number of ranks, store's file, results' folder."""
 
 from __future__ import annotations
 

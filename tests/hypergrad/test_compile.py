@@ -1,4 +1,4 @@
-"""torch.compile of the step: one graph, and no other when α, the step count or a schedule's factor changes."""
+"""torch.compile of the step: one graph, whatever α, the step count and a schedule's factor become."""
 
 from __future__ import annotations
 

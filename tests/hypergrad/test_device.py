@@ -50,7 +50,7 @@ def test_the_stand_in_notices(read):
 
 @pytest.fixture
 def fused_kernels(monkeypatch):
-    """torch has no fused kernels for the stand-in: these note what they were given, which they do not read."""
+    """torch has no fused kernels for the stand-in: these note what they are given and read nothing."""
     calls = []
 
     def kernel(*args, lr, found_inf=None, **_):
@@ -110,7 +110,7 @@ def test_capturable_steps_are_counted_on_the_device(name, problem):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-sgdn", "adam-adam"])
 def test_a_state_moves_to_another_dtype(problem, name, dtype):
-    """α, the rule's state, h and the step count stay in float32 or above; moments are in the parameters' dtype."""
+    """α, the rule's state, h and the step count stay float32 or above; moments are in the parameters' dtype."""
     start = problem.initial(torch.float32)
     optimizer = hypergrad.create(
         name, start, lr=0.01, hypergrad_lr=1e-4, weight_decay=0.1, decoupled_weight_decay=True

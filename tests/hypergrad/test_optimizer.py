@@ -90,6 +90,15 @@ def test_bad_options_are_named(param, kind, options, message):
 def test_parameters_that_cannot_be_served_are_named(param):
     with pytest.raises(ValueError, match=r"one dtype on one device .* torch.float32 on cpu, torch.float64"):
         hypergrad.Adam([param, torch.ones(2, requires_grad=True)], fused=True)
+    with pytest.raises(ValueError, match="fused=True needs parameters without gaps in memory"):
+        hypergrad.SGD([torch.ones(4, 2)[:, 0].requires_grad_()], fused=True)
+    for dense in (
+        torch.ones(4, 2).T,
+        torch.ones(2, 3, 1, 4).transpose(0, 3),
+        torch.ones(0, 2),
+        torch.ones(()),
+    ):
+        hypergrad.SGD([dense.requires_grad_()], fused=True)
     with pytest.raises(TypeError, match="betas"):
         hypergrad.create("sgd", [param], betas=(0.9, 0.999))
 
