@@ -80,7 +80,7 @@ def choose(
     Raises:
         ValueError: if a gradient or state has another shape than its parameter.
     """
-    if torch.compiler.is_compiling() or not params[0].is_cpu or not cpu.supports(direction):
+    if torch.compiler.is_compiling() or not params[0].is_cpu:
         return None
     try:
         return cpu.CPUKernel(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize)

@@ -13,7 +13,7 @@
 
 enum { BLOCK = 16384, BLOCKS_PER_THREAD = 2 };
 
-/* The operands of a step, as kernels/cpu.py fills them in. Pointers are to one entry per tensor, or NULL. */
+/* The operands of a step, packed by kernels/cpu.py. Pointers are to one entry per tensor, or NULL. */
 typedef struct {
     int64_t tensors;
     const int64_t *sizes; /* in elements */

@@ -1,11 +1,15 @@
-"""The compiled kernels of ``cpu.c``, for the tensors of one step: checks them and hands over addresses."""
+"""The compiled kernels of ``cpu.c``, for the tensors of one step: checks them and hands over addresses.
+
+Written for few instructions per step: a model may have a hundred parameters or a hundred million.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import itertools
+import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,34 +19,15 @@ from hypergrad.kernels import build
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 
-# Per direction: its function for pass 1, and where its state goes in Call.
-_SGD = ("products_sgd", {"direction": "direction"})
-_HEAVY_BALL = ("products_heavy_ball", {"first": "momentum_buffer"})
-_NESTEROV = ("products_nesterov", {"direction": "direction", "first": "momentum_buffer"})
-_ADAM = ("products_adam", {"first": "exp_avg", "second": "exp_avg_sq"})
-
-
-class _Call(ctypes.Structure):
-    """``Call`` in ``cpu.c``."""
-
-    _fields_ = (
-        ("tensors", ctypes.c_int64),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("sizes", "theta", "grad", "direction", "first", "second", "step")
-        ),
-        *((name, ctypes.c_double) for name in ("momentum", "beta1", "beta2", "eps", "weight_decay", "sign")),
-        ("threads", ctypes.c_int64),
-    )
-
-
-def supports(direction: directions.Direction) -> bool:
-    """Whether ``cpu.c`` has this direction."""
-    return type(direction) in (directions.SGD, directions.Momentum, directions.Adam)
+# ``Call`` in cpu.c: a count and addresses (tensors, sizes, theta, grad, direction, first, second, step),
+# numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
+_CALL = struct.Struct("@8q6dq")
 
 
 class CPUKernel:
     """One step of ``direction``, whose learned α needs its ``previous``; see ``hypergrad.kernels.Kernel``."""
+
+    __slots__ = ("_call", "_columns", "_dtype", "_held", "_move", "_products", "_written")
 
     def __init__(
         self,
@@ -58,63 +43,82 @@ class CPUKernel:
 
         Raises:
             build.UnavailableError: if there is no kernel for them.
+            ValueError: if a gradient or state has another shape than its parameter.
         """
-        dtype = params[0].dtype
-        if dtype not in REALS:
-            raise build.UnavailableError(f"there are none for {dtype}")
-        self._library = build.library(REALS[dtype])
-        call = _Call(
-            tensors=len(params),
-            weight_decay=weight_decay,
-            sign=-1.0 if maximize else 1.0,
-            threads=torch.get_num_threads(),
+        name, keys, numbers = _described(direction)
+        self._dtype = params[0].dtype
+        self._products, self._move = _functions(self._dtype, name)
+        own = [[state[key] for state in states] for key in keys if key is not None]
+        grads = _suitable(params, grads, own, self._dtype)
+        written = [*params, *(tensor for tensors in own for tensor in tensors)]
+        addresses = array("q", [param.numel() for param in params])
+        addresses.extend([tensor.data_ptr() for tensor in grads])
+        addresses.extend([tensor.data_ptr() for tensor in written])
+        if name == "adam":
+            steps = [state["step"] for state in states]
+            if any(step.dtype != torch.float32 or not step.is_cpu for step in steps):
+                raise build.UnavailableError("they take Adam's step as float32 on the CPU")
+            addresses.extend([step.data_ptr() for step in steps])
+            written += steps
+        count = len(params)
+        start, column = addresses.buffer_info()[0], addresses.itemsize * count
+        places = iter(range(start + 3 * column, start + 7 * column, column))
+        fields = [0 if key is None else next(places) for key in keys]
+        self._call = _CALL.pack(
+            *(count, start, start + 2 * column, start + column, *fields),
+            next(places) if name == "adam" else 0,
+            *(*numbers, weight_decay, -1.0 if maximize else 1.0, torch.get_num_threads()),
         )
-        if isinstance(direction, directions.Adam):
-            (call.beta1, call.beta2), call.eps = direction.betas, direction.eps
-            self._name, fields = _ADAM
-        elif isinstance(direction, directions.Momentum):
-            call.momentum = direction.momentum
-            self._name, fields = _NESTEROV if direction.nesterov else _HEAVY_BALL
-        else:
-            self._name, fields = _SGD
-        own = {field: [state[key] for state in states] for field, key in fields.items()}
-        grads = _alike(params, grads, own.values(), dtype)
-        operands = {"theta": params, "grad": grads, **own}
-        if "second" in own:
-            operands["step"] = _counts(states)
-        numbers = array("q", [param.numel() for param in params])
-        for tensors in operands.values():
-            numbers.extend([tensor.data_ptr() for tensor in tensors])
-        address, column = numbers.buffer_info()[0], numbers.itemsize * len(params)
-        for index, field in enumerate(("sizes", *operands)):
-            setattr(call, field, address + index * column)
         # What C reads through its addresses lives as long as this object.
-        self._call, self._numbers, self._operands, self._dtype = call, numbers, operands, dtype
+        self._held, self._written, self._columns = (addresses, grads), written, count
 
     def products(self, *, decays: Tensor | None = None, norms: bool = False) -> Tensor:
         """See ``hypergrad.kernels.Kernel``."""
-        columns = 3 if norms else 1
-        shape = (self._call.tensors, 3) if norms else (self._call.tensors,)
-        products = torch.empty(shape, dtype=self._dtype)
-        decays = None if decays is None else decays.contiguous()
-        function = self._library[self._name]
-        _check(
-            function(ctypes.byref(self._call), _pointer(decays), _pointer(products), ctypes.c_int64(columns))
-        )
+        count = self._columns
+        products = torch.empty((count, 3) if norms else count, dtype=self._dtype)
+        if decays is not None:
+            decays = decays.to(self._dtype).contiguous()
+        address = None if decays is None else decays.data_ptr()
+        _check(self._products(self._call, address, products.data_ptr(), 3 if norms else 1))
         return products
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
         """See ``hypergrad.kernels.Kernel``."""
-        alpha = alpha.to("cpu", self._dtype).contiguous()
-        stride = ctypes.c_int64(alpha.ndim)
-        _check(self._library.move(ctypes.byref(self._call), _pointer(alpha), stride, ctypes.c_double(decay)))
+        if alpha.dtype != self._dtype or not alpha.is_contiguous():
+            alpha = alpha.to(self._dtype).contiguous()
+        _check(self._move(self._call, alpha.data_ptr(), alpha.ndim, decay))
         # Autograd must hear of writes that it does not see.
-        written = (tensors for field, tensors in self._operands.items() if field != "grad")
-        torch.autograd.graph.increment_version(itertools.chain.from_iterable(written))
+        torch._C._increment_version(self._written)
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+Keys = tuple[str | None, str | None, str | None]
+"""The state's names for the fields direction, first and second of ``Call``."""
+
+
+def _described(direction: directions.Direction) -> tuple[str, Keys, tuple[float, float, float, float]]:
+    """Return the direction's name in cpu.c, its state, and its momentum, β₁, β₂ and ε."""
+    if type(direction) in (directions.SGD, directions.Momentum, directions.Adam):
+        if isinstance(direction, directions.Adam):
+            return "adam", (None, "exp_avg", "exp_avg_sq"), (0.0, *direction.betas, direction.eps)
+        if not isinstance(direction, directions.Momentum):
+            return "sgd", ("direction", None, None), (0.0, 0.0, 0.0, 0.0)
+        numbers = (direction.momentum, 0.0, 0.0, 0.0)
+        if direction.nesterov:
+            return "nesterov", ("direction", "momentum_buffer", None), numbers
+        return "heavy_ball", (None, "momentum_buffer", None), numbers
+    raise build.UnavailableError(f"there are none for {type(direction).__name__}")
+
+
+@cache
+def _functions(dtype: torch.dtype, name: str) -> tuple[ctypes._NamedFuncPointer, ctypes._NamedFuncPointer]:
+    """Return the two passes: ``products_*`` and ``move`` of cpu.c."""
+    if dtype not in REALS:
+        raise build.UnavailableError(f"there are none for {dtype}")
+    library = build.library(REALS[dtype])
+    products, move = library[f"products_{name}"], library["move"]
+    products.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    move.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_double)
+    return products, move
 
 
 def _check(failed: int) -> None:
@@ -122,16 +126,9 @@ def _check(failed: int) -> None:
         raise MemoryError("a hypergradient step found no memory for its sums")
 
 
-def _counts(states: Sequence[directions.ParamState]) -> list[Tensor]:
-    steps = [state["step"] for state in states]
-    if any(step.dtype != torch.float32 or not step.is_cpu for step in steps):
-        raise build.UnavailableError("they take Adam's step as float32 on the CPU")
-    return steps
-
-
-def _alike(
-    params: Sequence[Tensor], grads: Sequence[Tensor], own: Iterable[list[Tensor]], dtype: torch.dtype
-) -> list[Tensor]:
+def _suitable(
+    params: Sequence[Tensor], grads: Sequence[Tensor], own: list[list[Tensor]], dtype: torch.dtype
+) -> Sequence[Tensor]:
     """Return the gradients, copied where their elements do not lie as their parameters' do.
 
     Raises:
@@ -139,23 +136,33 @@ def _alike(
             laid out as its parameter.
         ValueError: for another shape than the parameter's.
     """
-    grads = list(grads)
+    contiguous = True
     for tensors in (params, grads, *own):
-        for index, (tensor, param) in enumerate(zip(tensors, params, strict=True)):
-            if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.is_cpu or tensor.dtype != dtype:
+        for tensor, param in zip(tensors, params, strict=True):
+            if tensor.dtype != dtype or type(tensor) not in _PLAIN or not tensor.is_cpu:
                 raise build.UnavailableError(f"they take plain CPU tensors of one dtype, {dtype}")
-            if tensor.shape != param.shape:
+            if tensor is not param and tensor.shape != param.shape:
                 raise ValueError(f"shapes {tuple(tensor.shape)} and {tuple(param.shape)} differ")
-            if tensor.is_contiguous() and param.is_contiguous() and not tensor.is_neg():
-                continue
-            if not _is_dense(param) or param.is_neg():
-                raise build.UnavailableError("they take parameters whose elements fill their memory")
-            if tensor.stride() == param.stride() and not tensor.is_neg():
-                continue
-            if tensors is not grads:
-                raise build.UnavailableError("they take state that lies as its parameter does")
-            grads[index] = torch.empty_like(param).copy_(tensor)
-    return grads
+            contiguous = contiguous and tensor.is_contiguous() and not tensor.is_neg()
+    if contiguous:
+        return grads
+    for tensors in (params, *own):
+        for tensor, param in zip(tensors, params, strict=True):
+            if tensor.is_neg() or not (_is_dense(tensor) and _lie_alike(tensor, param)):
+                raise build.UnavailableError(
+                    "they take tensors without gaps, state laid out as its parameter"
+                )
+    return [
+        grad if _lie_alike(grad, param) and not grad.is_neg() else torch.empty_like(param).copy_(grad)
+        for grad, param in zip(grads, params, strict=True)
+    ]
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _lie_alike(a: Tensor, b: Tensor) -> bool:
+    return a.stride() == b.stride() or (a.is_contiguous() and b.is_contiguous())
 
 
 def _is_dense(tensor: Tensor) -> bool:

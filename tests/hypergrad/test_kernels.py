@@ -12,10 +12,15 @@ import torch
 
 import hypergrad
 from hypergrad import directions, kernels
-from hypergrad.kernels import build
+from hypergrad.kernels import build, cpu
 from hypergrad.reference import Reference
 
-pytestmark = pytest.mark.skipif(kernels.why_not() is not None, reason=f"no kernels here: {kernels.why_not()}")
+
+@pytest.fixture(autouse=True)
+def _kernels(_own_folders):
+    if reason := kernels.why_not():
+        pytest.skip(f"no kernels here: {reason}")
+
 
 DIRECTIONS = {
     "sgd": directions.SGD(),
@@ -211,7 +216,7 @@ STEP = """
 import torch
 import hypergrad
 from hypergrad import directions, kernels
-from hypergrad.kernels import build
+from hypergrad.kernels import build, cpu
 torch.manual_seed(0)
 param = torch.randn(1000)
 states = [{"direction": torch.randn(1000)}]
@@ -239,14 +244,20 @@ def test_processes_that_build_at_once_leave_one_library(tmp_path):
     assert folder.stat().st_mode & 0o077 == 0
 
 
+def forget():
+    """What a new process would not know."""
+    build._attempt.cache_clear()
+    cpu._functions.cache_clear()
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache folder, and a process that has not built yet."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("HYPERGRAD_CACHE", str(tmp_path))
-    build._attempt.cache_clear()
+    forget()
     yield tmp_path
-    build._attempt.cache_clear()
+    forget()
 
 
 def train(name="adam-adam", dtype=torch.float32):
@@ -267,7 +278,7 @@ def test_a_damaged_library_is_built_again(cache, damage):
     before = train()
     library.unlink()  # in place it would change under this process
     library.write_bytes(damage)
-    build._attempt.cache_clear()
+    forget()
     assert kernels.available()
     assert all(map(torch.equal, train(), before))
 
@@ -288,7 +299,7 @@ def test_without_a_library_steps_are_the_same_to_rounding(cache, monkeypatch, en
     cache.mkdir(mode=0o700)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    build._attempt.cache_clear()
+    forget()
     assert reason in kernels.why_not()
     for value, wanted in zip(train(), expected, strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
