@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from study import schedules
-from study.trial import GRANULARITIES, OPS, OPTIMIZERS, is_dotted
+from study.trial import GRANULARITIES, LOPS, OPS, OPTIMIZERS, is_dotted
 from study.workloads import CATALOGUE
 
 DEFAULT = "default"
@@ -27,14 +27,18 @@ LEARNED = tuple(name for name in OPTIMIZERS if "-" in name)
 
 SELECTORS = (*OPS, *LEARNED, DEFAULT)
 
-# What hypergrad.create takes besides what the study file has keys for, and which op or lop it belongs to.
-OPTIONS = {
-    "momentum": ("op", "sgdn"),
-    "betas": ("op", "adam"),
-    "eps": ("op", "adam"),
-    "lop_momentum": ("lop", "sgdn"),
-    "lop_betas": ("lop", "adam"),
-    "lop_eps": ("lop", "adam"),
+# What hypergrad.create takes besides what the study file has keys for, and which ops or lops it belongs to.
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("op", ("sgdn",)),
+    "betas": ("op", ("adam",)),
+    "eps": ("op", ("adam",)),
+    "decoupled_weight_decay": ("op", OPS),
+    "lop_momentum": ("lop", ("sgdn",)),
+    "lop_betas": ("lop", ("adam", "lion")),
+    "lop_eps": ("lop", ("adam", "adagrad")),
+    "multiplicative": ("lop", LOPS),
+    "normalize": ("lop", LOPS),
+    "lr_bounds": ("lop", LOPS),
 }
 ELSEWHERE = {
     "lr": "alpha0",
@@ -188,7 +192,7 @@ def workload_name(value: object) -> str:
 
 
 def optimizer_name(value: object) -> str:
-    """One of the twelve, or the dotted path of a class, which is not imported here."""
+    """An op, an op and a lop, or the dotted path of a class, which is not imported here."""
     if not isinstance(value, str) or not (value in OPTIMIZERS or is_dotted(value)):
         hint = (
             nearest(value.replace("_", "-"), OPTIMIZERS)
@@ -261,10 +265,10 @@ def misfit(option: str, value: object, optimizer: str) -> str | None:
         return f"not an option here; set it by {ELSEWHERE[option]}"
     if option not in OPTIONS:
         return f"unknown option; {nearest(option, OPTIONS)}"
-    part, name = OPTIONS[option]
+    part, names = OPTIONS[option]
     op, _, lop = optimizer.partition("-")
-    if (op if part == "op" else lop) != name:
-        return f"{optimizer} has no use for it; it belongs to {part} {name}"
+    if (op if part == "op" else lop) not in names:
+        return f"{optimizer} has no use for it; it belongs to {part} {' or '.join(names)}"
     return f"{show(value)} is not a number; write one such as 0.9" if isinstance(value, str) else None
 
 

@@ -15,12 +15,12 @@ from study import schedules
 
 OPS = ("sgd", "sgdn", "adam")
 """Model optimizers."""
-LOPS = ("sgd", "sgdn", "adam")
+LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 """Optimizers of the learning rate."""
 OPTIMIZERS: tuple[str, ...] = tuple(
     name for op in OPS for name in (op, *(f"{op}-{lop}" for lop in LOPS))
-)  # sgd, sgd-sgd, …, adam-adam
-"""The twelve optimizers: ``op`` alone keeps α fixed, ``op-lop`` learns it."""
+)  # sgd, sgd-sgd, …, adam-lion
+"""Ours: ``op`` alone keeps α fixed, ``op-lop`` learns it."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 GRANULARITIES = ("group", "tensor", "released")
 
