@@ -10,7 +10,6 @@ last digits differ.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from hypergrad.stacked import Stacked
 from study import stacking
+from study.grouping import kind
 from study.records import Array, EpochRecord
 from study.spec import Trial
 from study.training import EVALUATION_BATCH, _optimizer, _RandomState
@@ -30,14 +30,6 @@ from study.workloads.base import Data, Workload
 
 LEAST_EVALUATION_BATCH = 100
 """Members share ``EVALUATION_BATCH`` rows, but no batch for evaluation has fewer than this."""
-
-_OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
-
-
-def kind(trial: Trial) -> str:
-    """Return what trials must have in common to train in one pack: all but α₀, β, seed and budget."""
-    settings = {name: value for name, value in trial.settings().items() if name not in _OWN}
-    return json.dumps(settings, sort_keys=True)
 
 
 @dataclass(slots=True)
@@ -230,7 +222,7 @@ class PackTraining:
             outputs = self._forward(self._optimizer.params, inputs.unsqueeze(0), [members])
             expected = targets.expand(members, *targets.shape)
             loss += self._validate(outputs, expected) * len(targets)
-            correct += (outputs.argmax(-1) == expected).flatten(1).sum(1)
+            correct += (outputs.contiguous().argmax(-1) == expected).flatten(1).sum(1)
         return (loss / len(data.val_targets)).cpu(), (correct / data.val_targets.numel()).cpu()
 
 

@@ -88,8 +88,8 @@ def forward(model: nn.Module, dimensions: int) -> Forward:
     """
     layers = list(_leaves(model))
     if _is_perceptron(layers, dimensions):
-        return _Perceptron(layers)
-    return _Mapped(model)
+        return Perceptron(layers)
+    return Mapped(model)
 
 
 def losses(workload: Workload, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -113,13 +113,14 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(1, targets.unsqueeze(1)).flatten(1).mean(1).neg()
 
 
-class _Perceptron:
+class Perceptron:
     """Linear layers and elementwise functions between them, after the inputs are flattened."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         self._layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
 
     def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Sequence[int]) -> Tensor:
+        """Return the outputs: a :data:`Forward`."""
         rest = iter(params)
         values, shared = inputs, True
         for layer in self._layers:
@@ -160,7 +161,7 @@ def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams
     return products if bias is None else products + bias.unsqueeze(-1)
 
 
-class _Mapped:
+class Mapped:
     """Any model, by ``torch.func.vmap``."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -168,6 +169,8 @@ class _Mapped:
         self._names = [name for name, _ in model.named_parameters()]
 
     def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Sequence[int]) -> Tensor:
+        """Return the outputs: a :data:`Forward`."""
+
         def one(params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
             named = dict(zip(self._names, params, strict=True))
             outputs: Tensor = functional_call(self._model, named, (inputs,))

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from study import stacking
-from study.packing import PackTraining, kind
+from study.grouping import kind
+from study.packing import PackTraining
 from study.training import Training
 from study.trial import GRANULARITIES, OPTIMIZERS, Trial
 from study.workloads import models
