@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from study import planning, scheduling, workloads
+from study import packwork, planning, scheduling, workloads
 from study.folder import StudyFolder
 from study.journal import JournalReader
 from study.progress import Progress, Watch, progress_of
@@ -61,7 +61,8 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
                 with scheduling.cluster(settings.address, settings.cpus, settings.gpus) as cluster:
                     slots = cluster.slots(study.resources)
                     rates = planning.measured_rates(follower.records())
-                    bundles = planning.plan(todo, slots, rates).bundles
+                    limit = packwork.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
+                    bundles = planning.plan(todo, slots, rates, limit).bundles
                     follower.start(slots)
                     scheduling.schedule(
                         bundles,
@@ -69,6 +70,7 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
                         study.resources,
                         data_folder=settings.data,
                         retries=study.retries,
+                        pack=study.pack,
                     )
         finally:
             progress = follower.finish()

@@ -131,6 +131,8 @@ class Study(_Model):
     resources: Resources = Resources()
     retries: Annotated[int, BeforeValidator(fields.whole(0, 100))] = 0
     """How often a failed trial is started again."""
+    pack: Annotated[int | None, BeforeValidator(fields.pack_size)] = None
+    """How many trials train together at most; ``None``: as many as pays."""
 
     @field_validator("workloads", mode="after")
     @classmethod
@@ -270,6 +272,7 @@ class Study(_Model):
             "threshold": _compact({name: _compact(values) for name, values in self.thresholds.items()}),
             "resources": self.resources.model_dump(),
             "retries": self.retries,
+            "pack": self.pack,
         }
         return yamlfile.dump({key: value for key, value in content.items() if value not in (None, {})})
 

@@ -8,8 +8,8 @@ before it.
 
 An *attempt* is one training as the record tells it. A trial that is started again on the same kind of CPU
 machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its attempt and
-epochs already recorded are not recorded twice. Where the numbers may differ, a new attempt keeps the epochs
-up to the checkpoint and replaces those after it.
+epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in their last digits
+in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from study.records import Array, EpochRecord, Status, TrialRecord
 from study.spec import Trial
 
 FORMAT = 1
-_STANDING = ("status", "error", "attempt", "machine", "started_ms", "ended_ms")
+_STANDING = ("status", "error", "attempt", "machine", "repeatable", "started_ms", "ended_ms")
 _SCALARS = ("epoch", "first_iteration", "val_loss", "val_accuracy", "seconds")
 _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
 
@@ -105,7 +105,8 @@ class Journal:
         self._file = path.open("ab")
         self._file.truncate(reader.offset)
         before = reader.record
-        continued = repeatable and bool(before.attempt) and before.machine == machine
+        again = repeatable and before.repeatable and before.machine == machine
+        continued = again and bool(before.attempt)
         self._epochs_recorded = len(before.epochs) if continued else resumed
         self._append(
             event="start",
@@ -115,6 +116,7 @@ class Journal:
             key=trial.key,
             settings=trial.settings(),
             machine=machine,
+            repeatable=repeatable,
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -175,6 +177,7 @@ def _replay(record: TrialRecord, events: list[dict[str, Any]]) -> TrialRecord:
                     del epochs[event["kept"] :]
                     known |= {"attempt": event["attempt"], "started_ms": event["time_ms"]}
                 known |= {"status": "running", "error": None, "machine": event["machine"], "ended_ms": 0}
+                known["repeatable"] = event.get("repeatable", True)
             case "epoch":
                 fields: dict[str, Any] = {name: event[name] for name in _SCALARS}
                 fields |= {name: _unpack(event[name]) for name in _ARRAYS if name in event}

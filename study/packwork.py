@@ -6,17 +6,19 @@ Journals and checkpoints are those of single trials: a member can go on in anoth
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from study import checkpoints, journal, training, workloads
+from study import capacity, checkpoints, grouping, journal, stacking, training, workloads
 from study.folder import StudyFolder
+from study.grouping import Limit
 from study.journal import Journal
 from study.packing import PackTraining
 from study.records import Status
@@ -26,6 +28,119 @@ from study.workloads.base import Data, Workload
 
 CHECKPOINT_SHARE = 0.05
 """Of a pack's time, for writing checkpoints: those of large packs are written less often."""
+
+log = logging.getLogger(__name__)
+
+
+def reason_against(trial: Trial) -> str | None:
+    """Say why trials of a kind do not train together; ``None`` if they do.
+
+    Raises:
+        WorkloadError: the trial's workload cannot be had.
+    """
+    return grouping.reason_against(trial) or _stacks(trial)
+
+
+def reasons_against(trials: Iterable[Trial]) -> dict[str, str]:
+    """Return the workloads and optimizers among ``trials`` that do not pack, and why."""
+    found: dict[str, str] = {}
+    for members in grouping.kinds(trials):
+        trial = members[0]
+        for name, against in ((trial.optimizer, grouping.reason_against), (trial.workload, _stacks)):
+            if name not in found:
+                try:
+                    reason = against(trial)
+                except Exception as error:
+                    reason = " ".join(str(error).split())
+                if reason is not None:
+                    found[name] = reason
+    return found
+
+
+def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
+    """Return how many trials of a kind are worth having in one pack, were there memory.
+
+    Args:
+        size: the study's ``pack``: what was asked for at most, or ``None``.
+        on_gpu: whether they will train on a GPU.
+    """
+    known: dict[str, int] = {}
+
+    def limit(trial: Trial) -> int:
+        name = grouping.kind(trial)
+        if name not in known:
+            known[name] = _worthwhile(trial, size, on_gpu=on_gpu)
+        return known[name]
+
+    return limit
+
+
+def packs(
+    trials: Sequence[Trial],
+    folder: StudyFolder,
+    data_folder: Path | None,
+    size: int | None,
+    *,
+    cpus: float,
+    gpus: float,
+) -> list[list[Trial]]:
+    """Return how a worker takes ``trials``: packs that fit into its memory, and trials by themselves.
+
+    Args:
+        trials: those that have ended come by themselves.
+        folder: whose journals say which have.
+        data_folder: where the data sets lie; None for the default.
+        size: the study's ``pack``.
+        cpus: cores of this process.
+        gpus: its share of a GPU.
+    """
+    device = training.choose_device()
+    worthwhile = planned_limit(size, on_gpu=device.type == "cuda")
+
+    def limit(trial: Trial) -> int:
+        most = worthwhile(trial)
+        if size is not None or most == 1:
+            return most
+        workload = workloads.resolve(trial.workload, trial.workload_args)
+        try:
+            data = storage.load(workload, data_folder, device)
+        except Exception:
+            return 1  # each trial says in its journal what is wrong
+        memory = capacity.available_memory(device, cpus=cpus, gpus=gpus)
+        return min(most, capacity.fitting_members(workload, data, trial.batch_size, memory))
+
+    ended = {record.trial for record in folder.records(trials) if record.ended}
+    left = [trial for trial in trials if trial not in ended]
+    return [[trial] for trial in trials if trial in ended] + [
+        pack
+        for members in grouping.kinds(left)
+        for pack in (grouping.packs(members, limit) if len(members) > 1 else [members])
+    ]
+
+
+def train_or_leave(
+    trials: Sequence[Trial], folder: StudyFolder, data_folder: Path | None
+) -> Iterator[tuple[Trial, Status]]:
+    """Train ``trials`` as one pack, or as smaller ones if memory runs out; yield each that ended, and how.
+
+    Where a pack raises, its members are left where their journals and checkpoints say: trained alone, those
+    that cannot be trained say why.
+    """
+    left = list(trials)
+    try:
+        for trial, status in train(trials, folder, data_folder):
+            left.remove(trial)
+            yield trial, status
+        return
+    except torch.OutOfMemoryError:
+        half = len(left) // 2
+    except Exception as error:
+        log.warning("a pack of %d trials is left to be trained one at a time: %s", len(left), error)
+        return
+    torch.cuda.empty_cache()
+    if half > 1:
+        yield from train_or_leave(left[:half], folder, data_folder)
+        yield from train_or_leave(left[half:], folder, data_folder)
 
 
 def train(
@@ -91,6 +206,22 @@ def _train(
                 checkpoints.save({folder.checkpoint(trial): pack.state_dict(trial) for trial in pack.trials})
                 saved = time.monotonic()
                 pause = max(checkpoints.SECONDS, (saved - begun) / CHECKPOINT_SHARE)
+
+
+def _stacks(trial: Trial) -> str | None:
+    return stacking.reason_against(workloads.resolve(trial.workload, trial.workload_args))
+
+
+def _worthwhile(trial: Trial, size: int | None, *, on_gpu: bool) -> int:
+    if size == 1:
+        return 1
+    try:
+        if reason_against(trial) is not None:
+            return 1
+        workload = workloads.resolve(trial.workload, trial.workload_args)
+        return size or capacity.most_members(workload, on_gpu=on_gpu)
+    except Exception:
+        return 1  # each trial says in its journal what is wrong
 
 
 def _allow_files(count: int) -> None:

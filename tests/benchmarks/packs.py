@@ -195,7 +195,7 @@ def table(options, name, optimizer):
 
 
 def tune(options, name, optimizer, count):
-    """Return trial-iterations per second of one process per trial, under Ray Tune with its MLflow callback."""
+    """Return trial-iterations per second of a process per trial, under Ray Tune with its MLflow callback."""
     import os
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from study import worker
 from study.folder import StudyFolder
 from study.spec import OPTIMIZERS, Trial
 from study.training import Training
@@ -93,7 +92,7 @@ def test_another_trials_checkpoint_is_refused():
 @pytest.fixture
 def at_work(tmp_path, monkeypatch):
     """A function that runs the one trial in a folder, cut off at a batch or not, and counts its batches."""
-    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("study.checkpoints.SECONDS", 0.0)
 
     def run(name, cut_at=None):
         folder, (work, batches) = StudyFolder(tmp_path / name, "s"), counted(cut_at)
