@@ -182,15 +182,16 @@ def _pieces(
     trials: Sequence[Trial], costs: Mapping[Trial, float], share: float, slots: int, limit: Limit
 ) -> list[list[Trial]]:
     """Trials by themselves, or where they pack, some of one kind that cost about ``share``."""
-    pieces = [[trial] for trial in trials if limit(trial) == 1]
-    for members in grouping.kinds(trial for trial in trials if limit(trial) > 1):
-        most = limit(members[0])
+    alone = [[trial] for trial in trials if limit(trial) == 1]
+    together = grouping.kinds(trial for trial in trials if limit(trial) > 1)
+    counts = []
+    for members in together:
         wanted = round(sum(costs[trial] for trial in members) / share) if share else 1
         wanted = min(wanted, len(members) // LEAST_PIECE)
-        pieces += grouping.cut(members, max(1, wanted, -(-len(members) // most)))
-    while len(pieces) < min(slots, len(trials)):
+        counts.append(max(1, wanted, -(-len(members) // limit(members[0]))))
+    while together and len(alone) + sum(counts) < min(slots, len(trials)):
         # Rather small packs than slots without work.
-        largest = max(pieces, key=len)
-        at = pieces.index(largest)
-        pieces[at : at + 1] = grouping.cut(largest, 2)
-    return pieces
+        largest = max(range(len(counts)), key=lambda i: len(together[i]) / counts[i])
+        counts[largest] += 1
+    cuts = [grouping.cut(members, count) for members, count in zip(together, counts, strict=True)]
+    return alone + [piece for pieces in cuts for piece in pieces]
