@@ -9,12 +9,15 @@ have it in their state already.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from hypergrad.rates import correction
 
 ParamState = dict[str, Tensor]
 
@@ -37,8 +40,14 @@ class Direction(Protocol):
         grads: Sequence[Tensor],
         states: Sequence[ParamState],
         lr: Tensor | float,
+        *,
+        decay: float = 0.0,
+        found_inf: Tensor | None = None,
     ) -> None:
-        """``update`` and θ ← θ − lr·u in torch's fused kernels; one device, one dtype, ``lr`` 0-d."""
+        """``update`` and θ ← θ − lr·(u + decay·θ) in torch's kernels; nothing if ``found_inf`` is not 0.
+
+        One device, on which Adam counts its steps too; one dtype; ``lr`` 0-d.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,13 @@ class SGD:
         grads: Sequence[Tensor],
         states: Sequence[ParamState],
         lr: Tensor | float,
+        *,
+        decay: float = 0.0,
+        found_inf: Tensor | None = None,
     ) -> None:
-        _fused_move(params, self.update(grads, states), lr)
+        with _kept_if(found_inf, states):
+            directions = self.update(grads, states)
+        _fused_move(params, directions, lr, decay, found_inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +117,13 @@ class Momentum:
         grads: Sequence[Tensor],
         states: Sequence[ParamState],
         lr: Tensor | float,
+        *,
+        decay: float = 0.0,
+        found_inf: Tensor | None = None,
     ) -> None:
-        _fused_move(params, self.update(grads, states), lr)
+        with _kept_if(found_inf, states):
+            directions = self.update(grads, states)
+        _fused_move(params, directions, lr, decay, found_inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +132,22 @@ class Adam:
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    capturable: bool = False
+    """Count the steps on the parameters' device, where the host need not read them."""
 
     def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
         if "exp_avg" not in state:
-            # As in torch.optim the count stays on the CPU: the host reads it every step.
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            # As in torch.optim the count stays on the CPU unless asked for: the host reads it every step.
+            device = param.device if self.capturable else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
+        elif self.capturable and state["step"].device != param.device:
+            state["step"] = state["step"].to(param.device)
 
     def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
-        scales: list[float] = []
-        shifts: list[float] = []
-        for state in states:
-            step = float(state["step"])
-            # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, and any shift but 0 makes u_0 = 0.
-            correction1 = 1 - self.betas[0] ** step if step else 1.0
-            correction2 = 1 - self.betas[1] ** step if step else 1.0
-            scales.append(correction1 / math.sqrt(correction2))
-            shifts.append(correction1 * self.eps if step else 1.0)
+        # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, and any shift but 0 makes u_0 = 0.
+        scales, shifts = self._corrections(states)
         denominators = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
         torch._foreach_mul_(denominators, scales)
         torch._foreach_add_(denominators, shifts)
@@ -145,20 +162,40 @@ class Adam:
         torch._foreach_addcmul_(squares, list(grads), list(grads), 1 - beta2)
         return self.previous(states)
 
+    def _corrections(self, states: Sequence[ParamState]) -> tuple[list[Any], list[Any]]:
+        """Scale and shift of each tensor: numbers where the host counts the steps, else 0-d tensors."""
+        beta1, beta2 = self.betas
+        if not torch.compiler.is_compiling() and all(state["step"].is_cpu for state in states):
+            scales, shifts = [], []
+            for state in states:
+                step = float(state["step"])
+                correction1 = 1 - beta1**step if step else 1.0
+                correction2 = 1 - beta2**step if step else 1.0
+                scales.append(correction1 / math.sqrt(correction2))
+                shifts.append(correction1 * self.eps if step else 1.0)
+            return scales, shifts
+        dtype = torch.promote_types(torch.float32, states[0]["exp_avg"].dtype)
+        steps = torch.stack([state["step"] for state in states]).to(dtype)
+        started = steps > 0
+        firsts = torch.where(started, correction(beta1, steps), 1.0)
+        seconds = torch.where(started, correction(beta2, steps), 1.0)
+        shift = torch.where(started, firsts * self.eps, 1.0)
+        return list((firsts / seconds.sqrt()).unbind()), list(shift.unbind())
+
     def fused(
         self,
         params: Sequence[Tensor],
         grads: Sequence[Tensor],
         states: Sequence[ParamState],
         lr: Tensor | float,
+        *,
+        decay: float = 0.0,
+        found_inf: Tensor | None = None,
     ) -> None:
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1)
-        if params[0].device.type != "cpu":
-            # The kernel reads the count on its device; filling it there costs no synchronisation.
-            counts = {n: torch.full((), n, device=params[0].device) for n in set(map(float, steps))}
-            steps = [counts[float(step)] for step in steps]
-        torch._fused_adam_(
+        kernel = torch._fused_adamw_ if decay else torch._fused_adam_
+        kernel(
             list(params),
             list(grads),
             [state["exp_avg"] for state in states],
@@ -168,23 +205,48 @@ class Adam:
             lr=lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            weight_decay=0.0,
+            weight_decay=decay,
             eps=self.eps,
             amsgrad=False,
             maximize=False,
+            found_inf=found_inf,
         )
+        if found_inf is not None:
+            # As torch.optim does: the kernel leaves the parameters, the count is taken back.
+            torch._foreach_sub_(steps, [found_inf.to(torch.float32)] * len(steps))
 
 
-def _fused_move(params: Sequence[Tensor], directions: list[Tensor], lr: Tensor | float) -> None:
+def _fused_move(
+    params: Sequence[Tensor],
+    directions: list[Tensor],
+    lr: Tensor | float,
+    decay: float,
+    found_inf: Tensor | None,
+) -> None:
+    # What the kernel calls gradients are directions here, so its weight decay is the decoupled one.
     torch._fused_sgd_(
         list(params),
         directions,
         [],
-        weight_decay=0.0,
+        weight_decay=decay,
         momentum=0.0,
         lr=lr,
         dampening=0.0,
         nesterov=False,
         maximize=False,
         is_first_step=False,
+        found_inf=found_inf,
     )
+
+
+@contextmanager
+def _kept_if(found_inf: Tensor | None, states: Sequence[ParamState]) -> Iterator[None]:
+    """Undo at the end what happened to ``states`` if ``found_inf`` is not 0."""
+    if found_inf is None:
+        yield
+        return
+    tensors = [value for state in states for value in state.values()]
+    before = [tensor.clone() for tensor in tensors]
+    yield
+    for tensor, kept in zip(tensors, before, strict=True):
+        tensor.copy_(torch.where(found_inf != 0, kept, tensor))

@@ -1,9 +1,10 @@
 """One step for one group of parameters, without objects and with an optional leading member axis.
 
-    h_t = −⟨g_t, u_{t−1}⟩        u_0 = 0, so h_1 = 0
+    h_t = −⟨g_t, d_{t−1}⟩        d_0 = 0, so h_1 = 0
     α_t = lop(α_{t−1}, h_t)      moved before it is used
     u_t = op(g_t)
-    θ_t = θ_{t−1} − α_t u_t
+    d_t = s_t (u_t + λθ_{t−1})   s_t a schedule's factor, 1 without one; λ decoupled weight decay, 0 without
+    θ_t = θ_{t−1} − α_t d_t
 
 With members every parameter has shape (N, *shape) and stacks N independent trainings: each member has its own
 α and h, and moves as it would alone.
@@ -22,32 +23,40 @@ name        shape of α           what moves it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from hypergrad import kernels
 from hypergrad.directions import Direction, ParamState
+from hypergrad.hypergradients import Moves, hypergradients, no_moves, remember
+from hypergrad.learning import learn, scattered
 from hypergrad.rates import Rate, RateState
+from hypergrad.views import is_plain, view
 
 GRANULARITIES = ("group", "tensor", "released")
 
 
 @dataclass(slots=True)
 class State:
-    """What a group remembers between steps: α, the rate rule's state, and each parameter's own."""
+    """What a group remembers between steps: α, the rate rule's state, and each parameter's."""
 
     alpha: Tensor | float
     rate: RateState
     params: list[ParamState]
+    moves: Moves = field(default_factory=dict)
+    """Filled by the first step of a learned α with a schedule or decoupled weight decay."""
 
 
 def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
     """Return the dtype of α and h for ``params``: theirs, but never below float32."""
     dtype = torch.float32
     for param in params:
-        dtype = torch.promote_types(dtype, param.dtype)
+        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
+        dtype = torch.promote_types(dtype, own)
     return dtype
 
 
@@ -62,7 +71,7 @@ def init(
     """Return the state before the first step.
 
     Args:
-        params: T floating-point tensors, of shape (members, *shape) if there are members.
+        params: T floating-point or complex tensors, of shape (members, *shape) if there are members.
         rate: how α is learned; ``None`` keeps it fixed.
         lr: α₀: a number, or a tensor of the shape of α or its last dimensions.
         granularity: see the table above; a fixed α is one per group.
@@ -106,46 +115,89 @@ def update(
     *,
     hypergrad_lr: Tensor | float = 0.0,
     weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
     maximize: bool = False,
     granularity: str = "group",
+    multiplicative: bool = False,
+    normalize: bool = False,
+    lr_bounds: tuple[float, float] | None = None,
+    schedule: Tensor | float | None = None,
     foreach: bool | None = None,
     fused: bool = False,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor | None:
     """Take one step in place: move ``params`` and ``state``; ``grads`` stay as they are.
 
     A parameter whose gradient is ``None`` stays put, state included: it adds 0 to a group's h, and where α or
     the rate rule's state is per tensor its entries do not move. With no gradient at all nothing moves.
+    Nothing is read back from a device.
 
     Args:
-        params: T tensors, as given to ``init``.
+        params: T tensors, as given to ``init``. Complex ones count as pairs of real numbers; of a ``DTensor``
+            this rank's part moves, by the h of the whole.
         grads: their gradients.
         state: what ``init`` returned.
         direction: the op, from ``hypergrad.directions``.
         rate: the lop, from ``hypergrad.rates``; ``None`` keeps α fixed.
         hypergrad_lr: β: a number, or a tensor of shape (*members).
-        weight_decay: coupled: ``weight_decay`` × θ is added to g before everything.
+        weight_decay: λ: added to g before everything, as λθ.
+        decoupled_weight_decay: λθ is added to u instead, so that α multiplies it and h counts it.
         maximize: climb instead of descend.
         granularity: as given to ``init``.
+        multiplicative: the rule moves log α.
+        normalize: h is the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
+        lr_bounds: the smallest and the largest α; a move beyond ends there.
+        schedule: s, a factor of this step's α: a number, or a tensor that is 0-d or (*members).
         foreach: ``True`` makes one call for all tensors, ``False`` goes tensor by tensor, which needs less
             memory at a time; ``None`` goes tensor by tensor on a CPU with a million elements or more, where
             that is faster.
-        fused: let torch's fused kernels move the parameters (no members, one device and dtype).
+        fused: take the step in two passes of ``hypergrad.kernels`` where it has some, else let torch's fused
+            kernels move the parameters (no members, one device and dtype).
+        grad_scale: 0-d; the gradients are divided by it first.
+        found_inf: 0-d; not 0 if a gradient is not finite, and then nothing moves. Needs ``fused``.
 
     Returns:
         h_t in the shape of α ("released": the sum over the tensors), in α's dtype and on its device; 0 for a
         tensor without a gradient. ``None`` if α is fixed or nothing has a gradient.
+
+    Raises:
+        ValueError: for ``found_inf`` without ``fused``.
+        TypeError: for a learned α that is no tensor.
     """
     present = [index for index, grad in enumerate(grads) if grad is not None]
     given = [grad for grad in grads if grad is not None]
     if not given:
         return None
+    if found_inf is not None and not fused:
+        raise ValueError("found_inf needs fused=True; else leave the step out")
     moved, states = list(params), state.params
     if len(present) < len(moved):
         moved = [params[index] for index in present]
         states = [state.params[index] for index in present]
     for param, own in zip(moved, states, strict=True):
         direction.init(param, own, learned=rate is not None)
-    given = _coupled(moved, given, weight_decay, maximize)
+    if found_inf is not None:
+        found_inf = (found_inf != 0).to(torch.float32)  # summed over devices it may be 2, kernels look for 1
+    whole = moved
+    if not all(map(is_plain, moved)):
+        moved, given = list(map(view, moved)), list(map(view, given))
+        states = [{key: view(value) for key, value in own.items()} for own in states]
+    decay = weight_decay if decoupled_weight_decay else 0.0
+    coupled = weight_decay - decay
+    by_tensor = granularity == "tensor"
+    with_members = isinstance(state.alpha, Tensor) and state.alpha.ndim > by_tensor
+    kernel = None
+    if fused and rate is not None and not with_members and grad_scale is None and found_inf is None:
+        kernel = kernels.choose(direction, moved, given, states, weight_decay=coupled, maximize=maximize)
+    if kernel is None:
+        given = _prepared(moved, given, coupled, maximize, grad_scale)
+        if fused:
+            # torch's kernels go through memory, whatever the strides.
+            given = [
+                grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
+                for grad, param in zip(given, moved, strict=True)
+            ]
     if foreach is None:
         foreach = moved[0].device.type != "cpu" or sum(param.numel() for param in moved) < 1_000_000
     size = len(moved) if foreach else 1
@@ -157,37 +209,62 @@ def update(
         if not isinstance(state.alpha, Tensor):
             raise TypeError(f"a learned α must be a tensor, as init makes it, got {state.alpha!r}")
         alpha, total = state.alpha, len(params)
-        with_members = alpha.ndim > (granularity == "tensor")
-        h = torch.stack(
-            [
-                _dot(grad, previous, alpha, with_members)
-                for block in blocks
-                for grad, previous in zip(given[block], direction.previous(states[block]), strict=True)
-            ]
-        ).neg_()
-        if granularity == "group":
-            h = h.sum(0)
-            alphas = alpha.sub_(rate.update(h, state.rate) * hypergrad_lr)
-        elif granularity == "tensor":
-            moves = _by_tensor(rate, h, state.rate, present, total) * hypergrad_lr
-            alpha.sub_(_scattered(moves, present, total))
-            alphas = [alpha[index] for index in present]
-            h = _scattered(h, present, total)
-        else:
-            moves = _by_tensor(rate, h, state.rate, present, total) * hypergrad_lr
-            path = alpha - moves.cumsum(0)
-            alpha.copy_(path[-1])
-            alphas = list(path.unbind())
+        if not state.moves and (decay or schedule is not None):
+            state.moves.update(no_moves(total, alpha, by_tensor))
+        with _kept_if(found_inf, [alpha, *state.rate.values(), *state.moves.values()]):
+            h = hypergradients(
+                moved,
+                given,
+                states,
+                direction,
+                alpha,
+                whole=whole,
+                blocks=blocks,
+                moves=state.moves,
+                present=present,
+                with_members=with_members,
+                by_group=granularity == "group",
+                normalize=normalize,
+                kernel=kernel,
+            )
+            alphas = learn(
+                alpha,
+                h,
+                rate,
+                state.rate,
+                hypergrad_lr=hypergrad_lr,
+                granularity=granularity,
+                present=present,
+                total=total,
+                multiplicative=multiplicative,
+                normalized=normalize,
+                bounds=lr_bounds,
+            )
+            if state.moves:
+                remember(state.moves, alphas, 1.0 if schedule is None else schedule, decay, present)
+        if by_tensor:
+            h = scattered(h, present, total)
+        elif granularity == "released":
             h = h.sum(0)
 
+    if schedule is not None:
+        alphas = [alpha * schedule for alpha in alphas] if isinstance(alphas, list) else alphas * schedule
+    if kernel is not None:
+        factors = torch.stack(alphas) if isinstance(alphas, list) else torch.as_tensor(alphas)
+        kernel.move(factors, decay=decay)
+        return h
     if fused and isinstance(alphas, list):
         blocks = [slice(index, index + 1) for index in range(len(moved))]
     for block in blocks:
         lr = alphas[block] if isinstance(alphas, list) else alphas
         if fused:
-            direction.fused(moved[block], given[block], states[block], lr[0] if isinstance(lr, list) else lr)
-        else:
-            _move(moved[block], direction.update(given[block], states[block]), lr)
+            lr = lr[0] if isinstance(lr, list) else lr
+            direction.fused(moved[block], given[block], states[block], lr, decay=decay, found_inf=found_inf)
+            continue
+        directions = direction.update(given[block], states[block])
+        if decay:
+            directions = list(torch._foreach_add(directions, moved[block], alpha=decay))
+        _move(moved[block], directions, lr)
     return h
 
 
@@ -195,7 +272,13 @@ Alphas = Tensor | float | list[Tensor]
 """One α for all tensors, or a list of one per tensor."""
 
 
-def _coupled(params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool) -> list[Tensor]:
+def _prepared(
+    params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool, scale: Tensor | None
+) -> list[Tensor]:
+    """The gradients as the op is to see them: unscaled, of what is to fall, with coupled weight decay."""
+    if scale is not None:
+        inverse = scale.double().reciprocal().float()  # as GradScaler does
+        grads = list(torch._foreach_mul(grads, inverse))
     if maximize:
         grads = list(torch._foreach_neg(grads))
     if weight_decay:
@@ -203,37 +286,16 @@ def _coupled(params: list[Tensor], grads: list[Tensor], weight_decay: float, max
     return grads
 
 
-def _dot(grad: Tensor, previous: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
-    """⟨g, u⟩ over all elements, or per member: accumulated in α's dtype, on α's device."""
-    grad, previous = grad.to(alpha.dtype), previous.to(alpha.dtype)
-    if with_members:
-        members = grad.shape[0]
-        dot: Tensor = torch.linalg.vecdot(grad.reshape(members, -1), previous.reshape(members, -1))
-    else:
-        dot = torch.dot(grad.reshape(-1), previous.reshape(-1))
-    return dot.to(alpha.device)
-
-
-def _by_tensor(rate: Rate, h: Tensor, state: RateState, present: list[int], total: int) -> Tensor:
-    """``rate.update`` with one row of ``state`` per tensor, of which only those ``present`` move."""
-    if len(present) == total:
-        return rate.update(h, state)
-    # Rows are stacked and copied back: an index tensor would have to be sent to the device.
-    rows = {key: [value[index] for index in present] for key, value in state.items()}
-    packed = {key: torch.stack(value) for key, value in rows.items()}
-    moves = rate.update(h, packed)
-    for key, value in rows.items():
-        torch._foreach_copy_(value, packed[key].unbind())
-    return moves
-
-
-def _scattered(rows: Tensor, present: list[int], total: int) -> Tensor:
-    """``rows`` with rows of 0 for the tensors that are not ``present``."""
-    if len(present) == total:
-        return rows
-    whole = rows.new_zeros((total, *rows.shape[1:]))
-    torch._foreach_copy_([whole[index] for index in present], list(rows.unbind()))
-    return whole
+@contextmanager
+def _kept_if(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Undo at the end what happened to ``tensors`` if ``found_inf`` is not 0. For small ones: it copies."""
+    if found_inf is None:
+        yield
+        return
+    before = [tensor.clone() for tensor in tensors]
+    yield
+    for tensor, kept in zip(tensors, before, strict=True):
+        tensor.copy_(torch.where(found_inf.to(tensor.device) != 0, kept, tensor))
 
 
 def _move(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:

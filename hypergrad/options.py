@@ -12,7 +12,7 @@ from torch import Tensor
 from hypergrad.functional import GRANULARITIES
 
 OPS = ("sgd", "sgdn", "adam")
-LOPS = (None, "sgd", "sgdn", "adam")
+LOPS = (None, "sgd", "sgdn", "adam", "adagrad", "lion")
 
 
 def check(options: dict[str, Any]) -> None:
@@ -34,6 +34,8 @@ def check(options: dict[str, Any]) -> None:
             raise ValueError(f"{key} must be a finite number, at least 0, got {value!r}")
     for key in ("betas", "lop_betas"):
         value = options.get(key, (0, 0))
+        if key == "lop_betas" and value is None:
+            continue
         if not (isinstance(value, Sequence) and len(value) == 2 and all(map(_is_fraction, value))):
             raise ValueError(f"{key} must be two numbers, each at least 0 and below 1, got {value!r}")
     if not _is_fraction(options["lop_momentum"]):
@@ -42,25 +44,59 @@ def check(options: dict[str, Any]) -> None:
         raise ValueError(f"lop_eps must be above 0, since h is 0 at first, got {options['lop_eps']!r}")
     if options.get("nesterov") and not options["momentum"]:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9")
+    for key in ("multiplicative", "normalize", "decoupled_weight_decay"):
+        if not isinstance(options[key], bool):
+            raise ValueError(f"{key} must be True or False, got {options[key]!r}")
+    if options["lop"] is not None:
+        _check_range(options)
+    if options["differentiable"]:
+        raise ValueError("differentiable=True is not supported: a step learns α in place, from h alone")
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other: give one")
+
+
+def _check_range(options: dict[str, Any]) -> None:
+    """α₀ must be where the rule lets α be."""
+    lr, bounds = torch.as_tensor(options["lr"]), options["lr_bounds"]
+    if options["multiplicative"] and not bool((lr > 0).all()):
+        raise ValueError(f"multiplicative=True needs an lr above 0, got {options['lr']!r}")
+    if bounds is None:
+        return
+    if not (isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(_is_number, bounds))):
+        raise ValueError(f"lr_bounds must be None or two numbers, got {bounds!r}")
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"lr_bounds must be two numbers, the smaller first, got {bounds!r}")
+    if not bool(((lr >= low) & (lr <= high)).all()):
+        raise ValueError(f"lr must lie within lr_bounds, got {options['lr']!r} and {bounds!r}")
 
 
 def check_params(group: dict[str, Any]) -> None:
     """Raise ValueError for parameters that the group's options cannot serve."""
     params: list[Tensor] = group["params"]
-    if any(param.is_complex() for param in params):
-        raise ValueError("complex parameters are not supported: give torch.view_as_real(parameter)")
     if group["fused"] and params:
         kinds = {(param.dtype, param.device) for param in params}
-        if len(kinds) > 1 or not params[0].is_floating_point():
+        dtype, device = params[0].dtype.to_real(), params[0].device.type
+        if len(kinds) > 1 or not dtype.is_floating_point:
             raise ValueError(
                 "fused=True needs floating-point parameters of one dtype on one device in each group, got "
                 + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
             )
-        if group["lop"] is not None and params[0].dtype == torch.float64 and params[0].device.type != "cpu":
+        if any(map(_has_gaps, params)):
+            raise ValueError("fused=True needs parameters without gaps in memory: give fused=False")
+        if group["lop"] is not None and dtype == torch.float64 and device != "cpu":
             # The kernel reads a tensor learning rate as float32.
             raise ValueError("fused=True cannot learn α for float64 parameters on a GPU: give fused=False")
+
+
+def _has_gaps(tensor: Tensor) -> bool:
+    """Whether the elements do not fill a stretch of memory, in any order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != expected and tensor.numel():
+            return True
+        expected *= size
+    return False
 
 
 def _is_number(value: object) -> bool:

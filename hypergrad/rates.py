@@ -70,10 +70,47 @@ class Adam:
         step = state["step"].add_(1)
         m = state["exp_avg"].lerp_(h, 1 - beta1)
         v = state["exp_avg_sq"].mul_(beta2).addcmul_(h, h, value=1 - beta2)
-        denominator = v.div(_correction(beta2, step)).sqrt_().add_(self.eps)
-        return m.div(_correction(beta1, step)).div_(denominator)
+        denominator = v.div(correction(beta2, step)).sqrt_().add_(self.eps)
+        return m.div(correction(beta1, step)).div_(denominator)
 
 
-def _correction(beta: float, step: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class AdaGrad:
+    """v ← v + h²; α ← α − β h/(√v + ε): AdaGrad (Duchi et al. 2011) on α.
+
+    Each move is at most β, and moves get smaller as h² adds up. h_1 = 0, so ``eps`` must be positive.
+    """
+
+    eps: float = 1e-8
+
+    def init(self, h: Tensor) -> RateState:
+        return {"sum": torch.zeros_like(h)}
+
+    def update(self, h: Tensor, state: RateState) -> Tensor:
+        v = state["sum"].addcmul_(h, h)
+        return h / v.sqrt().add_(self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Lion:
+    """α ← α − β sign(β₁m + (1−β₁)h), then m ← β₂m + (1−β₂)h: Lion (Chen et al. 2023) on α.
+
+    Every move is β, 0 or −β. With ``betas=(0, 0)`` it is sign descent (Bernstein et al. 2018), sign(h).
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def init(self, h: Tensor) -> RateState:
+        return {"exp_avg": torch.zeros_like(h)}
+
+    def update(self, h: Tensor, state: RateState) -> Tensor:
+        beta1, beta2 = self.betas
+        m = state["exp_avg"]
+        move = torch.lerp(m, h, 1 - beta1).sign_()
+        m.lerp_(h, 1 - beta2)
+        return move
+
+
+def correction(beta: float, step: Tensor) -> Tensor:
     """1 − β^t. In float32, 1 − 0.999**t loses four of its seven digits at t = 1; expm1 keeps them."""
     return torch.expm1(step * (math.log(beta) if beta else -math.inf)).neg_()

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ZERO = torch.zeros((), dtype=torch.float64)
+
 
 class Reference:
     """One parameter group under ``op-lop``; several groups are several of these.
@@ -20,15 +22,19 @@ class Reference:
         theta: the initial parameters θ_0, copied to float64.
         alpha: α_0.
         beta: β, the learning rate of α.
-        weight_decay: coupled.
+        weight_decay: λ: coupled, g + λθ, unless ``decoupled``.
+        decoupled: θ moves along d = u + λθ instead, and α is learned by that d.
         granularity: ``"group"``, ``"tensor"`` or ``"released"``.
+        multiplicative: log α moves, along its own hypergradient αh (h, if normalised).
+        normalize: h is the cosine −⟨g, d⟩ / (‖g‖‖d‖).
+        bounds: the smallest and largest α.
         nesterov: ``False`` makes op ``sgdn`` a heavy ball, u = v.
         mu: μ of op ``sgdn``.
         betas: β₁ and β₂ of op ``adam``.
         eps: ε of op ``adam``.
         lop_mu: μ of lop ``sgdn``.
-        lop_betas: β₁ and β₂ of lop ``adam``.
-        lop_eps: ε of lop ``adam``.
+        lop_betas: β₁ and β₂ of lop ``adam`` and ``lion``.
+        lop_eps: ε of lop ``adam`` and ``adagrad``.
     """
 
     def __init__(
@@ -39,7 +45,11 @@ class Reference:
         beta: float = 0.0,
         *,
         weight_decay: float = 0.0,
+        decoupled: bool = False,
         granularity: str = "group",
+        multiplicative: bool = False,
+        normalize: bool = False,
+        bounds: tuple[float, float] | None = None,
         nesterov: bool = True,
         mu: float = 0.9,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -58,38 +68,64 @@ class Reference:
             "nesterov": True,
         }
         self.theta = [t.detach().to(torch.float64, copy=True) for t in theta]
-        self.u = [torch.zeros_like(t) for t in self.theta]
+        # What α multiplied when each tensor last moved: s(u + λθ), with λ = 0 unless decoupled.
+        self.d = [torch.zeros_like(t) for t in self.theta]
         self.op_memory: list[dict[str, Any]] = [{} for _ in theta]
         self.lop_memory: list[dict[str, Any]] = [{} for _ in theta]  # "group" uses the first only
         self.alpha = [
             torch.tensor(alpha, dtype=torch.float64) for _ in theta
         ]  # "group", "released": all equal
-        self.h = [torch.zeros((), dtype=torch.float64) for _ in theta]
+        self.h = [ZERO for _ in theta]
         self.beta, self.weight_decay, self.granularity = beta, weight_decay, granularity
+        self.decoupled, self.multiplicative, self.normalize = decoupled, multiplicative, normalize
+        self.bounds = bounds
 
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step; a parameter whose gradient is ``None`` and all that belongs to it alone stays."""
-        g = {
-            i: x.double() + self.weight_decay * self.theta[i]
-            for i, x in enumerate(gradients)
-            if x is not None
-        }
+    def step(self, gradients: Sequence[Tensor | None], schedule: float = 1.0) -> None:
+        """One step; a parameter whose gradient is ``None`` and all that belongs to it alone stays.
+
+        ``schedule`` is s, by which α is multiplied in this step.
+        """
+        coupled = 0.0 if self.decoupled else self.weight_decay
+        g = {i: x.double() + coupled * self.theta[i] for i, x in enumerate(gradients) if x is not None}
         if not g:
             return
         everyone = range(len(self.theta))
-        self.h = [
-            -(g[i] * self.u[i]).sum() if i in g else torch.zeros((), dtype=torch.float64) for i in everyone
-        ]
-        if self.lop["rule"] and self.granularity == "group":
-            alpha = self.alpha[0] - self.beta * move(self.lop, torch.stack(self.h).sum(), self.lop_memory[0])
-            self.alpha = [alpha for _ in everyone]
+        if self.granularity == "group":
+            h = self.hypergradient(list(g), g)
+            self.h = [h if i == 0 else ZERO for i in everyone]
+            if self.lop["rule"]:
+                alpha = self.moved(self.alpha[0], self.alpha[0], h, self.lop_memory[0])
+                self.alpha = [alpha for _ in everyone]
+        else:
+            self.h = [self.hypergradient([i], g) if i in g else ZERO for i in everyone]
+        before = list(self.alpha)
         for i in g:
             if self.lop["rule"] and self.granularity != "group":
-                alpha = self.alpha[i] - self.beta * move(self.lop, self.h[i], self.lop_memory[i])
+                alpha = self.moved(self.alpha[i], before[i], self.h[i], self.lop_memory[i])
                 for j in everyone if self.granularity == "released" else [i]:
                     self.alpha[j] = alpha
-            self.u[i] = move(self.op, g[i], self.op_memory[i])
-            self.theta[i] = self.theta[i] - self.alpha[i] * self.u[i]
+            decay = self.weight_decay if self.decoupled else 0.0
+            self.d[i] = schedule * (move(self.op, g[i], self.op_memory[i]) + decay * self.theta[i])
+            self.theta[i] = self.theta[i] - self.alpha[i] * self.d[i]
+
+    def hypergradient(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
+        """Return −⟨g, d⟩ over ``tensors``, or the cosine of it."""
+        h = sum((-(g[i] * self.d[i]).sum() for i in tensors), ZERO)
+        if self.normalize:
+            g_norm = sum(((g[i] ** 2).sum() for i in tensors), ZERO).sqrt()
+            d_norm = sum(((self.d[i] ** 2).sum() for i in tensors), ZERO).sqrt()
+            return h / (g_norm * d_norm) if g_norm * d_norm > 0 else ZERO
+        return h
+
+    def moved(self, alpha: Tensor, before: Tensor, h: Tensor, memory: dict[str, Any]) -> Tensor:
+        """Return α after a move by h; ``before`` is α_{t−1}."""
+        if self.multiplicative:
+            alpha = alpha * torch.exp(
+                -self.beta * move(self.lop, h if self.normalize else before * h, memory)
+            )
+        else:
+            alpha = alpha - self.beta * move(self.lop, h, memory)
+        return alpha if self.bounds is None else alpha.clamp(*self.bounds)
 
 
 def move(kind: dict[str, Any], g: Tensor, memory: dict[str, Any]) -> Any:
@@ -105,4 +141,12 @@ def move(kind: dict[str, Any], g: Tensor, memory: dict[str, Any]) -> Any:
         memory["m"] = m = beta1 * memory.get("m", 0.0) + (1 - beta1) * g
         memory["v"] = v = beta2 * memory.get("v", 0.0) + (1 - beta2) * g**2
         return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + kind["eps"])
-    raise ValueError(f"no rule {kind['rule']!r}: sgd, sgdn, adam")
+    if kind["rule"] == "adagrad":
+        memory["v"] = v = memory.get("v", 0.0) + g**2
+        return g / (v.sqrt() + kind["eps"])
+    if kind["rule"] == "lion":
+        beta1, beta2 = kind["betas"]
+        m = memory.get("m", 0.0)
+        memory["m"] = beta2 * m + (1 - beta2) * g
+        return torch.sign(beta1 * m + (1 - beta1) * g)
+    raise ValueError(f"no rule {kind['rule']!r}: sgd, sgdn, adam, adagrad, lion")

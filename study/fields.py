@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from study.trial import GRANULARITIES, OPS, OPTIMIZERS
+from study.trial import GRANULARITIES, LOPS, OPS, OPTIMIZERS
 from study.workloads import CATALOGUE
 
 DEFAULT = "default"
@@ -26,14 +26,18 @@ LEARNED = tuple(name for name in OPTIMIZERS if "-" in name)
 
 SELECTORS = (*OPS, *LEARNED, DEFAULT)
 
-# What hypergrad.create takes besides what the study file has keys for, and which op or lop it belongs to.
-OPTIONS = {
-    "momentum": ("op", "sgdn"),
-    "betas": ("op", "adam"),
-    "eps": ("op", "adam"),
-    "lop_momentum": ("lop", "sgdn"),
-    "lop_betas": ("lop", "adam"),
-    "lop_eps": ("lop", "adam"),
+# What hypergrad.create takes besides what the study file has keys for, and which ops or lops it belongs to.
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("op", ("sgdn",)),
+    "betas": ("op", ("adam",)),
+    "eps": ("op", ("adam",)),
+    "decoupled_weight_decay": ("op", OPS),
+    "lop_momentum": ("lop", ("sgdn",)),
+    "lop_betas": ("lop", ("adam", "lion")),
+    "lop_eps": ("lop", ("adam", "adagrad")),
+    "multiplicative": ("lop", LOPS),
+    "normalize": ("lop", LOPS),
+    "lr_bounds": ("lop", LOPS),
 }
 ELSEWHERE = {
     "lr": "alpha0",
@@ -191,7 +195,7 @@ def workload_name(value: object) -> str:
 
 
 def optimizer_name(value: object) -> str:
-    """One of the twelve."""
+    """An op, or an op and a lop."""
     if not isinstance(value, str) or value not in OPTIMIZERS:
         hint = (
             nearest(value.replace("_", "-"), OPTIMIZERS)
@@ -243,10 +247,10 @@ def misfit(option: str, optimizer: str) -> str | None:
         return f"not an option here; set it by {ELSEWHERE[option]}"
     if option not in OPTIONS:
         return f"unknown option; {nearest(option, OPTIONS)}"
-    part, name = OPTIONS[option]
+    part, names = OPTIONS[option]
     op, _, lop = optimizer.partition("-")
-    if (op if part == "op" else lop) != name:
-        return f"{optimizer} has no use for it; it belongs to {part} {name}"
+    if (op if part == "op" else lop) not in names:
+        return f"{optimizer} has no use for it; it belongs to {part} {' or '.join(names)}"
     return None
 
 

@@ -20,8 +20,9 @@ from study.spec import OPS, OPTIMIZERS
 DPI = 150
 COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
+_FURTHER = {"adagrad": (0, (6, 1.5, 1, 1.5, 1, 1.5)), "lion": (0, (3, 1, 3, 1, 1, 1))}
 _REPORTED = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the report pairs each op with
-_MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
+_MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^", "adagrad": "v", "lion": "P"}
 
 STYLE: Any = {
     "font.size": 9,
@@ -58,7 +59,7 @@ def look(optimizer: str) -> Look:
     op, _, lop = optimizer.partition("-")
     if not lop:
         return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
-    style = _HD if lop == "sgd" else _NEW if lop == _REPORTED[op] else _OTHER
+    style = _HD if lop == "sgd" else _NEW if lop == _REPORTED[op] else _FURTHER.get(lop, _OTHER)
     return Look(COLOURS[op], style, 1.3 if lop == "sgd" else 1.7, _MARKERS[lop])
 
 

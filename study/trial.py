@@ -12,12 +12,12 @@ from typing import Any
 
 OPS = ("sgd", "sgdn", "adam")
 """Model optimizers."""
-LOPS = ("sgd", "sgdn", "adam")
+LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 """Optimizers of the learning rate."""
 OPTIMIZERS: tuple[str, ...] = tuple(
     name for op in OPS for name in (op, *(f"{op}-{lop}" for lop in LOPS))
-)  # sgd, sgd-sgd, …, adam-adam
-"""The twelve optimizers: ``op`` alone keeps α fixed, ``op-lop`` learns it."""
+)  # sgd, sgd-sgd, …, adam-lion
+"""``op`` alone keeps α fixed, ``op-lop`` learns it."""
 GRANULARITIES = ("group", "tensor", "released")
 
 # Enters every key. Raise it only when equal settings come to mean another computation.

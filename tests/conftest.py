@@ -16,6 +16,7 @@ def _own_folders(tmp_path_factory, monkeypatch):
     for variable in ("HYPERGRAD_STUDY_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HYPERGRAD_STUDY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HYPERGRAD_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
 
 
 @pytest.fixture

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+import hypergrad
+from hypergrad.reference import Reference
 
 
 class Problem:
@@ -14,9 +18,9 @@ class Problem:
 
     # α₀ and β for each op and lop, such that α moves by a tenth or more within 50 steps.
     RATES = {  # noqa: RUF012
-        "sgd": (0.02, {"sgd": 1e-3, "sgdn": 2e-4, "adam": 1e-3}),
-        "sgdn": (0.005, {"sgd": 5e-5, "sgdn": 5e-6, "adam": 2e-4}),
-        "adam": (0.005, {"sgd": 1e-5, "sgdn": 2e-6, "adam": 2e-4}),
+        "sgd": (0.02, {"sgd": 1e-3, "sgdn": 2e-4, "adam": 1e-3, "adagrad": 1e-3, "lion": 5e-4}),
+        "sgdn": (0.005, {"sgd": 5e-5, "sgdn": 5e-6, "adam": 2e-4, "adagrad": 2e-4, "lion": 1e-4}),
+        "adam": (0.005, {"sgd": 1e-5, "sgdn": 2e-6, "adam": 2e-4, "adagrad": 2e-4, "lion": 1e-4}),
     }
 
     def __init__(self) -> None:
@@ -62,6 +66,105 @@ class Problem:
                 else:
                     param.grad.copy_(grad)  # an optimizer that keeps the gradient itself would notice
             optimizer.step()
+
+    def check_against_reference(
+        self,
+        name: str,
+        granularity: str = "group",
+        weight_decay: float = 0.0,
+        groups: Sequence[Sequence[int]] = ((0, 1, 2, 3),),
+        missing: dict[int, set[int]] | None = None,
+        *,
+        rates: tuple[float, float] | None = None,
+        options: dict[str, Any] | None = None,
+        reference: dict[str, Any] | None = None,
+        schedule: Callable[[int], float] | None = None,
+        tolerance: float = 1e-12,
+        **kwargs: Any,
+    ) -> list[list[float]]:
+        """Train 50 steps and assert that the slow reference, on its own way, ends at the same.
+
+        Args:
+            name, granularity, weight_decay: of the optimizer and the reference.
+            groups: the tensors of each parameter group.
+            missing: as for ``train``.
+            rates: α₀ and β, if not those of ``RATES``.
+            options: further arguments of the optimizer.
+            reference: further arguments of the reference.
+            schedule: s of each step.
+            tolerance: the largest relative difference.
+            **kwargs: further arguments of the optimizer that the reference has nothing like.
+
+        Returns:
+            α of the first group's first tensor at each step, in one list per group.
+        """
+        alpha0, beta = rates or self.rates(name)
+        missing = missing or {}
+        params = self.initial()
+        settings = [(alpha0 * (1 + 0.3 * i), beta * (1 - 0.2 * i)) for i in range(len(groups))]
+        optimizer = hypergrad.create(
+            name,
+            [
+                {"params": [params[i] for i in members], "lr": lr, "hypergrad_lr": hypergrad_lr}
+                for members, (lr, hypergrad_lr) in zip(groups, settings, strict=True)
+            ],
+            weight_decay=weight_decay,
+            granularity=granularity,
+            **(options or {}),
+            **kwargs,
+        )
+        given = {"lop_betas": (0.9, 0.99)} if name.endswith("-lion") else {}  # the paper's
+        references = [
+            Reference(
+                name,
+                [params[i] for i in members],
+                lr,
+                hypergrad_lr,
+                weight_decay=weight_decay,
+                granularity=granularity,
+                **given | (reference or {}),
+            )
+            for members, (lr, hypergrad_lr) in zip(groups, settings, strict=True)
+        ]
+        factors = torch.optim.lr_scheduler.LambdaLR(optimizer.schedule, schedule) if schedule else None
+        paths: list[list[float]] = [[] for _ in groups]
+        for step in range(50):
+            self.train(optimizer, params, range(step, step + 1), missing)
+            if factors is not None:
+                factors.step()
+            # The reference follows its own trajectory, not the optimizer's gradients.
+            theta = [torch.empty(0)] * 4
+            for members, oracle in zip(groups, references, strict=True):
+                for i, value in zip(members, oracle.theta, strict=True):
+                    theta[i] = value
+            grads = self.gradients(theta, step)
+            for members, oracle, path in zip(groups, references, paths, strict=True):
+                oracle.step(
+                    [None if i in missing.get(step, ()) else grads[i] for i in members],
+                    schedule(step) if schedule else 1.0,
+                )
+                path.append(float(oracle.alpha[0]))
+
+        learned = "-" in name
+        for index, (members, oracle, (lr, _)) in enumerate(zip(groups, references, settings, strict=True)):
+            for i, value in zip(members, oracle.theta, strict=True):
+                assert difference(params[i].detach(), value) <= tolerance
+            by_tensor = learned and granularity == "tensor"
+            alpha = torch.stack(oracle.alpha) if by_tensor else oracle.alpha[0]
+            assert optimizer.learning_rates[index].shape == alpha.shape
+            assert difference(optimizer.learning_rates[index], alpha) <= tolerance
+            if learned:
+                h = torch.stack(oracle.h)
+                h = h if by_tensor else h.sum()
+                assert difference(optimizer.hypergradients[index], h) <= 1000 * tolerance
+                assert (alpha / lr - 1).abs().max() > 0.01, "α must move for the comparison to mean anything"
+        return paths
+
+
+def difference(a: Any, b: Any) -> float:
+    """The largest difference, relative to the largest value."""
+    a, b = torch.as_tensor(a).double().flatten(), torch.as_tensor(b).double().flatten()
+    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,15 +9,43 @@ import hypergrad
 from hypergrad import directions, functional, rates
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
-LOPS = {"": None, "sgd": rates.SGD(), "sgdn": rates.SGDN(), "adam": rates.Adam()}
+LOPS = {
+    "": None,
+    "sgd": rates.SGD(),
+    "sgdn": rates.SGDN(),
+    "adam": rates.Adam(),
+    "adagrad": rates.AdaGrad(),
+    "lion": rates.Lion(),
+}
 
 
 @pytest.mark.parametrize("missing", [{}, {0: {1}, 4: {0, 2}, 6: {3}}], ids=["all", "missing"])
 @pytest.mark.parametrize("granularity", functional.GRANULARITIES)
 @pytest.mark.parametrize("name", hypergrad.NAMES)
 def test_stacked_members_train_as_they_would_alone(problem, name, granularity, missing):
-    op, _, lop = name.partition("-")
+    check_members(problem, name, granularity, missing, problem.rates(name), {})
+
+
+@pytest.mark.parametrize("options", ["multiplicative", "normalize", "both", "decoupled", "all"])
+@pytest.mark.parametrize("granularity", functional.GRANULARITIES)
+@pytest.mark.parametrize("name", ["sgdn-sgd", "adam-sgdn"])
+def test_stacked_members_and_options(problem, name, granularity, options):
     alpha0, beta = problem.rates(name)
+    both = {"multiplicative": True, "normalize": True}
+    decoupled = {"decoupled_weight_decay": True}
+    given, beta = {
+        "multiplicative": ({"multiplicative": True}, 0.1),
+        "normalize": ({"normalize": True}, 1e-4),
+        "both": (both, 0.02),
+        "decoupled": (decoupled, beta),
+        "all": (both | decoupled | {"lr_bounds": (0.9 * alpha0, 2.5 * alpha0)}, 0.02),
+    }[options]
+    check_members(problem, name, granularity, {0: {1}, 4: {0, 2}}, (alpha0, beta), given)
+
+
+def check_members(problem, name, granularity, missing, rates_, options):
+    op, _, lop = name.partition("-")
+    alpha0, beta = rates_
     members, steps = 3, 20
     starts = [[p.detach() * (1 + 0.5 * k) for p in problem.initial()] for k in range(members)]
     lrs = torch.tensor([alpha0 * (1 + k / 2) for k in range(members)], dtype=torch.float64)
@@ -33,6 +61,7 @@ def test_stacked_members_train_as_they_would_alone(problem, name, granularity, m
             hypergrad_lr=float(betas[k]),
             granularity=granularity,
             weight_decay=0.1,
+            **options,
         )
         problem.train(optimizer, params, range(steps), missing)
         alone.append((params, optimizer))
@@ -51,6 +80,7 @@ def test_stacked_members_train_as_they_would_alone(problem, name, granularity, m
             hypergrad_lr=betas,
             weight_decay=0.1,
             granularity=granularity,
+            **options,
         )
 
     for k, (params, optimizer) in enumerate(alone):

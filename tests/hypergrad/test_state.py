@@ -150,15 +150,10 @@ def test_a_checkpoint_of_torch_adam_can_be_taken_over(problem):
     assert 0 < abs(optimizer.learning_rates[0] / 0.01 - 1) < 0.1
 
 
-def test_schedulers_and_assignments_set_the_rate(problem):
+def test_assignments_set_the_rate(problem):
     params = problem.initial()
     optimizer = hypergrad.Adam(params, lr=0.01, hypergrad_lr=1e-5)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     problem.train(optimizer, params, range(3))
-    learned = optimizer.learning_rates[0].item()
-    assert learned != 0.01
-    scheduler.step()
-    assert optimizer.learning_rates[0].item() == pytest.approx(0.5 * learned, rel=1e-12)
     optimizer.param_groups[0]["lr"] = 0.25
     problem.train(optimizer, params, range(3, 4))
     assert optimizer.learning_rates[0].item() == pytest.approx(

@@ -34,7 +34,7 @@ def synthetic(trial: Trial, epochs: int | None = None) -> TrialRecord:
     total = (trial.epochs or 1) * ITERATIONS
     t = np.arange(1, total + 1) / total
     op = {"sgd": 1.0, "sgdn": 2.5, "adam": 4.0}[trial.op]
-    lop = {None: 1.0, "sgd": 1.3, "sgdn": 1.6, "adam": 1.9}[trial.lop]
+    lop = {None: 1.0, "sgd": 1.3, "sgdn": 1.6, "adam": 1.9, "adagrad": 2.2, "lion": 2.5}[trial.lop]
     rate = op * lop * (trial.alpha0 / 0.001) ** 0.5
     floor = 0.05 if "mlp" in trial.workload else 0.25
     loss = floor + (2.3 - floor) * np.exp(-3 * rate * t) * (1 + 0.15 * random.standard_normal(total))
@@ -89,7 +89,7 @@ def legend_of(figure: Figure) -> list[str]:
 
 def test_every_optimizer_has_its_own_look():
     looks = [style.look(name) for name in OPTIMIZERS]
-    assert len({(style.color, style.linestyle) for style in looks}) == 12
+    assert len({(style.color, style.linestyle) for style in looks}) == len(OPTIMIZERS)
     by_lop = {name: style.look(name).linestyle for name in OPTIMIZERS}
     assert by_lop["sgd-sgdn"] == by_lop["sgdn-sgdn"] == by_lop["adam-adam"] == "solid"
     assert style.look("adam").color == style.look("adam-sgd").color != style.look("sgd").color

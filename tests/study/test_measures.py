@@ -313,6 +313,7 @@ def test_each_optimizer_is_compared_with_its_own_baseline():
         **{"sgd-sgd": "sgd", "sgdn-sgd": "sgdn", "adam-sgd": "adam"},
         **{"sgd-sgdn": "sgd-sgd", "sgd-adam": "sgd-sgd", "sgdn-sgdn": "sgdn-sgd"},
         **{"sgdn-adam": "sgdn-sgd", "adam-sgdn": "adam-sgd", "adam-adam": "adam-sgd"},
+        **{f"{op}-{lop}": f"{op}-sgd" for op in ("sgd", "sgdn", "adam") for lop in ("adagrad", "lion")},
     }
 
 

@@ -1,0 +1,127 @@
+"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of tensors: dot products with what α multiplied in the last step.
+
+    d = s(u + λθ)        s the schedule's factor, λ the decoupled weight decay; plainly d = u
+
+Of d only u is at hand. θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1} gives the rest back without keeping θ_{t−2}:
+
+    d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
+
+so that a tensor is remembered by two numbers, its ``gain`` c and its ``decay`` λ at its last move. That holds
+as long as nothing but the optimizer moves the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hypergrad.directions import Direction, ParamState
+from hypergrad.kernels import Kernel
+from hypergrad.views import sum_over_shards
+
+Moves = dict[str, Tensor]
+"""What is remembered of the last move: ``gain`` (T, *members) and ``decay`` (T,); nothing if d = u."""
+
+
+def remember(
+    moves: Moves,
+    alphas: Tensor | Sequence[Tensor],
+    schedule: Tensor | float,
+    decay: float,
+    present: Sequence[int],
+) -> None:
+    """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``."""
+    if isinstance(alphas, Tensor):
+        alphas = [alphas] * len(present)
+    for index, alpha in zip(present, alphas, strict=True):
+        moves["gain"][index].copy_(schedule / (1 - alpha * schedule * decay))
+        moves["decay"][index].fill_(decay)
+
+
+def no_moves(tensors: int, alpha: Tensor, with_tensor_axis: bool) -> Moves:
+    """Return ``Moves`` before the first step, for α ``alpha`` with or without an axis for the tensors."""
+    members = alpha.shape[1:] if with_tensor_axis else alpha.shape
+    return {"gain": alpha.new_ones((tensors, *members)), "decay": alpha.new_zeros(tensors)}
+
+
+def hypergradients(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[ParamState],
+    direction: Direction,
+    alpha: Tensor,
+    *,
+    whole: Sequence[Tensor],
+    blocks: Sequence[slice],
+    moves: Moves,
+    present: Sequence[int],
+    with_members: bool,
+    by_group: bool,
+    normalize: bool,
+    kernel: Kernel | None = None,
+) -> Tensor:
+    """Return h of each tensor, (T', *members), or of all together, (*members), in the dtype of ``alpha``.
+
+    Args:
+        params: the T' tensors θ_{t−1} that have gradients.
+        grads: g_t of each.
+        states: of each, before g_t moves them.
+        direction: the op that the states belong to.
+        alpha: gives dtype and device.
+        whole: the parameters that ``params`` are the local parts of, or ``params`` themselves.
+        blocks: the parts of the lists that are worked on at a time.
+        moves: what is remembered of the last move of all T tensors.
+        present: which of the T these T' are.
+        with_members: whether the first axis of a tensor is that of the members.
+        by_group: sum over the tensors.
+        normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
+        kernel: makes the products, and moves the states on the way.
+    """
+    decays = torch.stack([moves["decay"][index] for index in present]) if moves else None
+    if kernel is not None:
+        products = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
+    else:
+        rows = []
+        for block in blocks:
+            previous = direction.previous(states[block])
+            if decays is not None:
+                previous = [
+                    torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
+                    for u, theta, decay in zip(previous, params[block], decays[block], strict=True)
+                ]
+            for g, d in zip(grads[block], previous, strict=True):
+                dot = _dot(g, d, alpha, with_members)
+                if normalize:
+                    squares = [_dot(g, g, alpha, with_members), _dot(d, d, alpha, with_members)]
+                    dot = torch.stack([dot, *squares])
+                rows.append(dot)
+        products = torch.stack(rows)
+    products = sum_over_shards(products, whole)  # (T', *members), or (T', 3, *members)
+    gains = torch.stack([moves["gain"][index] for index in present]) if moves else None
+    if not normalize:
+        h = products.neg_() if gains is None else products.mul_(gains).neg_()
+        return h.sum(0) if by_group else h
+    dots, g_squares, d_squares = products.unbind(1)
+    if gains is not None:
+        dots, d_squares = dots * gains, d_squares * gains**2
+    if by_group:
+        dots, g_squares, d_squares = dots.sum(0), g_squares.sum(0), d_squares.sum(0)
+    norms = g_squares.sqrt() * d_squares.sqrt()
+    return dots.neg() / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+
+
+def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
+    """⟨a, b⟩ over all elements, or per member: accumulated in α's dtype, on α's device."""
+    a, b = a.to(alpha.dtype), b.to(alpha.dtype)
+    if with_members:
+        members = a.shape[0]
+        dot: Tensor = torch.linalg.vecdot(a.reshape(members, -1), b.reshape(members, -1))
+    else:
+        if a.stride() == b.stride() and not a.is_contiguous():
+            # Both alike in another layout, such as channels_last: in the order of memory nothing is copied.
+            order = sorted(range(a.ndim), key=a.stride, reverse=True)
+            a, b = a.permute(order), b.permute(order)
+        dot = torch.dot(a.reshape(-1), b.reshape(-1))
+    return dot.to(alpha.device)

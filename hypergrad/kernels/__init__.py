@@ -1,0 +1,107 @@
+"""Kernels that take a step with a learned α in two passes over memory: what ``fused=True`` uses where it can.
+
+The hook, for ``functional.update``: between the two calls α is learned as it always is::
+
+    kernel = kernels.choose(direction, params, grads, states, weight_decay=..., maximize=...)
+    if kernel is not None:
+        products = kernel.products()  # pass 1: ⟨g_t, d_{t−1}⟩ of each tensor; the states move to u_t
+        ...                           # products → h → α, in torch
+        kernel.move(alpha)            # pass 2: θ ← θ − α u_t
+
+It is given gradients as they come: coupled weight decay and the sign of ``maximize`` are applied in pass 1. A
+kernel is made for one step, and its two methods are called once each, in this order. ``None`` means that the
+caller goes on without: for tensors on other devices, of other dtypes or subclasses, with gaps, under
+torch.compile, for a direction that has no kernel, or where none can be compiled (``why_not`` says why).
+
+========================  ==========================================================================
+what the passes touch     reads + writes of a parameter-sized tensor
+========================  ==========================================================================
+SGD                       g, u → u;  u, θ → θ: 6
+heavy ball                g, v → v;  v, θ → θ: 6
+Nesterov momentum         g, v, u → v, u;  u, θ → θ: 8
+Adam                      g, m, v → m, v;  m, v, θ → θ: 9
+========================  ==========================================================================
+
+Weight decay adds a read of θ to pass 1. Sums are accumulated in float64 in an order that depends on the sizes
+alone, so a product has the same bits whatever the number of threads and the load of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hypergrad import directions
+from hypergrad.kernels import build, cpu
+
+__all__ = ["Kernel", "available", "choose", "why_not"]
+
+
+class Kernel(Protocol):
+    """The two passes of one step over T tensors."""
+
+    def products(self, *, decays: Tensor | None = None, norms: bool = False) -> Tensor:
+        """Return ⟨g_t, d_{t−1}⟩ of each tensor, d = u + λθ, and move the states to u_t.
+
+        Args:
+            decays: λ of each tensor at its last move, shape (T,), in α's dtype; ``None`` for 0.
+            norms: return (T, 3): ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩ of each.
+
+        Returns:
+            Shape (T,) or (T, 3), in α's dtype, on the device of the parameters.
+        """
+
+    def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
+        """θ ← θ − α (u_t + λθ), for α of shape () or (T,) and λ = ``decay``."""
+
+
+def choose(
+    direction: directions.Direction,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[directions.ParamState],
+    *,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> Kernel | None:
+    """Return a kernel for one step with a learned α, or ``None``.
+
+    Args:
+        direction: the op.
+        params: T tensors to move, at least one.
+        grads: their gradients, without weight decay and sign. Not written to.
+        states: what ``direction.init`` made with ``learned=True``.
+        weight_decay: coupled.
+        maximize: climb instead of descend.
+
+    Raises:
+        ValueError: if a gradient or state has another shape than its parameter.
+    """
+    if torch.compiler.is_compiling() or not params[0].is_cpu:
+        return None
+    try:
+        return cpu.CPUKernel(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize)
+    except build.UnavailableError:
+        return None
+
+
+def available(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> bool:
+    """Whether there are kernels for plain tensors of ``dtype`` on ``device``; compiles them if need be."""
+    return why_not(device, dtype) is None
+
+
+def why_not(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str | None:
+    """Return why there are no kernels for ``dtype`` on ``device``, or ``None`` if there are."""
+    kind = torch.device(device).type
+    if kind != "cpu":
+        return f"there are none for {kind}"
+    if dtype not in cpu.REALS:
+        return f"there are none for {dtype}"
+    try:
+        build.library(cpu.REALS[dtype])
+    except build.UnavailableError as error:
+        return str(error)
+    return None

@@ -1,0 +1,304 @@
+/* A step with a learned alpha on a CPU, for one element type (-DREAL=float or double), in two passes over memory:
+ *
+ *   products_*   <g, d_{t-1}> of each tensor, d = u + lambda theta; on the way the direction's state moves to u_t
+ *   move         theta <- theta - alpha (u_t + lambda theta)
+ *
+ * Every tensor is cut into blocks of one size. One thread sums a block, in float64, and a tensor's blocks are added in
+ * their order: a sum depends neither on the number of threads nor on who was faster.
+ */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <tgmath.h>
+
+enum { BLOCK = 16384, BLOCKS_PER_THREAD = 2 };
+
+/* The operands of a step, packed by kernels/cpu.py. Pointers are to one entry per tensor, or NULL. */
+typedef struct {
+    int64_t tensors;
+    const int64_t *sizes; /* in elements */
+    REAL *const *theta;
+    const REAL *const *grad;
+    REAL *const *direction; /* u of SGD and Nesterov momentum */
+    REAL *const *first;     /* v of momentum, m of Adam */
+    REAL *const *second;    /* v of Adam */
+    float *const *step;     /* Adam's t */
+    double momentum, beta1, beta2, eps;
+    double weight_decay; /* coupled */
+    double sign;         /* of the gradient: -1 to maximize */
+    int64_t threads;
+} Call;
+
+/* Adam's u = m / (sqrt(v) * scale + shift), bias corrections included. */
+typedef struct {
+    REAL scale, shift;
+} Correction;
+
+/* <g, d>, and where they are asked for <g, g> and <d, d>. */
+typedef struct {
+    double dot, g_square, d_square;
+} Sums;
+
+/* One walk over all blocks. */
+typedef struct Pass Pass;
+struct Pass {
+    const Call *call;
+    Sums (*visit)(const Pass *, int64_t tensor, int64_t from, int64_t to); /* elements [from, to) */
+    Sums *sums;              /* products: of each block */
+    const REAL *decays;      /* products: lambda of each tensor, or NULL */
+    const REAL *alpha;       /* move: of each tensor if stride is 1, of all if 0 */
+    int64_t stride;
+    REAL decay;              /* move: lambda */
+    REAL *const *along;      /* move: u of each tensor, but for Adam */
+    Correction *corrections; /* Adam: of each tensor */
+    int64_t blocks;
+};
+
+/* ---- Threads ---- */
+
+/* The pool that torch runs on, handed over by build.py: a second pool would fight with it for the cores, and linking to
+ * an OpenMP library by name may find another one. Without it everything runs on the caller's thread. */
+typedef void Parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);
+static Parallel *parallel;
+static int (*thread_number)(void), (*team_size)(void);
+
+void use_openmp(Parallel *gomp_parallel, int (*omp_get_thread_num)(void), int (*omp_get_num_threads)(void))
+{
+    parallel = gomp_parallel;
+    thread_number = omp_get_thread_num;
+    team_size = omp_get_num_threads;
+}
+
+static int64_t blocks_of(int64_t size) { return (size + BLOCK - 1) / BLOCK; }
+
+static void visit_run(const Pass *pass, int64_t first, int64_t last)
+{
+    const int64_t *sizes = pass->call->sizes;
+    int64_t tensor = 0, start = 0; /* the tensor of block `index`, and the number of that tensor's first block */
+    for (int64_t index = first; index < last; index++) {
+        while (index >= start + blocks_of(sizes[tensor]))
+            start += blocks_of(sizes[tensor++]);
+        int64_t from = (index - start) * BLOCK;
+        int64_t to = from + BLOCK < sizes[tensor] ? from + BLOCK : sizes[tensor];
+        Sums sums = pass->visit(pass, tensor, from, to);
+        if (pass->sums)
+            pass->sums[index] = sums;
+    }
+}
+
+/* A thread's part is one run of neighbouring blocks, the same in both passes of a step. */
+static void visit_part(void *data)
+{
+    const Pass *pass = data;
+    int64_t thread = thread_number(), team = team_size();
+    visit_run(pass, pass->blocks * thread / team, pass->blocks * (thread + 1) / team);
+}
+
+static void visit_all(Pass *pass)
+{
+    /* To wake a thread for less work than this takes longer than the work. */
+    int64_t useful = (pass->blocks + BLOCKS_PER_THREAD - 1) / BLOCKS_PER_THREAD;
+    int64_t threads = pass->call->threads < useful ? pass->call->threads : useful;
+    if (parallel && threads > 1)
+        parallel(visit_part, pass, (unsigned)threads, 0);
+    else
+        visit_run(pass, 0, pass->blocks);
+}
+
+/* ---- Passes ---- */
+
+/* Run a first pass, which leaves `columns` (1 or 3) products of each tensor in `products` and counts the step, or a
+ * second one, where `products` is NULL. Returns 1 if there is no memory, and has then done nothing. */
+static int run(Pass pass, REAL *products, int columns)
+{
+    const Call *call = pass.call;
+    for (int64_t t = 0; t < call->tensors; t++)
+        pass.blocks += blocks_of(call->sizes[t]);
+    if (products)
+        pass.sums = malloc((pass.blocks + 1) * sizeof *pass.sums);
+    if (call->step)
+        pass.corrections = malloc((call->tensors + 1) * sizeof *pass.corrections);
+    int failed = (products && !pass.sums) || (call->step && !pass.corrections);
+    if (!failed) {
+        for (int64_t t = 0; call->step && t < call->tensors; t++) {
+            double step = *call->step[t], first = 1 - pow(call->beta1, step), second = 1 - pow(call->beta2, step);
+            /* At step 0, m = 0, and any shift but 0 makes u = 0. */
+            pass.corrections[t].scale = step ? first / sqrt(second) : 1;
+            pass.corrections[t].shift = step ? first * call->eps : 1;
+        }
+        visit_all(&pass);
+        const Sums *next = pass.sums;
+        for (int64_t t = 0; products && t < call->tensors; t++) {
+            Sums sums = {0, 0, 0};
+            for (int64_t left = blocks_of(call->sizes[t]); left > 0; left--, next++) {
+                sums.dot += next->dot;
+                sums.g_square += next->g_square;
+                sums.d_square += next->d_square;
+            }
+            products[t * columns] = sums.dot;
+            if (columns == 3) {
+                products[t * columns + 1] = sums.g_square;
+                products[t * columns + 2] = sums.d_square;
+            }
+            if (call->step)
+                *call->step[t] += 1;
+        }
+    }
+    free(pass.sums);
+    free(pass.corrections);
+    return failed;
+}
+
+/* The loops over elements. Each is compiled for every use: with weight decay or without (`coupled`), and with all that d
+ * and the norms need or without (`full`). Only with one of them is theta read. A choice inside a loop keeps compilers
+ * from vectorizing it. */
+#define ELEMENTS const Pass *pass, int64_t tensor, int64_t from, int64_t to
+#define BEGIN                                                                                                           \
+    const Call *call = pass->call;                                                                                      \
+    const REAL *restrict grad = call->grad[tensor];                                                                     \
+    const REAL *restrict theta = call->theta[tensor];                                                                   \
+    const REAL sign = call->sign, weight_decay = call->weight_decay;                                                    \
+    const REAL decay = pass->decays ? pass->decays[tensor] : 0;                                                         \
+    double dot = 0, g_square = 0, d_square = 0;
+#define GRADIENT(i) (coupled ? sign * grad[i] + weight_decay * theta[i] : sign * grad[i])
+#define ADD_PRODUCTS(i, g, u)                                                                                           \
+    {                                                                                                                   \
+        REAL d = full ? u + decay * theta[i] : u;                                                                       \
+        dot += (double)g * (double)d;                                                                                   \
+        if (full) {                                                                                                     \
+            g_square += (double)g * (double)g;                                                                          \
+            d_square += (double)d * (double)d;                                                                          \
+        }                                                                                                               \
+    }
+#define END return (Sums){dot, g_square, d_square};
+#define INLINE static inline __attribute__((always_inline))
+
+/* u <- g */
+INLINE Sums sgd(ELEMENTS, int coupled, int full)
+{
+    BEGIN
+    REAL *restrict u = call->direction[tensor];
+#pragma omp simd reduction(+ : dot, g_square, d_square)
+    for (int64_t i = from; i < to; i++) {
+        REAL g = GRADIENT(i);
+        ADD_PRODUCTS(i, g, u[i])
+        u[i] = g;
+    }
+    END
+}
+
+/* v <- mu v + g; u <- g + mu v */
+INLINE Sums nesterov(ELEMENTS, int coupled, int full)
+{
+    BEGIN
+    REAL *restrict u = call->direction[tensor];
+    REAL *restrict v = call->first[tensor];
+    const REAL mu = call->momentum;
+#pragma omp simd reduction(+ : dot, g_square, d_square)
+    for (int64_t i = from; i < to; i++) {
+        REAL g = GRADIENT(i);
+        ADD_PRODUCTS(i, g, u[i])
+        v[i] = mu * v[i] + g;
+        u[i] = g + mu * v[i];
+    }
+    END
+}
+
+/* v <- mu v + g, which is u */
+INLINE Sums heavy_ball(ELEMENTS, int coupled, int full)
+{
+    BEGIN
+    REAL *restrict v = call->first[tensor];
+    const REAL mu = call->momentum;
+#pragma omp simd reduction(+ : dot, g_square, d_square)
+    for (int64_t i = from; i < to; i++) {
+        REAL g = GRADIENT(i);
+        ADD_PRODUCTS(i, g, v[i])
+        v[i] = mu * v[i] + g;
+    }
+    END
+}
+
+/* u_{t-1} comes back from m and v; then m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g^2 */
+INLINE Sums adam(ELEMENTS, int coupled, int full)
+{
+    BEGIN
+    REAL *restrict m = call->first[tensor];
+    REAL *restrict v = call->second[tensor];
+    const REAL scale = pass->corrections[tensor].scale, shift = pass->corrections[tensor].shift;
+    const REAL weight1 = 1 - call->beta1, beta2 = call->beta2, weight2 = 1 - call->beta2;
+#pragma omp simd reduction(+ : dot, g_square, d_square)
+    for (int64_t i = from; i < to; i++) {
+        REAL g = GRADIENT(i);
+        REAL u = m[i] / (sqrt(v[i]) * scale + shift);
+        ADD_PRODUCTS(i, g, u)
+        m[i] += weight1 * (g - m[i]);
+        v[i] = beta2 * v[i] + weight2 * g * g;
+    }
+    END
+}
+
+/* `columns` 1: <g, d>; 3: <g, g> and <d, d> as well. */
+#define PRODUCTS(op)                                                                                                    \
+    static Sums op##_plain(ELEMENTS) { return op(pass, tensor, from, to, 0, 0); }                                       \
+    static Sums op##_full(ELEMENTS) { return op(pass, tensor, from, to, 0, 1); }                                        \
+    static Sums op##_coupled(ELEMENTS) { return op(pass, tensor, from, to, 1, 0); }                                     \
+    static Sums op##_coupled_full(ELEMENTS) { return op(pass, tensor, from, to, 1, 1); }                                \
+    int products_##op(const Call *call, const REAL *decays, REAL *products, int64_t columns)                            \
+    {                                                                                                                   \
+        int full = decays || columns == 3;                                                                              \
+        Pass pass = {.call = call, .decays = decays};                                                                   \
+        if (call->weight_decay)                                                                                         \
+            pass.visit = full ? op##_coupled_full : op##_coupled;                                                       \
+        else                                                                                                            \
+            pass.visit = full ? op##_full : op##_plain;                                                                 \
+        return run(pass, products, columns);                                                                            \
+    }
+
+PRODUCTS(sgd)
+PRODUCTS(nesterov)
+PRODUCTS(heavy_ball)
+PRODUCTS(adam)
+
+INLINE Sums move_stored(ELEMENTS, int decoupled)
+{
+    REAL *restrict theta = pass->call->theta[tensor];
+    const REAL *restrict u = pass->along[tensor];
+    const REAL alpha = pass->alpha[tensor * pass->stride], decay = pass->decay;
+#pragma omp simd
+    for (int64_t i = from; i < to; i++)
+        theta[i] -= alpha * (decoupled ? u[i] + decay * theta[i] : u[i]);
+    return (Sums){0, 0, 0};
+}
+
+INLINE Sums move_rebuilt(ELEMENTS, int decoupled)
+{
+    REAL *restrict theta = pass->call->theta[tensor];
+    const REAL *restrict m = pass->call->first[tensor];
+    const REAL *restrict v = pass->call->second[tensor];
+    const REAL scale = pass->corrections[tensor].scale, shift = pass->corrections[tensor].shift;
+    const REAL alpha = pass->alpha[tensor * pass->stride], decay = pass->decay;
+#pragma omp simd
+    for (int64_t i = from; i < to; i++) {
+        REAL u = m[i] / (sqrt(v[i]) * scale + shift);
+        theta[i] -= alpha * (decoupled ? u + decay * theta[i] : u);
+    }
+    return (Sums){0, 0, 0};
+}
+
+static Sums stored_plain(ELEMENTS) { return move_stored(pass, tensor, from, to, 0); }
+static Sums stored_decoupled(ELEMENTS) { return move_stored(pass, tensor, from, to, 1); }
+static Sums rebuilt_plain(ELEMENTS) { return move_rebuilt(pass, tensor, from, to, 0); }
+static Sums rebuilt_decoupled(ELEMENTS) { return move_rebuilt(pass, tensor, from, to, 1); }
+
+/* `alpha` of each tensor if stride is 1, of all if 0. */
+int move(const Call *call, const REAL *alpha, int64_t stride, double decay)
+{
+    Pass pass = {.call = call, .alpha = alpha, .stride = stride, .decay = decay};
+    pass.along = call->direction ? call->direction : call->first;
+    if (call->step)
+        pass.visit = decay ? rebuilt_decoupled : rebuilt_plain;
+    else
+        pass.visit = decay ? stored_decoupled : stored_plain;
+    return run(pass, NULL, 0);
+}

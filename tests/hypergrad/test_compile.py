@@ -1,0 +1,87 @@
+"""torch.compile of the step: one graph, whatever α, the step count and a schedule's factor become."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import hypergrad
+
+EVERYTHING = {
+    "multiplicative": True,
+    "normalize": True,
+    "decoupled_weight_decay": True,
+    "weight_decay": 0.1,
+    "lr_bounds": (1e-6, 1.0),
+    "granularity": "tensor",
+}
+CASES = [
+    ("sgd-sgd", {}),
+    ("sgdn-sgdn", {"granularity": "released"}),
+    ("adam-adam", {}),
+    ("adam-lion", {"granularity": "tensor"}),
+    ("adam-adagrad", EVERYTHING),
+    ("adam", {}),
+]
+
+pytestmark = pytest.mark.skipif(sys.version_info >= (3, 15), reason="torch.compile lags behind Python")
+
+
+def check(name, options, backend, tolerance, schedule=False):
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    params = [torch.randn(4, 3, requires_grad=True), torch.randn(3, requires_grad=True)]
+    twins = [param.detach().clone().requires_grad_() for param in params]
+    compiled, eager = (
+        hypergrad.create(name, values, lr=0.01, hypergrad_lr=1e-3, **options) for values in (params, twins)
+    )
+    schedulers = []
+    if schedule:
+        for optimizer in (compiled, eager):
+            schedulers.append(torch.optim.lr_scheduler.LinearLR(optimizer.schedule, 0.1, total_iters=5))
+    step = torch.compile(lambda: compiled.step(), fullgraph=True, backend=backend)
+    graphs = []
+    for _ in range(6):
+        for param, twin in zip(params, twins, strict=True):
+            param.grad = torch.randn_like(param)
+            twin.grad = param.grad.clone()
+        step()
+        eager.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        graphs.append(counters["stats"]["unique_graphs"])
+    # The first step makes the state, the second is the one that all others run.
+    assert graphs[1:] == [graphs[1]] * 5
+    assert not counters["graph_break"]
+    for param, twin in zip(params, twins, strict=True):
+        torch.testing.assert_close(param, twin, rtol=tolerance, atol=tolerance)
+    if "-" in name:
+        rate, other = compiled.learning_rates[0], eager.learning_rates[0]
+        assert not torch.equal(rate, torch.full_like(rate, 0.01))
+        torch.testing.assert_close(rate, other, rtol=tolerance, atol=0)
+        torch.testing.assert_close(
+            compiled.hypergradients[0], eager.hypergradients[0], rtol=100 * tolerance, atol=tolerance
+        )
+    else:
+        assert not schedule
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_the_step_is_one_graph(name, options):
+    check(name, options, "eager", 1e-5)
+
+
+def test_a_schedule_does_not_recompile():
+    check("adam-sgd", {}, "eager", 1e-5, schedule=True)
+
+
+def test_inductor_makes_the_same_step():
+    check("sgdn-sgdn", {}, "inductor", 1e-5)
+
+
+def test_fused_falls_back_to_what_can_be_compiled():
+    check("adam-adam", {"fused": True}, "eager", 1e-5)

@@ -1,0 +1,324 @@
+"""The compiled kernels: against the reference, the same bits whatever the threads, and doing without them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import hypergrad
+from hypergrad import directions, kernels
+from hypergrad.kernels import build, cpu
+from hypergrad.reference import Reference
+
+
+@pytest.fixture(autouse=True)
+def _kernels(_own_folders):
+    if reason := kernels.why_not():
+        pytest.skip(f"no kernels here: {reason}")
+
+
+DIRECTIONS = {
+    "sgd": directions.SGD(),
+    "sgdn": directions.Momentum(0.9, nesterov=True),
+    "heavy ball": directions.Momentum(0.9, nesterov=False),
+    "adam": directions.Adam(),
+}
+# An empty tensor, single elements, odd sizes, a block of cpu.c (16384) and its neighbours, several blocks.
+SHAPES = [(0,), (), (1,), (7, 3), (16383,), (16384,), (16385,), (3, 0, 5), (129, 401), (100_003,)]
+
+
+def make(shapes, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def states_for(direction, params):
+    states = [{} for _ in params]
+    for param, state in zip(params, states, strict=True):
+        direction.init(param, state, learned=True)
+    return states
+
+
+def difference(a, b):
+    a, b = torch.as_tensor(a).double().flatten(), torch.as_tensor(b).double().flatten()
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) if b.numel() else 0.0
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_passes_equal_the_reference(kind, maximize, weight_decay, dtype, bound):
+    direction, alpha = DIRECTIONS[kind], 0.01
+    params = make(SHAPES, dtype)
+    states = states_for(direction, params)
+    sign = -1 if maximize else 1
+    oracle = Reference(
+        kind.replace("heavy ball", "sgdn"),
+        params,
+        alpha,
+        weight_decay=weight_decay,
+        nesterov=kind != "heavy ball",
+        granularity="tensor",
+    )
+    for step in range(5):
+        grads = make(SHAPES, dtype, seed=step + 1)
+        before = [grad.clone() for grad in grads]
+        kernel = kernels.choose(
+            direction, params, grads, states, weight_decay=weight_decay, maximize=maximize
+        )
+        products = kernel.products()
+        kernel.move(torch.tensor(alpha, dtype=dtype))
+        oracle.step([sign * grad for grad in grads])
+        assert all(map(torch.equal, grads, before))
+        assert products.shape == (len(params),)
+        assert products.dtype == dtype
+        assert difference(-products, torch.stack(oracle.h)) <= bound
+        for param, theta in zip(params, oracle.theta, strict=True):
+            assert difference(param, theta) <= bound
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_norms_and_decoupled_decay(kind):
+    """d = u + λθ with a λ of each tensor, and a move by an α of each, against torch on the same state."""
+    direction, shapes = DIRECTIONS[kind], [(5, 7), (20_000,), (3,)]
+    params, decays = make(shapes, torch.float64), torch.tensor([0.0, 0.2, 0.3], dtype=torch.float64)
+    states = states_for(direction, params)
+    alphas = torch.tensor([0.1, 0.2, 0.0], dtype=torch.float64)
+    for step in range(3):
+        grads = make(shapes, torch.float64, seed=step + 1)
+        d = [u + c * p for u, c, p in zip(direction.previous(states), decays, params, strict=True)]
+        expected = [
+            torch.stack([(g * x).sum(), (g * g).sum(), (x * x).sum()]) for g, x in zip(grads, d, strict=True)
+        ]
+        copies = [{key: value.clone() for key, value in state.items()} for state in states]
+        moved = [
+            p - a * (u + 0.5 * p)
+            for p, a, u in zip(params, alphas, direction.update(grads, copies), strict=True)
+        ]
+        kernel = kernels.choose(direction, params, grads, states)
+        products = kernel.products(decays=decays, norms=True)
+        kernel.move(alphas, decay=0.5)
+        torch.testing.assert_close(products, torch.stack(expected), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(params, moved, rtol=1e-12, atol=1e-12)
+        for state, copy in zip(states, copies, strict=True):
+            for key, value in copy.items():
+                torch.testing.assert_close(state[key], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_bits_do_not_depend_on_threads(kind):
+    direction, runs = DIRECTIONS[kind], []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            params = make(SHAPES, torch.float32)
+            states, products = states_for(direction, params), []
+            for step in range(3):
+                kernel = kernels.choose(direction, params, make(SHAPES, torch.float32, step + 1), states)
+                products.append(kernel.products(norms=True))
+                kernel.move(torch.tensor(0.01))
+            runs.append([*params, *products])
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        assert all(map(torch.equal, run, runs[0]))
+
+
+def test_products_are_accumulated_in_float64():
+    # A float32 sum of these stalls at 2²⁴.
+    param = torch.zeros(20_000_000)
+    states = [{"direction": torch.ones_like(param)}]
+    products = kernels.choose(directions.SGD(), [param], [torch.ones_like(param)], states).products()
+    assert products.item() == 20_000_000
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "gradient only"])
+def test_layouts(layout):
+    def laid_out(tensor, is_gradient=False):
+        if layout == "channels_last":
+            return tensor.contiguous(memory_format=torch.channels_last)
+        if layout == "transposed" or is_gradient:
+            return tensor.transpose(0, 3).contiguous().transpose(0, 3)
+        return tensor
+
+    runs = []
+    for arrange in (laid_out, lambda tensor, is_gradient=False: tensor):
+        (param,), (grad,) = make([(4, 3, 5, 2)], torch.float64), make([(4, 3, 5, 2)], torch.float64, 1)
+        param, grad = arrange(param), arrange(grad, is_gradient=True)
+        states = states_for(directions.Adam(), [param])
+        for _ in range(2):
+            kernel = kernels.choose(directions.Adam(), [param], [grad], states)
+            products = kernel.products()
+            kernel.move(torch.tensor(0.1, dtype=torch.float64))
+        runs.append((param, products))
+    assert torch.equal(runs[0][0], runs[1][0])
+    torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-12, atol=1e-12)
+
+
+class Other(torch.Tensor):
+    pass
+
+
+UNSUITABLE = {
+    "bfloat16": lambda: torch.randn(4).bfloat16(),
+    "gaps": lambda: torch.randn(4, 4)[:, :2],
+    "expanded": lambda: torch.randn(1).expand(4),
+    "subclass": lambda: torch.randn(4).as_subclass(Other),
+    "meta": lambda: torch.empty(4, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUITABLE)
+def test_no_kernel_for_unsuitable_parameters(kind):
+    param = UNSUITABLE[kind]()
+    states = [{"direction": torch.zeros_like(param)}]
+    assert kernels.choose(directions.SGD(), [param], [torch.ones_like(param)], states) is None
+
+
+def test_no_kernel_for_mixed_dtypes_or_an_unknown_direction():
+    params = [torch.zeros(3), torch.zeros(3, dtype=torch.float64)]
+    states = states_for(directions.SGD(), params)
+    assert kernels.choose(directions.SGD(), params, params, states) is None
+
+    class Mine(directions.SGD):
+        pass
+
+    assert kernels.choose(Mine(), params[:1], params[:1], states[:1]) is None
+
+
+def test_shapes_that_do_not_match_are_refused():
+    param = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        kernels.choose(directions.SGD(), [param], [torch.zeros(2)], [{"direction": torch.zeros(3)}])
+
+
+def test_autograd_notices_the_move():
+    param = torch.randn(3, requires_grad=True)
+    loss = (param * param).sum()
+    with torch.no_grad():
+        kernel = kernels.choose(directions.SGD(), [param], [torch.ones(3)], [{"direction": torch.zeros(3)}])
+        kernel.products()
+        kernel.move(torch.tensor(0.1))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# ---- Building ----
+
+STEP = """
+import torch
+import hypergrad
+from hypergrad import directions, kernels
+from hypergrad.kernels import build, cpu
+torch.manual_seed(0)
+param = torch.randn(1000)
+states = [{"direction": torch.randn(1000)}]
+kernel = kernels.choose(directions.SGD(), [param], [torch.randn(1000)], states)
+print(kernels.why_not() or float(kernel.products()))
+"""
+
+
+def test_processes_that_build_at_once_leave_one_library(tmp_path):
+    folder = tmp_path / "made" / "on demand"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", STEP],
+            env=os.environ | {"HYPERGRAD_CACHE": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    (first, errors), (second, more_errors) = (process.communicate(timeout=240) for process in processes)
+    assert (errors, more_errors) == ("", "")
+    assert float(first) == float(second)
+    assert len(list(folder.iterdir())) == 1  # no temporary file either
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def forget():
+    """What a new process would not know."""
+    build._attempt.cache_clear()
+    cpu._functions.cache_clear()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder, and a process that has not built yet."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("HYPERGRAD_CACHE", str(tmp_path))
+    forget()
+    yield tmp_path
+    forget()
+
+
+def train(name="adam-adam", dtype=torch.float32):
+    """Three steps with fused=True: the parameters and α."""
+    params = [torch.nn.Parameter(param) for param in make([(100, 10), (10,)], dtype)]
+    optimizer = hypergrad.create(name, params, lr=0.1, hypergrad_lr=1e-3, fused=True)
+    for step in range(3):
+        for param, grad in zip(params, make([(100, 10), (10,)], dtype, step + 1), strict=True):
+            param.grad = grad
+        optimizer.step()
+    return [*(param.detach() for param in params), *optimizer.learning_rates]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF"])
+def test_a_damaged_library_is_built_again(cache, damage):
+    assert kernels.available()
+    (library,) = cache.iterdir()
+    before = train()
+    library.unlink()  # in place it would change under this process
+    library.write_bytes(damage)
+    forget()
+    assert kernels.available()
+    assert all(map(torch.equal, train(), before))
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PATH": "/nonexistent", "CC": ""}, "there is no C compiler: install gcc or clang"),
+        ({"CC": "false"}, "does not compile cpu.c: exit status 1"),
+        ({"HYPERGRAD_KERNELS": "0"}, "HYPERGRAD_KERNELS=0"),
+        ({"HYPERGRAD_CACHE": "/proc/nowhere"}, "name another folder in HYPERGRAD_CACHE"),
+    ],
+    ids=["no compiler", "broken compiler", "switched off", "no folder"],
+)
+def test_without_a_library_steps_are_the_same_to_rounding(cache, monkeypatch, environment, reason):
+    expected = train()
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(mode=0o700)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    forget()
+    assert reason in kernels.why_not()
+    for value, wanted in zip(train(), expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(cache):
+    cache.chmod(0o777)
+    assert "others can write to the cache folder" in kernels.why_not()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to any folder")
+def test_a_folder_that_cannot_be_written_to(cache):
+    cache.chmod(0o500)
+    assert "cannot be written to" in kernels.why_not()
+
+
+def test_why_not_names_the_dtype_and_device():
+    assert kernels.available()
+    assert kernels.why_not("cpu", torch.float64) is None
+    assert "bfloat16" in kernels.why_not("cpu", torch.bfloat16)
+    assert "meta" in kernels.why_not("meta")
