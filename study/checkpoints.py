@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +18,23 @@ State = dict[str, Any]
 
 
 class Checkpoints:
-    """Saves a trial now and then, and finds what it can go on from.
+    """The checkpoints of one trial.
 
     Args:
-        path: where the last checkpoint lies; the one before lies beside it, with ``.before`` added.
-        every: seconds between two checkpoints, counted from now; short trials write none.
+        path: where the last one lies; the one before lies beside it, with ``.before`` added.
     """
 
-    def __init__(self, path: Path, every: float) -> None:
+    def __init__(self, path: Path) -> None:
         self._last, self._before = path, path.with_name(f"{path.name}.before")
-        self._every = every
-        self._saved = time.monotonic()
 
-    def offer(self, state: Callable[[], State]) -> None:
-        """Save ``state()`` if one is due.
+    def save(self, state: State) -> None:
+        """Make ``state`` the last checkpoint.
 
         Raises:
             OSError: it cannot be written; the checkpoints that are there stay.
         """
-        if time.monotonic() - self._saved < self._every:
-            return
         buffer = io.BytesIO()
-        torch.save(state(), buffer)
+        torch.save(state, buffer)
         content = buffer.getvalue()
         self._last.parent.mkdir(parents=True, exist_ok=True)
         draft = self._last.with_name(f"{self._last.name}.new")
@@ -53,10 +46,14 @@ class Checkpoints:
         if self._last.exists():
             self._last.replace(self._before)
         draft.replace(self._last)
-        self._saved = time.monotonic()
 
-    def newest(self, usable: Callable[[State], bool]) -> tuple[State | None, list[str]]:
-        """Return the newest checkpoint that is whole and ``usable``, and what is wrong with newer ones."""
+    def newest(self, key: str, recorded: int) -> tuple[State | None, list[str]]:
+        """Return the newest checkpoint that can be used, or None, and what is wrong with newer ones.
+
+        Args:
+            key: of the trial.
+            recorded: epochs that the trial's journal has. A checkpoint that is ahead of it is not used.
+        """
         problems = []
         for path in (self._last, self._before):
             try:
@@ -74,7 +71,7 @@ class Checkpoints:
                 # Whatever is in it, it is not a checkpoint of ours.
                 problems.append(f"checkpoint {path.name} is damaged")
                 continue
-            if isinstance(state, dict) and usable(state):
+            if isinstance(state, dict) and state.get("key") == key and 0 < state.get("epoch", 0) <= recorded:
                 return state, problems
             problems.append(f"checkpoint {path.name} does not belong to the trial's journal")
         return None, problems

@@ -144,7 +144,7 @@ def plan(
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to plan for.")] = 0,
 ) -> None:
     """Say what would run and what it would cost; run nothing."""
-    from study import planning
+    from study import packwork, planning
 
     spec = load_study(study)
     folder = StudyFolder(runs_folder(runs), spec.name)
@@ -153,8 +153,10 @@ def plan(
     needs = spec.resources
     have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
-    planned = planning.plan(todo, max(1, slots), planning.measured_rates(records))
-    view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots)
+    limit = packwork.planned_limit(spec.pack, on_gpu=needs.gpus > 0)
+    planned = planning.plan(todo, max(1, slots), planning.measured_rates(records), limit)
+    single = packwork.reasons_against(todo) if spec.pack != 1 else {}
+    view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from study import optimizers, planning, scheduling, workloads
+from study import optimizers, packwork, planning, scheduling, workloads
 from study.folder import StudyFolder
 from study.journal import JournalReader
 from study.lease import Lease, LeaseError
@@ -62,7 +62,8 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
                 with scheduling.cluster(settings.address, settings.cpus, settings.gpus) as cluster:
                     slots = cluster.slots(study.resources)
                     rates = planning.measured_rates(follower.records())
-                    bundles = planning.plan(todo, slots, rates).bundles
+                    limit = packwork.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
+                    bundles = planning.plan(todo, slots, rates, limit).bundles
                     follower.start(slots)
                     scheduling.schedule(
                         bundles,
@@ -71,6 +72,7 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
                         data_folder=settings.data,
                         retries=study.retries,
                         checkpoint_seconds=study.checkpoint_seconds,
+                        pack=study.pack,
                     )
         finally:
             follower.stop()

@@ -108,6 +108,15 @@ def optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
     return lambda value: None if value is None else check(value)
 
 
+def pack_size(value: object) -> int | None:
+    """How many trials train together at most; ``None`` for ``auto``."""
+    if value is None or value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{show(value)} is no number of trials; write auto, a whole number, or 1 for none")
+    return whole(1, 100_000)(value)
+
+
 def listed(value: object) -> list[Any] | tuple[Any, ...]:
     """One or several: a scalar or mapping becomes a list of one. An empty list is refused."""
     if value is None:

@@ -159,6 +159,8 @@ class Study(_Model):
     """How often a failed trial is started again."""
     checkpoint_seconds: Annotated[float, BeforeValidator(fields.number(0, 86_400))] = 30.0
     """Between two checkpoints of a trial, so that shorter ones write none."""
+    pack: Annotated[int | None, BeforeValidator(fields.pack_size)] = None
+    """How many trials train together at most; ``None``: as many as pays."""
 
     @field_validator("workloads", mode="after")
     @classmethod
@@ -326,6 +328,7 @@ class Study(_Model):
             "resources": self.resources.model_dump(),
             "retries": self.retries,
             "checkpoint_seconds": self.checkpoint_seconds,
+            "pack": self.pack,
         }
         return yamlfile.dump({key: value for key, value in content.items() if value not in (None, {})})
 

@@ -8,8 +8,8 @@ before it.
 
 An *attempt* is one training as the record tells it. A trial that is started again on the same kind of CPU
 machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its attempt and
-epochs already recorded are not recorded twice. Where the numbers may differ, a new attempt keeps the epochs
-up to the checkpoint and replaces those after it.
+epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in their last digits
+in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
 
 Two processes should never write one journal (:mod:`study.lease`), but one that was suspended may wake beside
 its replacement, for seconds: an epoch out of turn, and all after the end but a new start, is passed over.
@@ -127,7 +127,8 @@ class Journal:
             count = len(reader.record.epochs)
             notes = [*notes, f"the journal was damaged after epoch {count}; what came then is trained again"]
         before = reader.record
-        continued = repeatable and bool(before.attempt) and before.machine == machine
+        again = repeatable and before.repeatable and before.machine == machine
+        continued = again and bool(before.attempt)
         self._epochs_recorded = len(before.epochs) if continued else resumed
         self._append(
             event="start",
@@ -139,6 +140,7 @@ class Journal:
             machine=machine,
             host=socket.gethostname(),
             notes=list(notes),
+            repeatable=repeatable,
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -212,6 +214,7 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                         "started_ms": int(event["time_ms"]),
                     }
                 changes["machine"] = {str(name): str(value) for name, value in event["machine"].items()}
+                changes["repeatable"] = bool(event.get("repeatable", True))
                 changes["notes"] = (*record.notes, *map(str, event.get("notes", ())))
                 return replace(record, **changes)
             case "epoch":

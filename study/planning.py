@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from study import grouping
+from study.grouping import Limit
 from study.trial import Trial
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ ROUGH_RATES = {
 }
 """Seconds per iteration at batch size 128 on one CPU core, to an order of magnitude: no measurements."""
 
+ROUGH_PACKED_RATES = {
+    "digits-logreg": 0.00002,
+    "digits-mlp": 0.0001,
+    "mnist-logreg": 0.00015,
+}
+"""The same for a trial in a pack, where that is faster."""
+
 # Starting a worker process costs seconds, so a bundle should be worth about this many; and more than a few
 # bundles per slot balance no better.
 BUNDLE_SECONDS = 60.0
@@ -45,6 +54,11 @@ BYTES_PER_ITERATION = 2 * 12 * 4 / 3
 BYTES_PER_POINT = 150
 MAX_POINTS = 1_000
 
+# Trials of one kind are cut into pieces that balance the bundles, three or so to a bundle, but not into such
+# small ones that packing them no longer pays.
+PIECES_PER_BUNDLE = 3
+LEAST_PIECE = 8
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,7 +66,9 @@ class Plan:
 
     trials: tuple[Trial, ...]
     bundles: tuple[tuple[Trial, ...], ...]
-    """Trials that one worker runs one after the other; the costliest bundle first."""
+    """Trials that one worker runs; the costliest bundle first."""
+    packs: tuple[tuple[Trial, ...], ...]
+    """How the workers take the trials together; a trial by itself is a pack of one."""
     iterations: int | None
     seconds: float | None
     """Of one slot working alone."""
@@ -82,14 +98,26 @@ def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], floa
     return {name: seconds[name] / counts[name] for name in seconds}
 
 
-def plan(trials: Sequence[Trial], slots: int, rates: Mapping[tuple[str, str], float] | None = None) -> Plan:
+def _alone(trial: Trial) -> int:
+    return 1
+
+
+def plan(
+    trials: Sequence[Trial],
+    slots: int,
+    rates: Mapping[tuple[str, str], float] | None = None,
+    limit: Limit = _alone,
+) -> Plan:
     """Shares out trials among bundles of about equal cost, costliest trials first.
+
+    Trials that pack are dealt in pieces of one kind, so that a worker finds them in its bundle together.
 
     Args:
         trials: distinct trials.
         slots: how many trials can run at once; at least 1.
         rates: seconds per iteration by (workload, optimizer), measured in earlier runs; where it has none,
             :data:`ROUGH_RATES` stand in.
+        limit: how many trials of a trial's kind may train together.
 
     Returns:
         The plan, the same for the same arguments. Work of unknown length counts as much as the longest known.
@@ -103,15 +131,20 @@ def plan(trials: Sequence[Trial], slots: int, rates: Mapping[tuple[str, str], fl
     counts = [iterations(trial) for trial in trials]
     seconds: list[float | None] = []
     for trial, count in zip(trials, counts, strict=True):
-        rate = rates.get((trial.workload, trial.optimizer), ROUGH_RATES.get(trial.workload))
+        rough = ROUGH_RATES.get(trial.workload)
+        if limit(trial) >= LEAST_PIECE:
+            rough = ROUGH_PACKED_RATES.get(trial.workload, rough)
+        rate = rates.get((trial.workload, trial.optimizer), rough)
         seconds.append(None if count is None or rate is None else count * rate)
     total = _total(seconds)
     known = _total(counts)
     measured = all((trial.workload, trial.optimizer) in rates for trial in trials)
     points = sum(min(MAX_POINTS, 3 * count) for count in counts if count is not None)
+    bundles = _bundles(trials, seconds, slots, limit)
     return Plan(
         trials=tuple(trials),
-        bundles=_bundles(trials, seconds, slots),
+        bundles=bundles,
+        packs=tuple(tuple(pack) for bundle in bundles for pack in grouping.packs(bundle, limit)),
         iterations=None if known is None else int(known),
         seconds=total,
         bytes=None if known is None else round(known * BYTES_PER_ITERATION + points * BYTES_PER_POINT),
@@ -125,19 +158,42 @@ def _total(values: Sequence[float | None]) -> float | None:
 
 
 def _bundles(
-    trials: Sequence[Trial], seconds: Sequence[float | None], slots: int
+    trials: Sequence[Trial], seconds: Sequence[float | None], slots: int, limit: Limit
 ) -> tuple[tuple[Trial, ...], ...]:
     if not trials:
         return ()
     longest = max((s for s in seconds if s is not None), default=BUNDLE_SECONDS)
-    costs = [longest if s is None else s for s in seconds]
-    worth = int(sum(costs) / BUNDLE_SECONDS)
+    costs = {trial: longest if s is None else s for trial, s in zip(trials, seconds, strict=True)}
+    total = sum(costs.values())
+    worth = int(total / BUNDLE_SECONDS)
     number = min(len(trials), max(slots, min(worth, BUNDLES_PER_SLOT * slots)))
-    # Longest processing time first: the next costliest trial goes to the lightest bundle.
+    pieces = _pieces(trials, costs, total / (PIECES_PER_BUNDLE * number), slots, limit)
+    number = min(number, len(pieces))
+    # Longest processing time first: the next costliest piece goes to the lightest bundle.
     heap: list[tuple[float, int, list[int]]] = [(0.0, i, []) for i in range(number)]
-    for index in sorted(range(len(trials)), key=lambda i: (-costs[i], i)):
+    loads = [sum(costs[trial] for trial in piece) for piece in pieces]
+    for index in sorted(range(len(pieces)), key=lambda i: (-loads[i], i)):
         load, i, members = heap[0]
         members.append(index)
-        heapq.heapreplace(heap, (load + costs[index], i, members))
+        heapq.heapreplace(heap, (load + loads[index], i, members))
     ordered = sorted(heap, key=lambda entry: (-entry[0], entry[1]))
-    return tuple(tuple(trials[i] for i in sorted(members)) for _, _, members in ordered)
+    return tuple(tuple(trial for i in sorted(members) for trial in pieces[i]) for _, _, members in ordered)
+
+
+def _pieces(
+    trials: Sequence[Trial], costs: Mapping[Trial, float], share: float, slots: int, limit: Limit
+) -> list[list[Trial]]:
+    """Trials by themselves, or where they pack, some of one kind that cost about ``share``."""
+    alone = [[trial] for trial in trials if limit(trial) == 1]
+    together = grouping.kinds(trial for trial in trials if limit(trial) > 1)
+    counts = []
+    for members in together:
+        wanted = round(sum(costs[trial] for trial in members) / share) if share else 1
+        wanted = min(wanted, len(members) // LEAST_PIECE)
+        counts.append(max(1, wanted, -(-len(members) // limit(members[0]))))
+    while together and len(alone) + sum(counts) < min(slots, len(trials)):
+        # Rather small packs than slots without work.
+        largest = max(range(len(counts)), key=lambda i: len(together[i]) / counts[i])
+        counts[largest] += 1
+    cuts = [grouping.cut(members, count) for members, count in zip(together, counts, strict=True)]
+    return alone + [piece for pieces in cuts for piece in pieces]

@@ -78,6 +78,8 @@ class TrialRecord:
     attempt: str = ""
     """Which start of the trial the epochs belong to; see ``study.journal``."""
     machine: dict[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    """Whether training again there gives the same numbers, bit for bit."""
     started_ms: int = 0
     ended_ms: int = 0
     notes: tuple[str, ...] = ()

@@ -152,6 +152,7 @@ def schedule(
     data_folder: Path | None = None,
     retries: int = 0,
     checkpoint_seconds: float = 30.0,
+    pack: int | None = 1,
 ) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
@@ -161,10 +162,11 @@ def schedule(
     Args:
         bundles: trials that share a process, for each process.
         folder: the study's folder, at the same path on every node.
-        resources: of one trial, so of one process, which trains one trial at a time.
+        resources: of one process, which trains one trial or pack at a time.
         data_folder: where the data sets lie on every node; None for the default.
         retries: how often a trial that raises starts again.
         checkpoint_seconds: between two checkpoints of a trial.
+        pack: how many trials train together at most; None for as many as pays and fits.
 
     Raises:
         LostClusterError: every node is gone.
@@ -174,9 +176,10 @@ def schedule(
         bundles=tuple(map(tuple, bundles)),
         folder=folder,
         data_folder=data_folder,
-        cpus=resources.cpus,
+        resources=resources,
         retries=retries,
         checkpoint_seconds=checkpoint_seconds,
+        pack=pack,
     )
     needs: dict[str, float] = {"CPU": resources.cpus}
     if resources.gpus:
@@ -245,12 +248,22 @@ def _host(
     bundles: tuple[tuple[Trial, ...], ...],
     folder: StudyFolder,
     data_folder: Path | None,
-    cpus: float,
+    resources: Resources,
     retries: int,
     checkpoint_seconds: float,
+    pack: int | None,
 ) -> None:
     failed = 0
-    ends = run_bundle(bundles[config["bundle"]], folder, data_folder, cpus, retries, checkpoint_seconds)
+    ends = run_bundle(
+        bundles[config["bundle"]],
+        folder,
+        data_folder,
+        resources.cpus,
+        retries,
+        gpus=resources.gpus,
+        pack=pack,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})

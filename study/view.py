@@ -116,7 +116,9 @@ def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str
     return table
 
 
-def show_plan(console: Console, study: Study, planned: Plan, *, done: int, slots: int) -> None:
+def show_plan(
+    console: Console, study: Study, planned: Plan, *, done: int, slots: int, single: Mapping[str, str]
+) -> None:
     """Print what would run and what it would cost.
 
     Args:
@@ -124,7 +126,8 @@ def show_plan(console: Console, study: Study, planned: Plan, *, done: int, slots
         study: the study.
         planned: its trials that are left.
         done: how many trials have ended already.
-        slots: how many trials run at a time; 0 if the machine cannot hold one.
+        slots: how many processes run at a time; 0 if the machine cannot hold one.
+        single: workloads and optimizers whose trials do not pack, and why.
     """
     table = Table(title=study.name, title_justify="left", box=None, pad_edge=False, show_header=False)
     trials = Counter((trial.workload, trial.label) for trial in planned.trials)
@@ -136,9 +139,10 @@ def show_plan(console: Console, study: Study, planned: Plan, *, done: int, slots
         f"{len(planned.trials)} trials to run, {done} done already",
         f"{len(planned.bundles)} processes, {slots} at a time, "
         f"each with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs",
+        _packs_line(planned),
     ]
     if not slots:
-        lines[-1] = f"a trial needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs: more than there are here"
+        lines[1] = f"a trial needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs: more than there are here"
     iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
     time = (
         "unknown, until a trial has run"
@@ -148,8 +152,19 @@ def show_plan(console: Console, study: Study, planned: Plan, *, done: int, slots
     if planned.estimated is not None:
         time += f" ({planned.estimated})"
     lines += [f"iterations: {iterations}", f"time: {time}", f"disk: about {size(planned.bytes or 0)}"]
+    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
     for line in lines:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _packs_line(planned: Plan) -> str:
+    together = [len(pack) for pack in planned.packs if len(pack) > 1]
+    if not together:
+        return "every trial trains by itself"
+    least, most = min(together), max(together)
+    sizes = f"{most}" if least == most else f"{least} to {most}"
+    alone = len(planned.packs) - len(together)
+    return f"{len(together)} packs of {sizes} trials" + (f", {alone} by themselves" if alone else "")
 
 
 def show_next(console: Console, places: dict[str, str]) -> None:

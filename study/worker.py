@@ -1,4 +1,4 @@
-"""What a worker process does: trains a bundle of trials one after the other, each into its journal.
+"""What a worker process does: trains a bundle of trials, in packs or singly, each into its journal.
 
 It knows neither Ray nor MLflow. A trial whose journal has ended is not trained again; one that was under way
 goes on from its last checkpoint.
@@ -6,13 +6,14 @@ goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from study import journal, optimizers, training, workloads
+from study import journal, optimizers, packwork, training, workloads
 from study.checkpoints import Checkpoints
 from study.folder import StudyFolder
 from study.journal import Journal
@@ -28,6 +29,9 @@ def run_bundle(
     data_folder: Path | None,
     cpus: float,
     retries: int = 0,
+    *,
+    gpus: float = 0.0,
+    pack: int | None = 1,
     checkpoint_seconds: float = 30.0,
 ) -> Iterator[tuple[Trial, Status]]:
     """Train ``trials`` and yield how each ended, ``"finished"``, ``"diverged"`` or ``"failed"``.
@@ -36,35 +40,48 @@ def run_bundle(
     the others go on.
 
     Args:
-        trials: what to train, in this order.
+        trials: what to train, in this order as far as they do not train together.
         folder: whose journals and checkpoints to write.
         data_folder: where the data sets lie; None for the default.
         cpus: cores this process may use; it trains with as many threads, at least one.
         retries: how often a trial that raises starts again.
-        checkpoint_seconds: between two checkpoints of a trial.
+        gpus: this process's share of a GPU.
+        pack: how many trials train together at most; None for as many as pays and fits.
+        checkpoint_seconds: between two checkpoints of a trial, so that shorter ones write none.
 
     Raises:
         OSError: a journal or checkpoint cannot be written; the trial goes on from there when it is run again.
     """
     torch.set_num_threads(max(1, int(cpus)))
-    for trial in trials:
-        for _ in range(1 + retries):
-            before = journal.read(folder.journal(trial), trial)
-            status = (
-                before.status
-                if before.ended
-                else _run(trial, folder, data_folder, len(before.epochs), checkpoint_seconds)
-            )
-            if status != "failed":
-                break
-        yield trial, status
+    for together in packwork.packs(trials, folder, data_folder, pack, cpus=cpus, gpus=gpus):
+        alone = list(together)
+        if len(together) > 1:
+            for trial, status in packwork.train_or_leave(together, folder, data_folder, checkpoint_seconds):
+                alone.remove(trial)
+                yield trial, status
+        for trial in alone:
+            yield trial, _run_alone(trial, folder, data_folder, retries, checkpoint_seconds)
+
+
+def _run_alone(
+    trial: Trial, folder: StudyFolder, data_folder: Path | None, retries: int, checkpoint_seconds: float
+) -> Status:
+    status: Status = "failed"
+    for _ in range(1 + retries):
+        before = journal.read(folder.journal(trial), trial)
+        if before.ended:
+            return before.status
+        status = _run(trial, folder, data_folder, len(before.epochs), checkpoint_seconds)
+        if status != "failed":
+            break
+    return status
 
 
 def _run(
     trial: Trial, folder: StudyFolder, data_folder: Path | None, recorded: int, checkpoint_seconds: float
 ) -> Status:
     device = training.choose_device()
-    checkpoints = Checkpoints(folder.checkpoint(trial), checkpoint_seconds)
+    checkpoints = Checkpoints(folder.checkpoint(trial))
     path, machine = folder.journal(trial), training.machine(device) | optimizers.versions(trial)
     repeatable = training.is_repeatable(device)
     notes: list[str] = []
@@ -72,10 +89,7 @@ def _run(
         workload = workloads.resolve(trial.workload, trial.workload_args)
         data = storage.load(workload, data_folder, device)
         under_way = Training(trial, workload, data, device)
-        # A checkpoint is of use only if the journal has all epochs up to it.
-        state, notes = checkpoints.newest(
-            lambda state: state.get("key") == trial.key and 0 < state.get("epoch", 0) <= recorded
-        )
+        state, notes = checkpoints.newest(trial.key, recorded)
         if state is not None:
             under_way.load_state_dict(state)
     except Exception:
@@ -85,8 +99,10 @@ def _run(
     with Journal(path, trial, machine, repeatable=repeatable, resumed=under_way.epoch, notes=notes) as record:
         status: Status = "finished"
         error = None
+        saved = time.monotonic()
         epochs = under_way.epochs()
         while True:
+            # What training raises is the trial's; what writing raises is not.
             try:
                 epoch = next(epochs, None)
             except Exception:
@@ -96,7 +112,9 @@ def _run(
                 break
             record.epoch(epoch)
             status = "diverged" if epoch.diverged else "finished"
-            checkpoints.offer(under_way.state_dict)
+            if time.monotonic() - saved >= checkpoint_seconds:
+                checkpoints.save(under_way.state_dict())
+                saved = time.monotonic()
         record.end(status, error)
     if status != "failed":
         checkpoints.remove()

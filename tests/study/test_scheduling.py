@@ -5,11 +5,17 @@ import re
 import textwrap
 
 import numpy as np
+import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from study import scheduling
 from study.folder import StudyFolder
+from study.measures import trial_table
+from study.packwork import planned_limit
+from study.planning import plan
 from study.spec import Resources
+from study.tracking import Tracker, embedded_uri
 from study.worker import run_bundle
 
 pytestmark = pytest.mark.ray
@@ -84,6 +90,36 @@ def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_p
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
         assert ours.alpha.tobytes() == theirs.alpha.tobytes()
         assert [epoch.val_loss for epoch in ours.epochs] == [epoch.val_loss for epoch in theirs.epochs]
+
+
+def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study):
+    """The table of outcomes, the keys, and what MLflow is told but for times and last digits."""
+    study, _ = write_study(optimizers=["sgd", "sgd-sgdn", "adam-adam"], seeds=4, epochs=3, threshold=1.0)
+    trials, tables, runs = study.trials(), [], []
+    for name, pack in (("packed", None), ("single", 1)):
+        folder = StudyFolder(tmp_path / name, "small")
+        limit = planned_limit(pack, on_gpu=False)
+        bundles = plan(trials, 2, limit=limit).bundles
+        scheduling.schedule(bundles, folder, Resources(cpus=1), pack=pack)
+        records = folder.records(trials)
+        assert [record.repeatable for record in records] == [pack == 1] * len(trials)
+        tables.append(trial_table(records, study).drop(columns="seconds"))
+        tracker = Tracker(study, embedded_uri(folder.runs), folder)
+        for record in records:
+            tracker.replay(record)
+        client = MlflowClient(tracking_uri=tracker.uri)
+        found = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
+        runs.append({run.data.tags["trial_key"]: run.data for run in found})
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-6)
+    assert runs[0].keys() == runs[1].keys() == {trial.key for trial in trials}
+    own = {"attempt", "mlflow.parentRunId"}
+    for key, ours in runs[0].items():
+        theirs = runs[1][key]
+        assert ours.params == theirs.params
+        assert {k: v for k, v in ours.tags.items() if k not in own} == {
+            k: v for k, v in theirs.tags.items() if k not in own
+        }
+        assert ours.metrics.keys() == theirs.metrics.keys()
 
 
 def test_ended_trials_are_not_run_again(cluster, folder, write_study):

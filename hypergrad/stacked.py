@@ -1,0 +1,199 @@
+"""N optimizers of one kind as one, over parameters stacked on a leading member axis.
+
+The members' α, β and states are their own, everything else is common. Each member moves as it would with
+its optimizer alone, up to the order in which sums are rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergrad import functional
+from hypergrad.directions import ParamState
+from hypergrad.optimizer import SGD, Adam, _rate
+from hypergrad.rates import RateState
+
+BLOCK_BYTES = 1 << 19
+"""On a CPU members are moved a block at a time, of about this many bytes of parameters, so that what one pass
+over them leaves is still in the cache when the next one wants it."""
+
+# Of a member's parameter group: what members have each for themselves.
+_OWN = ("params", "param_names", "lr", "hypergrad_lr", "lop_state", "hypergradient")
+
+
+@dataclass(slots=True)
+class _Block:
+    """Some members: views of the stacked tensors, and a step count of their own."""
+
+    members: slice
+    params: list[Tensor]
+    state: functional.State
+    beta: Tensor
+
+
+class Stacked:
+    """Steps N optimizers at once.
+
+    Args:
+        optimizers: of one class, each with one parameter group of T tensors; fresh, or loaded from states of
+            equally many steps. Only ``lr`` and ``hypergrad_lr`` may differ. They are read here and not used
+            again.
+        params: T tensors of shape (N, *shape): the members' parameters, stacked in the same order.
+
+    Attributes:
+        params: the stacked parameters, which :meth:`step` moves in place and :meth:`keep` replaces.
+        alpha: α of shape (N,), or (T, N) for granularity ``"tensor"``; moves in place.
+        hypergradient: h of the last step in α's shape; 0 before it, and for a fixed α.
+
+    Raises:
+        ValueError: the optimizers differ in more than α and β, or ``params`` are not theirs stacked.
+    """
+
+    def __init__(self, optimizers: Sequence[SGD | Adam], params: Sequence[Tensor]) -> None:
+        _check_alike(optimizers, params)
+        groups = [optimizer.param_groups[0] for optimizer in optimizers]
+        self.params = list(params)
+        self._groups = [_portable(optimizer) for optimizer in optimizers]
+        self._options = groups[0]
+        self._direction = optimizers[0]._direction(groups[0])
+        self._rate = _rate(groups[0])
+        dtype, device = functional.alpha_dtype(self.params), self.params[0].device
+
+        def stacked(values: Sequence[Any]) -> Tensor:
+            return torch.stack([torch.as_tensor(value, dtype=dtype, device=device) for value in values], -1)
+
+        self.alpha = stacked([group["lr"] for group in groups])
+        self.hypergradient = torch.zeros_like(self.alpha)
+        self._beta = stacked([group["hypergrad_lr"] for group in groups])
+        self._rates: RateState = {}
+        if self._rate is not None:
+            self.hypergradient = stacked([group["hypergradient"] for group in groups])
+            names = groups[0]["lop_state"]
+            self._rates = {name: stacked([group["lop_state"][name] for group in groups]) for name in names}
+        self._states = [
+            _stacked_state([o.state.get(o.param_groups[0]["params"][index], {}) for o in optimizers])
+            for index in range(len(self.params))
+        ]
+        for param, state in zip(self.params, self._states, strict=True):
+            self._direction.init(param, state, learned=self._rate is not None)
+        self._blocks = self._in_blocks()
+
+    def step(self, grads: Sequence[Tensor]) -> None:
+        """Learn every member's α, then move its parameters by it.
+
+        Args:
+            grads: T gradients, shaped as ``params``.
+        """
+        for block in self._blocks:
+            h = functional.update(
+                block.params,
+                [grad[block.members] for grad in grads],
+                block.state,
+                self._direction,
+                self._rate,
+                hypergrad_lr=block.beta,
+                weight_decay=self._options["weight_decay"],
+                maximize=self._options["maximize"],
+                granularity=self._options["granularity"],
+            )
+            if h is not None:
+                self.hypergradient[..., block.members] = h
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with these members only, in this order; the tensors are new ones."""
+        self._states = [
+            {name: block[name] if name == "step" else value[list(members)] for name, value in state.items()}
+            for state, block in zip(self._states, self._blocks[0].state.params, strict=True)
+        ]
+        index = torch.tensor(list(members), device=self.alpha.device)
+        self.params = [
+            param.detach().index_select(0, index).requires_grad_(param.requires_grad) for param in self.params
+        ]
+        self.alpha = self.alpha.index_select(-1, index)
+        self.hypergradient = self.hypergradient.index_select(-1, index)
+        self._beta = self._beta.index_select(-1, index)
+        self._rates = {name: value.index_select(-1, index) for name, value in self._rates.items()}
+        self._groups = [self._groups[member] for member in members]
+        self._blocks = self._in_blocks()
+
+    def state_dict(self, member: int) -> dict[str, Any]:
+        """Return a snapshot that the member's own optimizer can load, as its ``state_dict`` would be."""
+        group = dict(self._groups[member])
+        if self._rate is not None:
+            group["lr"] = self.alpha[..., member].clone()
+            group["hypergradient"] = self.hypergradient[..., member].clone()
+            group["lop_state"] = {name: value[..., member].clone() for name, value in self._rates.items()}
+        steps = self._blocks[0].state.params
+        state = {
+            index: {
+                name: (step[name] if name == "step" else value[member]).clone() for name, value in own.items()
+            }
+            for index, (own, step) in enumerate(zip(self._states, steps, strict=True))
+            if own
+        }
+        return {"state": state, "param_groups": [group]}
+
+    def _in_blocks(self) -> list[_Block]:
+        members = len(self._groups)
+        size = members
+        if self.params[0].device.type == "cpu":
+            each = sum(param[0].numel() * param.element_size() for param in self.params)
+            count = -(-members // max(1, BLOCK_BYTES // max(1, each)))
+            size = -(-members // count)
+        return [self._block(slice(start, start + size)) for start in range(0, members, size)]
+
+    def _block(self, members: slice) -> _Block:
+        states: list[ParamState] = [
+            {name: value.clone() if name == "step" else value[members] for name, value in state.items()}
+            for state in self._states
+        ]
+        rates = {name: value[..., members] for name, value in self._rates.items()}
+        return _Block(
+            members,
+            [param.detach()[members] for param in self.params],
+            functional.State(self.alpha[..., members], rates, states),
+            self._beta[members],
+        )
+
+
+def _stacked_state(states: Sequence[ParamState]) -> ParamState:
+    first = states[0]
+    if any(state.keys() != first.keys() for state in states):
+        raise ValueError("members of a stack must have taken equally many steps, got some that took none")
+    if "step" in first and any(state["step"] != first["step"] for state in states):
+        steps = ", ".join(str(int(state["step"])) for state in states)
+        raise ValueError(f"members of a stack must have taken equally many steps, got {steps}")
+    return {
+        name: value.clone() if name == "step" else torch.stack([state[name] for state in states])
+        for name, value in first.items()
+    }
+
+
+def _portable(optimizer: SGD | Adam) -> dict[str, Any]:
+    """Return the parameter group as in a ``state_dict``, but for the tensors that a stack keeps."""
+    group: dict[str, Any] = torch.optim.Optimizer.state_dict(optimizer)["param_groups"][0]
+    kept = ("lr", "lop_state", "hypergradient")
+    return {name: value for name, value in group.items() if name not in kept or group["lop"] is None}
+
+
+def _check_alike(optimizers: Sequence[SGD | Adam], params: Sequence[Tensor]) -> None:
+    if not optimizers:
+        raise ValueError("a stack needs at least one optimizer")
+    first = optimizers[0]
+    for index, optimizer in enumerate(optimizers):
+        if type(optimizer) is not type(first) or len(optimizer.param_groups) != 1:
+            raise ValueError(f"optimizers[{index}] is not a {type(first).__name__} with one parameter group")
+        group = optimizer.param_groups[0]
+        for name, value in first.param_groups[0].items():
+            if name not in _OWN and group[name] != value:
+                raise ValueError(
+                    f"optimizers[{index}] has {name}={group[name]!r}, optimizers[0] has {value!r}"
+                )
+        shapes = [(len(optimizers), *param.shape) for param in group["params"]]
+        if shapes != [tuple(param.shape) for param in params]:
+            raise ValueError(f"params are not those of optimizers[{index}] stacked on a leading member axis")

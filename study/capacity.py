@@ -1,0 +1,85 @@
+"""How many trials a pack may have, on the device and in the memory at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from study import stacking
+from study.workloads.base import Data, Workload
+
+CPU_MEMBERS = 256
+"""On a CPU nothing gets faster beyond; ``tests/benchmarks/packs.py`` shows it."""
+CPU_BYTES = 64e6
+"""Of parameters. On a CPU matrix products of larger models are as fast alone, and a pack that is cut off then
+loses more."""
+GPU_MEMBERS = 1024
+
+TENSORS = 10
+"""Tensors as large as the parameters while a step is taken: they, the gradient, up to three of the
+optimizer's state, what it computes with, and the copy that a checkpoint makes."""
+SHARE = 0.5
+"""Of the memory that is available, what a pack may fill."""
+
+
+def most_members(workload: Workload, *, on_gpu: bool) -> int:
+    """Return how many members are worth having in a pack, were there memory; 1 if they do not stack."""
+    if stacking.reason_against(workload) is not None:
+        return 1
+    if on_gpu:
+        return GPU_MEMBERS
+    return max(1, min(CPU_MEMBERS, int(CPU_BYTES / parameter_bytes(workload))))
+
+
+def fitting_members(workload: Workload, data: Data, batch_size: int, memory: float) -> int:
+    """Return how many members fit into ``memory`` bytes, at least 1: measured on one, by a batch."""
+    model = _model(workload).to(data.train_inputs.device)
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(data.train_inputs[:batch_size])
+        workload.loss(outputs, data.train_targets[:batch_size])
+    member = TENSORS * sum(parameter.nbytes for parameter in model.parameters()) + 2 * kept
+    return max(1, int(memory / member))
+
+
+def parameter_bytes(workload: Workload) -> int:
+    """Return the bytes of a model's parameters."""
+    return sum(parameter.nbytes for parameter in _model(workload).parameters())
+
+
+def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float:
+    """Return the bytes that a process with its share of the machine may count on for a pack.
+
+    Args:
+        device: where it trains.
+        cpus: cores that it was given; it counts on as large a part of the free memory.
+        gpus: what it was given of a GPU.
+    """
+    if device.type == "cuda":
+        return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus or 1.0)
+    return SHARE * _free_memory() * min(1.0, cpus / len(os.sched_getaffinity(0)))
+
+
+def _free_memory() -> float:
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    free = 1024.0 * int(found[1]) if found else 4e9
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            free = min(free, float(Path(limit).read_text()))
+    return free
+
+
+def _model(workload: Workload) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        return workload.build()

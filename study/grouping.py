@@ -1,0 +1,50 @@
+"""Which trials may train together in a pack, and how a list of them is cut into packs. Pure: runs nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+from study.trial import OPTIMIZERS, Trial
+
+_OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
+
+Limit = Callable[[Trial], int]
+"""How many trials of a trial's kind fit into one pack; 1 if they do not pack."""
+
+
+def kind(trial: Trial) -> str:
+    """Return what trials must have in common to train in one pack: all but α₀, β, seed and budget."""
+    settings = {name: value for name, value in trial.settings().items() if name not in _OWN}
+    return json.dumps(settings, sort_keys=True)
+
+
+def reason_against(trial: Trial) -> str | None:
+    """Say why a trial's optimizer does not pack; ``None`` if it does."""
+    if trial.optimizer not in OPTIMIZERS:
+        return f"{trial.optimizer} is not one of hypergrad's"
+    if trial.settings().get("schedule") is not None:
+        return "its learning rate follows a schedule"
+    return None
+
+
+def kinds(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Return the trials by kind, kinds in the order of their first trial, trials of one kind by seed.
+
+    Those of one seed come together, as they are given the same batches.
+    """
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(kind(trial), []).append(trial)
+    return [sorted(members, key=lambda trial: trial.seed) for members in found.values()]
+
+
+def cut(members: Sequence[Trial], pieces: int) -> list[list[Trial]]:
+    """Cut trials of one kind into ``pieces`` of about equal size, one after the other."""
+    ends = [len(members) * (piece + 1) // pieces for piece in range(pieces)]
+    return [list(members[begin:end]) for begin, end in zip([0, *ends], ends, strict=False) if end > begin]
+
+
+def packs(trials: Iterable[Trial], limit: Limit) -> list[list[Trial]]:
+    """Return packs, none larger than its limit, that are as few and as even as that allows."""
+    return [pack for members in kinds(trials) for pack in cut(members, -(-len(members) // limit(members[0])))]

@@ -1,0 +1,284 @@
+"""Trains compatible trials at once: a pack, stacked along a member axis. Needs torch and ``hypergrad`` only.
+
+A packed trial's curve is the one that :class:`study.training.Training` gives it alone, up to the order in
+which sums are rounded: its weights, the order of its data and its optimizer's state are its own, drawn from
+its own seed. Members of one seed are given the same batches, and are kept next to each other for that.
+
+The same pack gives the same numbers on the same machine with the same number of threads. In another pack the
+last digits differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hypergrad.stacked import Stacked
+from study import stacking
+from study.grouping import kind
+from study.records import Array, EpochRecord
+from study.spec import Trial
+from study.training import EVALUATION_BATCH, _optimizer, _RandomState
+from study.workloads.base import Data, Workload
+
+LEAST_EVALUATION_BATCH = 100
+"""Members share ``EVALUATION_BATCH`` rows, but no batch for evaluation has fewer than this."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """A trial under way, and what it measured so far in the epoch that it is in."""
+
+    trial: Trial
+    epoch: int = 0
+    iterations: int = 0
+    curves: list[tuple[Array, ...]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def length(self, batches: int) -> int:
+        """Iterations of the next epoch, of ``batches`` if the budget lets it."""
+        budget = self.trial.iterations
+        return batches if budget is None else min(batches, budget - self.iterations)
+
+    @property
+    def done(self) -> bool:
+        return self.epoch == self.trial.epochs or self.iterations == self.trial.iterations
+
+
+class PackTraining:
+    """Trials under way together. Between two epochs each can be saved, to go on in a pack or alone.
+
+    Args:
+        trials: distinct, and alike in all but α₀, β, seed and budget.
+        workload: theirs; :func:`study.stacking.reason_against` has nothing against it.
+        data: the workload's data, on ``device``.
+        device: where to train.
+        states: by key, what to go on from, of :meth:`state_dict` or ``Training.state_dict``: for all trials,
+            after equally many iterations, or for none.
+
+    Raises:
+        ValueError: the trials are not alike, or a state is not as said above.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        workload: Workload,
+        data: Data,
+        device: torch.device,
+        states: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        _check(trials, states)
+        self._workload, self._data = workload, data
+        self._members = [_Member(trial) for trial in sorted(trials, key=lambda trial: trial.seed)]
+        self._random: dict[int, _RandomState] = {}
+        params: list[Tensor] = []
+        optimizers = []
+        for seed, members in groupby(enumerate(self._members), key=lambda entry: entry[1].trial.seed):
+            self._random[seed] = random = _RandomState(seed, device)
+            with random.in_use():
+                model = workload.build().to(device)
+            if not params:
+                self._names = [name for name, _ in model.named_parameters()]
+                self._forward = stacking.forward(model, data.train_inputs.ndim)
+                params = [param.new_empty((len(trials), *param.shape)) for param in model.parameters()]
+            initial = dict(model.named_parameters())
+            for index, member in members:
+                optimizer = _optimizer(member.trial, model)
+                values: Mapping[str, Tensor] = initial
+                if states:
+                    state = states[member.trial.key]
+                    values = state["model"]
+                    optimizer.load_state_dict(state["optimizer"])
+                    random.load_state_dict(state["random"])
+                    member.epoch, member.iterations = state["epoch"], state["iterations"]
+                for param, name in zip(params, self._names, strict=True):
+                    param[index].copy_(values[name].detach())
+                optimizers.append(optimizer)
+        self._optimizer = Stacked(optimizers, [param.requires_grad_() for param in params])
+        self._losses = stacking.losses(workload, data.train_targets)
+        self._validate = stacking.losses(workload, data.val_targets)
+        self._drop({member.trial.key for member in self._members if member.done})
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those still under way."""
+        return [member.trial for member in self._members]
+
+    def epochs(self) -> Iterator[list[tuple[Trial, EpochRecord]]]:
+        """Train on; yield an epoch's records of all trials under way, until none is.
+
+        A trial is under way up to its budget or the first of its records that is ``diverged``. Of the seconds
+        that an iteration takes each member counts an equal share. Nothing is read back from the device before
+        an epoch, or the budget of a member, ends.
+        """
+        while self._members:
+            records = self._train_epoch()
+            ended = {trial.key for trial, record in records if record.diverged}
+            self._drop(ended | {member.trial.key for member in self._members if member.done})
+            yield records
+
+    def stop(self, keys: Collection[str]) -> None:
+        """Leave these trials out of the epochs to come."""
+        self._drop(set(keys))
+
+    def state_dict(self, trial: Trial) -> dict[str, Any]:
+        """Return all that the rest of a trial's training depends on, as ``Training.state_dict`` does.
+
+        Raises:
+            KeyError: the trial is not under way.
+        """
+        index = next((i for i, member in enumerate(self._members) if member.trial == trial), None)
+        if index is None:
+            raise KeyError(trial.key)
+        member = self._members[index]
+        params = zip(self._names, self._optimizer.params, strict=True)
+        return {
+            "key": trial.key,
+            "epoch": member.epoch,
+            "iterations": member.iterations,
+            "model": {name: param.detach()[index].clone() for name, param in params},
+            "optimizer": self._optimizer.state_dict(index),
+            "random": self._random[trial.seed].state_dict(),
+        }
+
+    def _drop(self, keys: set[str]) -> None:
+        kept = [index for index, member in enumerate(self._members) if member.trial.key not in keys]
+        if len(kept) == len(self._members):
+            return
+        self._members = [self._members[index] for index in kept]
+        if kept:
+            self._optimizer.keep(kept)
+
+    def _streams(self) -> dict[int, int]:
+        """Seeds and how many members each has, in the members' order."""
+        seeds = [member.trial.seed for member in self._members]
+        return {seed: seeds.count(seed) for seed in dict.fromkeys(seeds)}
+
+    def _train_epoch(self) -> list[tuple[Trial, EpochRecord]]:
+        rows, size = len(self._data.train_targets), self._members[0].trial.batch_size
+        device = self._data.train_inputs.device
+        orders = {
+            seed: torch.randperm(rows, generator=self._random[seed].order).to(device)
+            for seed in self._streams()
+        }
+        lengths = {member.trial.key: member.length(-(-rows // size)) for member in self._members}
+        records = []
+        done = 0
+        for end in sorted(set(lengths.values())):
+            order = torch.stack([orders[seed] for seed in self._streams()])
+            self._train(list(order.split(size, dim=1)[done:end]))
+            done = end
+            measured = zip(self._members, *(values.tolist() for values in self._evaluate()), strict=True)
+            for member, val_loss, val_accuracy in measured:
+                if lengths[member.trial.key] == end:
+                    records.append((member.trial, _record(member, val_loss, val_accuracy)))
+            if end < max(lengths.values()):
+                self._drop({key for key, length in lengths.items() if length == end})
+        return records
+
+    def _train(self, batches: list[Tensor]) -> None:
+        """Take an iteration for each of ``batches``, row numbers of shape (streams, batch)."""
+        streams = list(self._streams().values())
+        learned = self._members[0].trial.lop is not None
+        started = time.perf_counter()
+        losses: list[Tensor] = []
+        alphas: list[Tensor] = []
+        hypergradients: list[Tensor] = []
+        for chosen in batches:
+            losses.append(self._iterate(chosen, streams))
+            if learned:
+                alphas.append(self._optimizer.alpha.clone())
+                hypergradients.append(self._optimizer.hypergradient.clone())
+        curves = [torch.stack(values).cpu().numpy() for values in (losses, alphas, hypergradients) if values]
+        seconds = (time.perf_counter() - started) / len(self._members)
+        for index, member in enumerate(self._members):
+            member.curves.append(tuple(np.ascontiguousarray(values[..., index]) for values in curves))
+            member.seconds += seconds
+
+    def _iterate(self, chosen: Tensor, streams: list[int]) -> Tensor:
+        params = self._optimizer.params
+        inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+        targets = _of_members(self._data.train_targets[chosen], streams)
+        losses = self._losses(self._forward(params, inputs, streams), targets)
+        self._optimizer.step(torch.autograd.grad(losses.sum(), params))
+        return losses.detach()
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        """Return every member's mean loss and accuracy over the validation data."""
+        data, members = self._data, len(self._members)
+        size = max(LEAST_EVALUATION_BATCH, EVALUATION_BATCH // members)
+        loss = torch.zeros(members, dtype=torch.float64, device=data.val_inputs.device)
+        correct = torch.zeros_like(loss)
+        for inputs, targets in zip(data.val_inputs.split(size), data.val_targets.split(size), strict=True):
+            outputs = self._forward(self._optimizer.params, inputs.unsqueeze(0), [members])
+            expected = targets.expand(members, *targets.shape)
+            loss += self._validate(outputs, expected) * len(targets)
+            correct += (outputs.contiguous().argmax(-1) == expected).flatten(1).sum(1)
+        return (loss / len(data.val_targets)).cpu(), (correct / data.val_targets.numel()).cpu()
+
+
+def _of_members(targets: Tensor, streams: list[int]) -> Tensor:
+    """Repeat each stream's targets for its members."""
+    if len(streams) == 1:
+        return targets.expand(streams[0], *targets.shape[1:])
+    if len(set(streams)) == 1:
+        return targets.repeat_interleave(streams[0], dim=0)
+    counts = torch.tensor(streams).to(targets.device, non_blocking=True)
+    return targets.repeat_interleave(counts, dim=0, output_size=sum(streams))
+
+
+def _record(member: _Member, val_loss: float, val_accuracy: float) -> EpochRecord:
+    """Close a member's epoch."""
+    train_loss, *learned = (np.concatenate(values) for values in zip(*member.curves, strict=True))
+    tensors = None
+    if learned:
+        alpha, h = learned
+        if alpha.ndim > 1:
+            tensors, alpha = alpha, alpha.mean(1)
+        h = h.reshape(len(h), -1).sum(1)
+    else:
+        alpha = np.full(len(train_loss), member.trial.alpha0)
+        h = np.full(len(train_loss), np.nan)
+    unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
+    end = int(unusable.argmax()) + 1 if unusable.any() else len(train_loss)
+    record = EpochRecord(
+        epoch=member.epoch + 1,
+        first_iteration=member.iterations + 1,
+        alpha=alpha[:end],
+        hypergradient=h[:end],
+        train_loss=train_loss[:end],
+        alpha_tensors=None if tensors is None else tensors[:end],
+        val_loss=val_loss,
+        val_accuracy=val_accuracy,
+        seconds=member.seconds,
+    )
+    member.epoch, member.iterations = record.epoch, record.last_iteration
+    member.curves, member.seconds = [], 0.0
+    return record
+
+
+def _check(trials: Sequence[Trial], states: Mapping[str, Mapping[str, Any]] | None) -> None:
+    for trial in trials[1:]:
+        if kind(trial) != kind(trials[0]):
+            raise ValueError(
+                f"trials {trials[0].key} and {trial.key} do not pack: more than α₀, β, seed and budget differ"
+            )
+    if len({trial.key for trial in trials}) < max(1, len(trials)):
+        raise ValueError("a pack needs trials, and none of them twice")
+    if not states:
+        return
+    for trial in trials:
+        if trial.key not in states or states[trial.key]["key"] != trial.key:
+            raise ValueError(f"no checkpoint of trial {trial.key} among those that the pack is to go on from")
+    iterations = {states[trial.key]["iterations"] for trial in trials}
+    if len(iterations) > 1:
+        raise ValueError(f"a pack goes on from equally many iterations, got {sorted(iterations)}")
