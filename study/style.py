@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -103,7 +104,8 @@ def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, m
         handles += [Line2D([], [], ls="", label=" ") for _ in range(blanks)]
     per_row = len(columns) if len(columns) > 1 else len(handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=per_row, handlelength=3.4)
-    figure.suptitle(f"{name}\n{note}" if note else name, fontsize=10, parse_math=False)
+    title = [name, *wrap(note, int(14 * figure.get_figwidth()))]
+    figure.suptitle("\n".join(title), fontsize=10, parse_math=False)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -110,7 +110,7 @@ def test_capturable_steps_are_counted_on_the_device(name, problem):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-sgdn", "adam-adam"])
 def test_a_state_moves_to_another_dtype(problem, name, dtype):
-    """α, the rule's state, h and the step count stay float32 or above; moments are in the parameters' dtype."""
+    """α, the rule's state, h and the step count stay float32 or above, moments in the parameters' dtype."""
     start = problem.initial(torch.float32)
     optimizer = hypergrad.create(
         name, start, lr=0.01, hypergrad_lr=1e-4, weight_decay=0.1, decoupled_weight_decay=True

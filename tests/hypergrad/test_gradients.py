@@ -1,4 +1,4 @@
-"""What is done to gradients before the step, and what that does to h: scaled, clipped, added up, complex, strided."""
+"""What is done to gradients before the step, and what h makes of it: scaled, clipped, added up, complex."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_clipping_scales_h_by_both_gradients_factors(problem):
 
 @pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-sgdn", "adam-adam"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(problem, name):
-    """Means over k parts: each part's loss is divided by k, as for torch.optim; h is then the whole batch's."""
+    """Each part's mean loss is divided by the number of parts: h is then the whole batch's."""
     a, b = problem.initial(), problem.initial()
     parts, whole = make(problem, name, a), make(problem, name, b)
     for step in range(6):

@@ -376,6 +376,8 @@ def test_a_width_that_is_cut_off_is_a_bound():
     wide, cut = [900, 150, 100, 150, 900], [900, 900, 900, 100, 150]
     against = row_of(over_alpha0(wide, cut), INSENSITIVE)  # 2 decades against 1 or more
     assert (against["better"], against["unclear"]) == (0, 6)
+    behind = row_of(over_alpha0(cut, wide), INSENSITIVE)  # 1 or more against 2
+    assert (behind["worse"], behind["unclear"], behind["p_worse"]) == (0, 6, 1.0)
     ahead = row_of(over_alpha0([150, 150, 100, 150, 900], [900, 150, 100, 150, 900]), INSENSITIVE)
     assert ahead["better"] == 6  # 3 or more against 2
     both = row_of(over_alpha0([150, 150, 100, 150, 900], cut), INSENSITIVE)

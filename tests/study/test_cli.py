@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from study import cli
+from study.folder import StudyFolder
 from study.spec import load_study
 from study.tracking import embedded_uri
 
@@ -137,6 +138,35 @@ def test_a_study_from_first_run_to_report(write_study, tmp_path):
     report = command("report", "small", "--runs", runs)
     assert report.returncode == 0, report.stderr
     assert (runs / "small" / "report" / "index.html").exists()
+
+
+@pytest.mark.ray
+def test_other_optimizers_from_the_study_file_to_the_report(write_study, tmp_path):
+    """One of torch's along a schedule, and one in a file beside the study, which the workers import too."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nclass Twice(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr, times=2):\n        super().__init__(params, lr=times * lr)\n"
+    )
+    study, path = write_study(
+        optimizers=[
+            *("sgd", {"name": "torch.optim.AdamW", "schedule": {"name": "cosine", "warmup": 1}}),
+            {"name": "mine.Twice", "label": "two times SGD", "args": {"times": 3}},
+        ],
+        weight_decay=0,
+    )
+    runs = tmp_path / "runs"
+    done = command("run", path, "--runs", runs, "--cpus", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6/6 trials done" in done.stdout
+    records = StudyFolder(runs, "small").records(study.trials())
+    alphas = {r.trial.label: r.alpha for r in records}
+    assert set(alphas["sgd"]) == {0.01}
+    assert set(alphas["two times SGD"]) == {0.03}
+    assert alphas["AdamW cosine warmup=1"][[0, 11]].tolist() == pytest.approx([0.01 / 12, 0.01])
+    page = (runs / "small" / "report" / "index.html").read_text()
+    for label in alphas:
+        assert label in done.stdout
+        assert label in page
 
 
 @pytest.mark.ray

@@ -95,6 +95,23 @@ def test_every_optimizer_has_its_own_look():
     assert style.look("adam").color == style.look("adam-sgd").color != style.look("sgd").color
 
 
+def test_other_optimizers_have_a_look_of_their_own_and_a_place_in_the_legend():
+    study = make_study(
+        workloads=["digits-logreg"],
+        optimizers=[
+            *("sgdn", "torch.optim.AdamW", {"name": "torch.optim.AdamW", "schedule": "cosine"}),
+            {"name": "a.B", "label": "sgd-like (mine)"},
+        ],
+    )
+    records = [constant(trial, [0.1, 0.2], [0.5, 0.2]) for trial in study.trials()]
+    labels = ["sgdn", "AdamW", "AdamW cosine", "sgd-like (mine)"]
+    for figure in (figures.figure1(records, study), figures.threshold_figure(records, study)):
+        assert legend_of(figure) == labels
+    assert style.look("AdamW") == style.look("AdamW")
+    assert style.look("AdamW").color not in style.COLOURS.values()
+    assert len({(style.look(name).color, style.look(name).linestyle) for name in labels}) == 4
+
+
 def test_figure1_draws_the_median_over_seeds_and_the_range():
     study = make_study(workloads=["digits-logreg"], optimizers=["adam-adam"], epochs=3)
     losses = [[3.0, 2.0, 1.0], [6.0, 2.5, 0.5], [4.0, 9.0, 0.9]]

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from study import optimizers
 from study.spec import SpecError, load_study, preset_names, preset_path
 
 NINE = ["sgd", "sgd-sgd", "sgd-sgdn", "sgdn", "sgdn-sgd", "sgdn-sgdn", "adam", "adam-sgd", "adam-adam"]
@@ -22,7 +23,7 @@ EXPECTED = {
 
 
 def test_these_are_all():
-    assert preset_names() == sorted(EXPECTED)
+    assert preset_names() == sorted([*EXPECTED, "rivals"])
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -47,7 +48,29 @@ def test_settings(name):
     assert study.resources.gpus == (1 if "vgg" in name else 0)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+def test_rivals_have_the_same_tuning_budget_as_the_reports_optimizers():
+    study = load_study("rivals")
+    trials = study.trials()
+    assert len(trials) == len({t.key for t in trials}) == 2 * 16 * 4 * 6
+    labels = list(dict.fromkeys(t.label for t in trials))
+    assert labels[:9] == NINE
+    assert len(labels) == 16
+    points = {(t.workload, t.label, t.alpha0, t.beta) for t in trials}
+    assert Counter((workload, label) for workload, label, *_ in points) == {
+        (workload, label): 4 for workload in ("digits-logreg", "mnist-logreg") for label in labels
+    }
+    assert Counter((t.workload, t.label, t.alpha0, t.beta) for t in trials) == dict.fromkeys(points, 6)
+    assert {t.seed for t in trials} == set(range(6))
+
+
+def test_rivals_can_be_had():
+    for trial in load_study("rivals").trials():
+        if "." in trial.optimizer:
+            pytest.importorskip(trial.optimizer.partition(".")[0])
+            optimizers.check(trial)
+
+
+@pytest.mark.parametrize("name", [*EXPECTED, "rivals"])
 def test_the_file_is_a_start_for_ones_own(name, tmp_path):
     copy = tmp_path / "copy.yaml"
     copy.write_bytes(preset_path(name).read_bytes())

@@ -4,8 +4,10 @@ import hashlib
 import json
 import pickle
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -576,6 +578,12 @@ class TestRefused:
     def test_error_survives_pickling(self):
         error = pickle.loads(pickle.dumps(SpecError(["a", "b"])))
         assert (error.problems, str(error)) == (["a", "b"], "a\nb")
+
+
+def test_the_example_of_the_documentation_loads(load):
+    page = Path(__file__).parents[2] / "docs" / "optimizers.md"
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    assert len({t.label for t in load(example).trials()}) == 7
 
 
 def test_nothing_heavy_is_imported():

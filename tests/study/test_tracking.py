@@ -91,6 +91,19 @@ def everything(client, tracker):
     return found
 
 
+def test_another_optimizer_is_filtered_by_its_label_and_described_by_its_parameters(write_study, tmp_path):
+    optimizer = {"name": "a.B", "label": "mine", "schedule": "cosine", "args": {"n": 2}}
+    study, _ = write_study(optimizers=[optimizer], epochs=EPOCHS, seeds=1)
+    tracker = Tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
+    tracker.replay(record(study.trials()[0]))
+    client = MlflowClient(tracking_uri=embedded_uri(tmp_path))
+    (run,) = client.search_runs([tracker.experiment_id], "tags.optimizer = 'mine'")
+    assert run.info.run_name == "mine α₀=0.01 seed=0"
+    shown = {name: run.data.params.get(name) for name in ("optimizer", "op", "lop", "schedule")}
+    assert shown == {"optimizer": "a.B", "op": "a.B", "lop": None, "schedule": "{'name': 'cosine'}"}
+    assert run.data.params["optimizer_args"] == "{'n': 2}"
+
+
 def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, client):
     tracker, trial = opened(), study.trials()[-1]
     tracker.replay(record(trial))
