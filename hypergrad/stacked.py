@@ -6,16 +6,16 @@ its optimizer alone, up to the order in which sums are rounded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hypergrad import functional
+from hypergrad import functional, groups
 from hypergrad.directions import ParamState
-from hypergrad.optimizer import SGD, Adam, _rate
+from hypergrad.optimizer import SGD, Adam
 from hypergrad.rates import RateState
 
 BLOCK_BYTES = 1 << 19
@@ -23,12 +23,13 @@ BLOCK_BYTES = 1 << 19
 over them leaves is still in the cache when the next one wants it."""
 
 # Of a member's parameter group: what members have each for themselves.
-_OWN = ("params", "param_names", "lr", "hypergrad_lr", "lop_state", "hypergradient")
+_OWN = ("params", "param_names", "lr", "hypergrad_lr", "lop_state", "hypergradient", "moves")
 
 
 @dataclass(slots=True)
 class _Block:
-    """Some members: views of the stacked tensors, and a step count of their own."""
+    """Some members: views of the stacked tensors; what members have in common is the block's own, as it moves
+    with every step of a block."""
 
     members: slice
     params: list[Tensor]
@@ -40,9 +41,9 @@ class Stacked:
     """Steps N optimizers at once.
 
     Args:
-        optimizers: of one class, each with one parameter group of T tensors; fresh, or loaded from states of
-            equally many steps. Only ``lr`` and ``hypergrad_lr`` may differ. They are read here and not used
-            again.
+        optimizers: all ``SGD`` or all ``Adam``, each with one parameter group of T tensors; fresh, or loaded
+            from states of equally many steps. Only ``lr`` and ``hypergrad_lr`` may differ. They are read here
+            and not used again. On a GPU, Adam with ``capturable=True`` counts its steps there.
         params: T tensors of shape (N, *shape): the members' parameters, stacked in the same order.
 
     Attributes:
@@ -54,27 +55,32 @@ class Stacked:
         ValueError: the optimizers differ in more than α and β, or ``params`` are not theirs stacked.
     """
 
-    def __init__(self, optimizers: Sequence[SGD | Adam], params: Sequence[Tensor]) -> None:
-        _check_alike(optimizers, params)
-        groups = [optimizer.param_groups[0] for optimizer in optimizers]
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]) -> None:
+        optimizers = _alike(optimizers, params)
+        own = [optimizer.param_groups[0] for optimizer in optimizers]
         self.params = list(params)
         self._groups = [_portable(optimizer) for optimizer in optimizers]
-        self._options = groups[0]
-        self._direction = optimizers[0]._direction(groups[0])
-        self._rate = _rate(groups[0])
+        self._options = groups.update_options(own[0]) | {"fused": False}
+        self._direction = optimizers[0]._direction(own[0])
+        self._rate = groups.rate(own[0])
         dtype, device = functional.alpha_dtype(self.params), self.params[0].device
 
-        def stacked(values: Sequence[Any]) -> Tensor:
+        def stacked(values: Iterable[Any]) -> Tensor:
             return torch.stack([torch.as_tensor(value, dtype=dtype, device=device) for value in values], -1)
 
-        self.alpha = stacked([group["lr"] for group in groups])
+        self.alpha = stacked(group["lr"] for group in own)
         self.hypergradient = torch.zeros_like(self.alpha)
-        self._beta = stacked([group["hypergrad_lr"] for group in groups])
+        self._beta = stacked(group["hypergrad_lr"] for group in own)
         self._rates: RateState = {}
+        self._gain: Tensor | None = None
+        self._decay: Tensor | None = None
         if self._rate is not None:
-            self.hypergradient = stacked([group["hypergradient"] for group in groups])
-            names = groups[0]["lop_state"]
-            self._rates = {name: stacked([group["lop_state"][name] for group in groups]) for name in names}
+            self.hypergradient = stacked(group["hypergradient"] for group in own)
+            names = own[0]["lop_state"]
+            self._rates = {name: stacked(group["lop_state"][name] for group in own) for name in names}
+            if "moves" in own[0]:
+                self._gain = stacked(group["moves"]["gain"] for group in own)
+                self._decay = own[0]["moves"]["decay"].to(self.alpha)
         self._states = [
             _stacked_state([o.state.get(o.param_groups[0]["params"][index], {}) for o in optimizers])
             for index in range(len(self.params))
@@ -96,13 +102,25 @@ class Stacked:
                 block.state,
                 self._direction,
                 self._rate,
-                hypergrad_lr=block.beta,
-                weight_decay=self._options["weight_decay"],
-                maximize=self._options["maximize"],
-                granularity=self._options["granularity"],
+                **self._options | {"hypergrad_lr": block.beta},
             )
             if h is not None:
                 self.hypergradient[..., block.members] = h
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that :meth:`step` moves in place, until :meth:`keep` makes new ones."""
+        common = [self.alpha, self.hypergradient, *self.params, *self._rates.values()]
+        states = [value for state in self._states for name, value in state.items() if name != "step"]
+        gain = [] if self._gain is None else [self._gain]
+        own = [
+            value
+            for block in self._blocks
+            for value in (
+                *(state["step"] for state in block.state.params if "step" in state),
+                *(value for name, value in block.state.moves.items() if name != "gain"),
+            )
+        ]
+        return common + states + gain + own
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members only, in this order; the tensors are new ones."""
@@ -118,6 +136,9 @@ class Stacked:
         self.hypergradient = self.hypergradient.index_select(-1, index)
         self._beta = self._beta.index_select(-1, index)
         self._rates = {name: value.index_select(-1, index) for name, value in self._rates.items()}
+        if self._gain is not None:
+            self._gain = self._gain.index_select(-1, index)
+            self._decay = self._blocks[0].state.moves["decay"]
         self._groups = [self._groups[member] for member in members]
         self._blocks = self._in_blocks()
 
@@ -128,13 +149,15 @@ class Stacked:
             group["lr"] = self.alpha[..., member].clone()
             group["hypergradient"] = self.hypergradient[..., member].clone()
             group["lop_state"] = {name: value[..., member].clone() for name, value in self._rates.items()}
+            if self._gain is not None:
+                decay = self._blocks[0].state.moves["decay"]
+                group["moves"] = {"gain": self._gain[..., member].clone(), "decay": decay.clone()}
         steps = self._blocks[0].state.params
         state = {
             index: {
                 name: (step[name] if name == "step" else value[member]).clone() for name, value in own.items()
             }
             for index, (own, step) in enumerate(zip(self._states, steps, strict=True))
-            if own
         }
         return {"state": state, "param_groups": [group]}
 
@@ -153,10 +176,13 @@ class Stacked:
             for state in self._states
         ]
         rates = {name: value[..., members] for name, value in self._rates.items()}
+        moves = {}
+        if self._gain is not None and self._decay is not None:
+            moves = {"gain": self._gain[..., members], "decay": self._decay.clone()}
         return _Block(
             members,
             [param.detach()[members] for param in self.params],
-            functional.State(self.alpha[..., members], rates, states),
+            functional.State(self.alpha[..., members], rates, states, moves),
             self._beta[members],
         )
 
@@ -177,18 +203,26 @@ def _stacked_state(states: Sequence[ParamState]) -> ParamState:
 def _portable(optimizer: SGD | Adam) -> dict[str, Any]:
     """Return the parameter group as in a ``state_dict``, but for the tensors that a stack keeps."""
     group: dict[str, Any] = torch.optim.Optimizer.state_dict(optimizer)["param_groups"][0]
-    kept = ("lr", "lop_state", "hypergradient")
+    kept = ("lr", "lop_state", "hypergradient", "moves")
     return {name: value for name, value in group.items() if name not in kept or group["lop"] is None}
 
 
-def _check_alike(optimizers: Sequence[SGD | Adam], params: Sequence[Tensor]) -> None:
+def _alike(optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]) -> list[SGD | Adam]:
+    """Return ``optimizers`` if they differ in nothing but what is a member's own."""
     if not optimizers:
         raise ValueError("a stack needs at least one optimizer")
-    first = optimizers[0]
+    first, alike = optimizers[0], []
     for index, optimizer in enumerate(optimizers):
-        if type(optimizer) is not type(first) or len(optimizer.param_groups) != 1:
-            raise ValueError(f"optimizers[{index}] is not a {type(first).__name__} with one parameter group")
+        if not isinstance(optimizer, SGD | Adam) or type(optimizer) is not type(first):
+            kinds = f"{type(first).__name__} and {type(optimizer).__name__}"
+            raise ValueError(f"optimizers must all be hypergrad.SGD or all hypergrad.Adam, got {kinds}")
+        if len(optimizer.param_groups) != 1:
+            raise ValueError(
+                f"optimizers[{index}] has {len(optimizer.param_groups)} parameter groups, not one"
+            )
         group = optimizer.param_groups[0]
+        if "lr_factor" in group:
+            raise ValueError(f"optimizers[{index}] has a schedule, which does not stack")
         for name, value in first.param_groups[0].items():
             if name not in _OWN and group[name] != value:
                 raise ValueError(
@@ -197,3 +231,5 @@ def _check_alike(optimizers: Sequence[SGD | Adam], params: Sequence[Tensor]) -> 
         shapes = [(len(optimizers), *param.shape) for param in group["params"]]
         if shapes != [tuple(param.shape) for param in params]:
             raise ValueError(f"params are not those of optimizers[{index}] stacked on a leading member axis")
+        alike.append(optimizer)
+    return alike

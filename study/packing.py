@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ from torch import Tensor
 
 from hypergrad.stacked import Stacked
 from study import stacking
+from study.capture import CapturedIteration
 from study.grouping import kind
 from study.records import Array, EpochRecord
 from study.spec import Trial
-from study.training import EVALUATION_BATCH, _optimizer, _RandomState
+from study.training import EVALUATION_BATCH, Training
 from study.workloads.base import Data, Workload
 
 LEAST_EVALUATION_BATCH = 100
@@ -62,6 +63,7 @@ class PackTraining:
         device: where to train.
         states: by key, what to go on from, of :meth:`state_dict` or ``Training.state_dict``: for all trials,
             after equally many iterations, or for none.
+        capture: on a GPU, run whole batches as a CUDA graph.
 
     Raises:
         ValueError: the trials are not alike, or a state is not as said above.
@@ -74,35 +76,33 @@ class PackTraining:
         data: Data,
         device: torch.device,
         states: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        capture: bool = False,
     ) -> None:
         _check(trials, states)
+        self._capture = capture and device.type == "cuda"
+        self._captured: CapturedIteration | None = None
         self._workload, self._data = workload, data
         self._members = [_Member(trial) for trial in sorted(trials, key=lambda trial: trial.seed)]
-        self._random: dict[int, _RandomState] = {}
-        params: list[Tensor] = []
-        optimizers = []
-        for seed, members in groupby(enumerate(self._members), key=lambda entry: entry[1].trial.seed):
-            self._random[seed] = random = _RandomState(seed, device)
-            with random.in_use():
-                model = workload.build().to(device)
-            if not params:
-                self._names = [name for name, _ in model.named_parameters()]
-                self._forward = stacking.forward(model, data.train_inputs.ndim)
-                params = [param.new_empty((len(trials), *param.shape)) for param in model.parameters()]
-            initial = dict(model.named_parameters())
-            for index, member in members:
-                optimizer = _optimizer(member.trial, model)
-                values: Mapping[str, Tensor] = initial
-                if states:
-                    state = states[member.trial.key]
-                    values = state["model"]
-                    optimizer.load_state_dict(state["optimizer"])
-                    random.load_state_dict(state["random"])
-                    member.epoch, member.iterations = state["epoch"], state["iterations"]
-                for param, name in zip(params, self._names, strict=True):
-                    param[index].copy_(values[name].detach())
-                optimizers.append(optimizer)
-        self._optimizer = Stacked(optimizers, [param.requires_grad_() for param in params])
+        trainings = [Training(member.trial, workload, data, device) for member in self._members]
+        if states:
+            for member, alone in zip(self._members, trainings, strict=True):
+                state = states[member.trial.key]
+                alone.load_state_dict(dict(state))
+                member.epoch, member.iterations = state["epoch"], state["iterations"]
+        models, optimizers, streams = zip(*(alone.parts() for alone in trainings), strict=True)
+        if self._capture:
+            for group in (optimizer.param_groups[0] for optimizer in optimizers):
+                group.update({"capturable": True} if "capturable" in group else {})
+        # What members of one seed draw is the same, now and later: one of them can speak for all.
+        self._random = {m.trial.seed: random for m, random in zip(self._members, streams, strict=True)}
+        self._names = [name for name, _ in models[0].named_parameters()]
+        self._forward = stacking.forward(models[0], data.train_inputs.ndim)
+        params = [
+            torch.stack([param.detach() for param in own]).requires_grad_()
+            for own in zip(*(model.parameters() for model in models), strict=True)
+        ]
+        self._optimizer = Stacked(optimizers, params)
         self._losses = stacking.losses(workload, data.train_targets)
         self._validate = stacking.losses(workload, data.val_targets)
         self._drop({member.trial.key for member in self._members if member.done})
@@ -154,6 +154,7 @@ class PackTraining:
         if len(kept) == len(self._members):
             return
         self._members = [self._members[index] for index in kept]
+        self._captured = None
         if kept:
             self._optimizer.keep(kept)
 
@@ -187,13 +188,18 @@ class PackTraining:
     def _train(self, batches: list[Tensor]) -> None:
         """Take an iteration for each of ``batches``, row numbers of shape (streams, batch)."""
         streams = list(self._streams().values())
+        repeats = torch.tensor(streams).to(self._data.train_targets.device)
+        iterate = partial(self._iterate, streams=streams, repeats=repeats)
+        if self._capture and self._captured is None and batches:
+            self._captured = CapturedIteration(iterate, batches[0], self._optimizer.tensors())
         learned = self._members[0].trial.lop is not None
         started = time.perf_counter()
         losses: list[Tensor] = []
         alphas: list[Tensor] = []
         hypergradients: list[Tensor] = []
         for chosen in batches:
-            losses.append(self._iterate(chosen, streams))
+            captured = self._captured is not None and self._captured.shape == chosen.shape
+            losses.append(self._captured(chosen) if self._captured and captured else iterate(chosen))
             if learned:
                 alphas.append(self._optimizer.alpha.clone())
                 hypergradients.append(self._optimizer.hypergradient.clone())
@@ -203,10 +209,11 @@ class PackTraining:
             member.curves.append(tuple(np.ascontiguousarray(values[..., index]) for values in curves))
             member.seconds += seconds
 
-    def _iterate(self, chosen: Tensor, streams: list[int]) -> Tensor:
+    def _iterate(self, chosen: Tensor, streams: list[int], repeats: Tensor) -> Tensor:
         params = self._optimizer.params
         inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
-        targets = _of_members(self._data.train_targets[chosen], streams)
+        targets = self._data.train_targets[chosen]
+        targets = targets.repeat_interleave(repeats, dim=0, output_size=sum(streams))
         losses = self._losses(self._forward(params, inputs, streams), targets)
         self._optimizer.step(torch.autograd.grad(losses.sum(), params))
         return losses.detach()
@@ -224,16 +231,6 @@ class PackTraining:
             loss += self._validate(outputs, expected) * len(targets)
             correct += (outputs.contiguous().argmax(-1) == expected).flatten(1).sum(1)
         return (loss / len(data.val_targets)).cpu(), (correct / data.val_targets.numel()).cpu()
-
-
-def _of_members(targets: Tensor, streams: list[int]) -> Tensor:
-    """Repeat each stream's targets for its members."""
-    if len(streams) == 1:
-        return targets.expand(streams[0], *targets.shape[1:])
-    if len(set(streams)) == 1:
-        return targets.repeat_interleave(streams[0], dim=0)
-    counts = torch.tensor(streams).to(targets.device, non_blocking=True)
-    return targets.repeat_interleave(counts, dim=0, output_size=sum(streams))
 
 
 def _record(member: _Member, val_loss: float, val_accuracy: float) -> EpochRecord:

@@ -121,6 +121,10 @@ class Training:
         self._random.load_state_dict(state["random"])
         self.epoch, self._iterations = state["epoch"], state["iterations"]
 
+    def parts(self) -> tuple[nn.Module, torch.optim.Optimizer, _RandomState]:
+        """Return the model, its optimizer and the random streams, for a pack to go on with."""
+        return self._model, self._optimizer, self._random
+
     def _train_epoch(self, at_most: int | None) -> EpochRecord:
         with self._random.in_use():
             started = time.perf_counter()

@@ -66,9 +66,9 @@ def timed(work, device):
     return time.perf_counter() - started
 
 
-def packed(trials, workload, data, device):
+def packed(trials, workload, data, device, capture):
     """Return trial-iterations per second and seconds of validation per member, over a fresh pack."""
-    pack = PackTraining(trials, workload, data, device)
+    pack = PackTraining(trials, workload, data, device, capture=capture)
     started = time.perf_counter()
     records = [record for epoch in pack.epochs() for _, record in epoch]
     synchronize(device)
@@ -147,11 +147,11 @@ def measure(options, name, optimizer, members, results):
     workload = workloads.resolve(name, {})
     data = storage.load(workload, options.data, device)
     trials = trials_of(options, name, optimizer, members)
-    packed(trials_of(options, name, optimizer, min(2, members))[:1], workload, data, device)
+    packed(trials_of(options, name, optimizer, min(2, members))[:1], workload, data, device, options.capture)
     ours, theirs, validation = [], [], []
     before = forget_peak(device)
     for _ in range(options.repetitions):
-        speed, seconds = packed(trials, workload, data, device)
+        speed, seconds = packed(trials, workload, data, device, options.capture)
         ours.append(speed)
         validation.append(seconds)
         taken = peak(device) - before

@@ -1,0 +1,54 @@
+"""An iteration of a pack as one CUDA graph: a single launch for what are hundreds of small kernels.
+
+Not measured yet, and not used unless asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3
+"""Iterations before the capture, in which libraries choose their algorithms and allocate. They are undone."""
+
+
+class CapturedIteration:
+    """Runs ``iterate`` as it was captured, on the batch that it is called with.
+
+    Args:
+        iterate: takes row numbers on a GPU, moves ``tensors`` in place and returns losses; reads nothing back
+            and depends on nothing else that changes.
+        chosen: row numbers of the first batch; every other must have their shape.
+        tensors: all that ``iterate`` moves. They must stay where they are as long as this object is used.
+    """
+
+    def __init__(
+        self, iterate: Callable[[Tensor], Tensor], chosen: Tensor, tensors: Sequence[Tensor]
+    ) -> None:
+        self._chosen = chosen.clone()
+        before = [tensor.detach().clone() for tensor in tensors]
+        side = torch.cuda.Stream(chosen.device)
+        side.wait_stream(torch.cuda.current_stream(chosen.device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                iterate(self._chosen)
+        torch.cuda.current_stream(chosen.device).wait_stream(side)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._losses = iterate(self._chosen)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the row numbers that it takes."""
+        return self._chosen.shape
+
+    def __call__(self, chosen: Tensor) -> Tensor:
+        """Run one iteration and return its losses."""
+        self._chosen.copy_(chosen)
+        self._graph.replay()
+        return self._losses.clone()
