@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from study import objective, planning, points, scheduling, tuning, workloads
+from study import objective, planning, points, samplers, scheduling, tuning, workloads
 from study.folder import StudyFolder
 from study.journal import JournalReader
 from study.progress import Progress, Watch, progress_of
@@ -56,6 +56,8 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
     with _alone(folder):
         folder.keep(study)
         _check_workloads(study, settings)
+        for arm in study.arms():
+            samplers.ArmSampler(arm)
         tracker.begin()
         follower = Follower(study, folder, tracker, settings.watch)
         try:

@@ -8,6 +8,7 @@ asked for undisturbed.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Sequence
 from hashlib import sha256
@@ -103,6 +104,10 @@ class ArmSampler(BaseSampler):
         kind = getattr(optuna.samplers, SAMPLERS[search.sampler])
         digest = sha256(f"{search.seed} {self._arm.key} {number}".encode()).digest()
         try:
+            if search.sampler == "cmaes":
+                importlib.import_module(
+                    "cmaes"
+                )  # which Optuna imports later, without being installed with it
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 sampler: BaseSampler = kind(**search.args, seed=int.from_bytes(digest[:4], "big"))

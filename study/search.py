@@ -115,9 +115,10 @@ class Search(_Model):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, value: object) -> object:
-        if value == "optuna":
-            return {}
-        return {"sampler": value} if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        known = fields.one_of("a search or a sampler", ("optuna", *SAMPLERS))(value)
+        return {} if known == "optuna" else {"sampler": known}
 
     @field_validator("args", mode="after")
     @classmethod
@@ -235,11 +236,14 @@ def misfits(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
             if isinstance(rates, Range):
                 yield place, "a range needs a search; write search: optuna as well, or a list of values"
         return
-    for place, rates in _rates(study):
-        if not isinstance(rates, Range) and len(rates) > 1:
-            yield place, f"{len(rates)} values; with a search write {{low: 1e-5, high: 1}}, or one value"
+    lists = [
+        (place, f"{len(rates)} values; with a search write {{low: 1e-5, high: 1}}, or one value")
+        for place, rates in _rates(study)
+        if not isinstance(rates, Range) and len(rates) > 1
+    ]
+    yield from lists
     for i, use in enumerate(study.optimizers):
-        if not any(isinstance(rate, Range) for rate in _searched(study, use)):
+        if not lists and not any(isinstance(rate, Range) for rate in _searched(study, use)):
             yield ("optimizers", i), "nothing to search for; write a range for alpha0 or beta"
     if both := set(study.seeds) & set(study.search.seeds):
         reason = "the best points are reported on that seed, and chosen on others"

@@ -1,10 +1,10 @@
 """Runs a search on Ray Tune with Optuna: beside ``study.scheduling`` the only module that imports ray.
 
-Tune asks :class:`_Search` for work. Each piece of work is a *unit*: points of different arms that one process
-trains, as many as are worth its start. Every arm has an ``OptunaSearch`` of its own, and its next points are
-asked for when all of its earlier ones are settled (``search.parallel`` at a time). So which points are asked
-does not depend on how many workers there are or how fast they are. What a point is worth is read from the
-journals.
+Tune asks :class:`UnitSearch` for work. Each piece of work is a *unit*: points of different arms that one
+process trains, as many as are worth its start. Every arm has an ``OptunaSearch`` of its own, and its next
+points are asked for when all of its earlier ones are settled (``search.parallel`` at a time). So which points
+are asked does not depend on how many workers there are or how fast they are. What a point is worth is read
+from the journals.
 """
 
 from __future__ import annotations
@@ -54,19 +54,24 @@ def search(study: Study, folder: StudyFolder, *, slots: int, data_folder: Path |
     Raises:
         SamplerError: the sampler cannot be made as the study says.
     """
-    folder.sampler.parent.mkdir(parents=True, exist_ok=True)
-    storage = RDBStorage(f"sqlite:///{folder.sampler}")
-    scheduler = _PerArm(study.scheduler, study.arms()) if study.scheduler else None
-    replay = scheduler.replay if scheduler else lambda arm, worth: None
-    arms = [_ArmState(arm, study, folder, storage, replay) for arm in study.arms()]
-    searcher = _Search(arms, _unit_size(study, folder, slots))
-    if not all(arm.over for arm in arms):
+    scheduler = PerArm(study.scheduler, study.arms()) if study.scheduler else None
+    searcher = open_search(study, folder, slots, scheduler)
+    if not all(arm.over for arm in searcher.arms):
         _fit(searcher, scheduler, study, folder, slots, data_folder)
 
 
+def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm | None = None) -> UnitSearch:
+    """Return the search of ``study`` as it stands, which asks for what is left; see :func:`search`."""
+    folder.sampler.parent.mkdir(parents=True, exist_ok=True)
+    storage = RDBStorage(f"sqlite:///{folder.sampler}")
+    replay = scheduler.replay if scheduler else lambda arm, worth: None
+    arms = [_ArmState(arm, study, folder, storage, replay) for arm in study.arms()]
+    return UnitSearch(arms, _unit_size(study, folder, slots))
+
+
 def _fit(
-    searcher: _Search,
-    scheduler: _PerArm | None,
+    searcher: UnitSearch,
+    scheduler: PerArm | None,
     study: Study,
     folder: StudyFolder,
     slots: int,
@@ -216,7 +221,7 @@ class _ArmState:
         return objective.worth(self.arm, point, records, self._threshold, prunes=self._prunes)
 
 
-class _Search(Searcher):
+class UnitSearch(Searcher):
     """Hands units to Tune and takes in what became of them."""
 
     def __init__(self, arms: Sequence[_ArmState], size: int) -> None:
@@ -226,6 +231,7 @@ class _Search(Searcher):
         self._units: dict[str, list[tuple[_ArmState, Point]]] = {}
 
     def suggest(self, trial_id: str) -> Any:
+        """Return the config of a Tune trial that trains one unit; None if all arms wait for results."""
         unit: list[tuple[_ArmState, Point]] = []
         # The arm that is furthest behind first.
         for arm in sorted(self.arms, key=lambda arm: len(arm.settled)):
@@ -244,18 +250,20 @@ class _Search(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        """Settle the unit's points by what their journals say."""
         for arm, point in self._units.pop(trial_id, ()):
             arm.settle(arm.judge(point, stopped=not error))
 
     def save(self, checkpoint_path: str) -> None:
-        # The points and the journals keep everything.
+        """Nothing: the points and the journals keep everything."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
+        """Not meant to be; a search is opened again instead."""
         raise NotImplementedError
 
 
-class _PerArm(FIFOScheduler):
+class PerArm(FIFOScheduler):
     """ASHA within each arm, so that no optimizer is stopped for being worse than another."""
 
     # Every decision is taken on the newest result, while its trial waits for it.
@@ -285,9 +293,11 @@ class _PerArm(FIFOScheduler):
             asha.on_trial_result(None, trial, {EPOCH: epoch, VALUE: value})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """As ASHA, in the trial's arm."""
         self._of[trial.config["arm"]].on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """As ASHA, in the trial's arm."""
         return str(self._of[trial.config["arm"]].on_trial_result(tune_controller, trial, result))
 
 
