@@ -116,7 +116,7 @@ class Follower:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self._error: str | None = None
-        self._found: Found | None = None
+        self._kept = Found()
         self._look_for_trials()
 
     def records(self) -> list[TrialRecord]:
@@ -127,7 +127,6 @@ class Follower:
         """Begin following; ``slots`` is how many trials run at a time."""
         self._slots = slots
         self._tell()
-        self._started = time.monotonic(), self._tell().share
         self._thread.start()
 
     def finish(self) -> Progress:
@@ -146,8 +145,9 @@ class Follower:
     def _look_for_trials(self) -> None:
         """Take in trials that a search has found since."""
         study = self._folder.so_far(self._study)
-        if study.found == self._found:
+        if study.found == self._study.found and self._trials:
             return
+        self._study = study
         self._trials = study.trials()
         self._ahead = [TrialRecord(trial) for trial in study.ahead()]
         for trial in self._trials:
@@ -155,15 +155,16 @@ class Follower:
                 self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
                 self._readers[trial.key].poll()
                 self._unsent.add(trial.key)
-        self._tracker.keep_search(study)
-        self._found = study.found
 
     def _advance(self) -> None:
         self._error = None
-        try:
-            self._look_for_trials()
-        except TrackingError as error:
-            self._error = str(error)
+        self._look_for_trials()
+        if self._study.found != self._kept:
+            try:
+                self._tracker.keep_search(self._study)
+                self._kept = self._study.found
+            except TrackingError as error:
+                self._error = str(error)
         for key in [trial.key for trial in self._trials if trial.key in self._unsent]:
             reader = self._readers[key]
             changed = reader.poll()

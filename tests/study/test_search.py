@@ -20,7 +20,8 @@ from study.folder import StudyFolder, find_run
 from study.records import EpochRecord, TrialRecord
 from study.search import Arm, Found, Point, Range, Search
 from study.spec import SpecError, Trial, load_study
-from study.tracking import Tracker, embedded_uri
+from study.tracking import Tracker, embedded_uri, fetch
+from study.ui import serving
 from study.worker import run_bundle, run_side_by_side
 
 RANGE = {"low": 1e-4, "high": 1.0}
@@ -570,7 +571,7 @@ def asha(curves, grace, reduction):
 def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched, tmp_path):
     settings = {
         "sampler": "random",
-        "points": 7,
+        "points": 6,
         "optimizers": ["sgd", "sgd-sgd"],
         "epochs": 10,
         "threshold": 0.5,
@@ -609,12 +610,12 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
         best = arm.best(known.found)
         assert best.number == min(left, key=left.get)
         assert all(records[trial.key].status == "finished" for trial in arm.trials(best, study.seeds))
-    assert 0 < pruned < 14
+    assert 0 < pruned < 12
     assert [t.key for t in known.reported()] == [
         t.key for a in study.arms() for t in a.trials(a.best(known.found), (0, 1))
     ]
-    assert (progress.total, progress.done, progress.pruned) == (2 * (7 * 2 + 2), 32, 2 * pruned)
-    assert {one.total for one in told} == {32}, "the total is known from the beginning"
+    assert (progress.total, progress.done, progress.pruned) == (2 * (6 * 2 + 2), 28, 2 * pruned)
+    assert {one.total for one in told} == {28}, "the total is known from the beginning"
 
     table = measures.trial_table(list(records.values()), known)
     assert len(table) == 4
@@ -624,7 +625,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     runs = client.search_runs([tracker.experiment_id])
     (parent,) = [run for run in runs if run.data.tags["role"] == "study"]
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["search.points"] == "7"
+    assert parent.data.params["search.points"] == "6"
     assert json.loads(parent.data.params["search.alpha0"]) == RANGE
     assert {name for name in parent.data.tags if name.startswith("best.")} == {"best.sgd", "best.sgd-sgd"}
     children = {run.data.tags["trial_key"]: run for run in runs if run is not parent}
@@ -641,7 +642,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     again = driver.run(
         study, folder, Tracker(study, embedded_uri(folder.runs), folder), driver.Settings(cpus=1)
     )
-    assert again.done == 32
+    assert again.done == 28
     assert {file.name: file.read_bytes() for file in (folder.path / "trials").iterdir()} == journals
     assert len(client.search_runs([tracker.experiment_id])) == len(runs)
 
@@ -698,3 +699,31 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_points(searched, tmp_path
     experiment = client.get_experiment_by_name("small").experiment_id
     keys = [run.data.tags["trial_key"] for run in client.search_runs([experiment], "tags.role = 'trial'")]
     assert sorted(keys) == sorted(trial.key for trial in spec.trials()), "one run each"
+
+
+def test_a_search_run_elsewhere_is_had_from_its_server(searched, tmp_path, monkeypatch):
+    """Searched in one folder, kept by a real server, fetched into another: the same points and records."""
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    study = searched(optimizers=["sgd"], points=2, epochs=1)
+    there, here = StudyFolder(tmp_path / "there", study.name), StudyFolder(tmp_path / "here", study.name)
+    there.keep(study)
+    run_here(study, there)
+    known = there.so_far(study)
+    points.choose(there.points, objective.best_points(known, there.records(known.trials()))[0])
+    known = there.so_far(study)
+    list(run_bundle(known.reported(), there, None, cpus=1))
+    first = known.trials()[0]
+    with serving(embedded_uri(tmp_path), port=0) as server:
+        tracker = Tracker(study, server, there)
+        tracker.keep_search(known)
+        for record in there.records(known.trials()):
+            tracker.replay(record)
+        journal.mark_pruned(there.journal(first), first)
+        tracker.replay(there.records([first])[0])
+        fetch(server, here)
+    assert here.so_far(study).found == known.found
+    assert len(known.trials()) == 2 * 2 + 2
+    for ours, theirs in zip(here.records(known.trials()), there.records(known.trials()), strict=True):
+        assert ours.status == theirs.status
+        assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
+    assert [record.status for record in here.records(known.trials())].count("pruned") == 1
