@@ -9,6 +9,8 @@
         driver.lease            who runs it, or ran it last
         trials/KEY.journal      one journal per trial
         checkpoints/KEY.pt      the last checkpoint of a trial under way
+        search/points.journal   which points a search has asked for and chosen
+        search/optuna.db        the sampler's memory, for Optuna's own tools as well
         tune/                   Ray Tune's own state
         report/                 figures, tables, index.html
 """
@@ -20,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import journal, yamlfile
+from study import journal, points, yamlfile
 from study.fields import is_study_name
 from study.records import TrialRecord
 from study.spec import SpecError, Study, Trial, load_study
@@ -65,6 +67,20 @@ class StudyFolder:
         """Who runs the study, or ran it last."""
         return self.path / "driver.lease"
 
+    @property
+    def points(self) -> Path:
+        """Which points the study's search has asked for."""
+        return self.path / "search" / "points.journal"
+
+    @property
+    def sampler(self) -> Path:
+        """Optuna's storage."""
+        return self.path / "search" / "optuna.db"
+
+    def so_far(self, study: Study) -> Study:
+        """Return ``study`` with what its search has found so far; a grid as it is."""
+        return study if study.search is None else study.with_found(points.read(self.points))
+
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""
         return self.path / "trials" / f"{trial.key}.journal"
@@ -84,6 +100,11 @@ class StudyFolder:
         draft.write_text(study.to_yaml(), encoding="utf-8")
         draft.replace(self.spec)
 
+    def outline(self, study: Study) -> list[TrialRecord]:
+        """Return the records of all that ``study`` comes to: its trials, and those its search has ahead."""
+        known = self.so_far(study)
+        return [*self.records(known.trials()), *map(TrialRecord, known.ahead())]
+
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return what the journals say of ``trials``, in their order."""
         return [journal.read(self.journal(trial), trial) for trial in trials]
@@ -95,7 +116,7 @@ def runs_folder(option: Path | None = None) -> Path:
 
 
 def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
-    """Return a study that has been run and its folder.
+    """Return a study that has been run, with what its search has found, and its folder.
 
     ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
     results are those of the file's name, scored by what the file says now.
@@ -104,12 +125,12 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
         SpecError: the study has not been run under ``runs``, or its file is not valid.
     """
     if is_study_name(source) and (folder := StudyFolder(runs, source)).spec.is_file():
-        return load_study(folder.spec), folder
+        return folder.so_far(load_study(folder.spec)), folder
     if os.path.isfile(source):
         study = load_study(source)
         folder = StudyFolder(runs, study.name)
         if folder.spec.is_file():
-            return study, folder
+            return folder.so_far(study), folder
     known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
     here = ", ".join(known) if known else "none"
     asked = yamlfile.one_line(source, 100) or repr("")

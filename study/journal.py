@@ -24,7 +24,7 @@ import socket
 import time
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -77,16 +77,13 @@ class JournalReader:
         except FileNotFoundError:
             return False
         advanced = False
-        for line in fresh.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            event = _decode(line)
+        for event, length in events_in(fresh):
             record = None if event is None else _after(self.record, event)
             if record is None:
                 self.damaged = True
                 break
             self.record = record
-            self.offset += len(line)
+            self.offset += length
             advanced = True
         return advanced
 
@@ -168,9 +165,8 @@ class Journal:
         self._file.close()
 
     def _append(self, **event: Any) -> None:
-        event["time_ms"] = int(time.time() * 1000)
-        text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
-        self._file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+        event["time_ms"] = _now_ms()
+        self._file.write(line_of(event))
         self._file.flush()
 
 
@@ -179,6 +175,38 @@ def read(path: Path, trial: Trial) -> TrialRecord:
     reader = JournalReader(path, trial)
     reader.poll()
     return reader.record
+
+
+def mark_pruned(path: Path, trial: Trial) -> None:
+    """Say in the journal of a trial whose process was stopped from outside that it was pruned.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    reader = JournalReader(path, trial)
+    reader.poll()
+    with path.open("r+b") as file:
+        file.truncate(reader.offset)
+        file.seek(reader.offset)
+        file.write(line_of({"event": "end", "status": "pruned", "error": None, "time_ms": _now_ms()}))
+
+
+def line_of(event: dict[str, Any]) -> bytes:
+    """Return an event as the line that keeps it."""
+    text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def events_in(data: bytes) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Yield the event of each whole line, None for a damaged one, and the line's length in bytes."""
+    for line in data.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            return
+        yield _decode(line), len(line)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from study.grouping import Limit
 from study.trial import Trial
 
 if TYPE_CHECKING:
+    from study.grid import Study
     from study.records import TrialRecord
 
 TRAIN_SIZES = {
@@ -84,6 +85,22 @@ def iterations(trial: Trial) -> int | None:
         return trial.iterations
     size = TRAIN_SIZES.get(trial.workload)
     return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
+
+
+def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
+    """Return the trials that are still to be trained, with stand-ins for those that a search has ahead.
+
+    Args:
+        study: the study.
+        records: of all that it comes to.
+    """
+    pruned_counts = study.scheduler is not None
+    return [
+        record.trial
+        for record in records
+        if not record.ended
+        and not (pruned_counts and record.status == "pruned" and study.searches(record.trial))
+    ]
 
 
 def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:

@@ -28,7 +28,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -104,12 +104,12 @@ class Tracker:
             self.experiment_id = self._experiment()
             runs = list(_all_runs(self._client, self.experiment_id))
             self._runs = self._one_per_trial(runs)
-            self._complete = {key for key, run in self._runs.items() if run.info.status == "FINISHED"}
+            self._complete = {key: end for key, run in self._runs.items() if (end := _end_of(run))}
+            self._several_workloads = len({workload.use for workload in study.workloads}) > 1
             self.parent_id = self._parent(runs)
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
         self._sent: dict[str, _Sent] = {}
-        self._several_workloads = len({trial.workload for trial in study.trials()}) > 1
 
     def begin(self) -> None:
         """Mark the parent run as running, which an earlier run may have ended, and keep the study with it.
@@ -125,9 +125,9 @@ class Tracker:
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
 
-    def is_complete(self, trial: Trial) -> bool:
+    def is_complete(self, record: TrialRecord) -> bool:
         """Whether the trial's run has all that the trial left."""
-        return trial.key in self._complete
+        return record.closed and self._complete.get(record.trial.key) == _end(record)
 
     def replay(self, record: TrialRecord) -> None:
         """Send what the trial's run does not have yet of ``record``; end the run with the trial.
@@ -150,6 +150,26 @@ class Tracker:
         """
         try:
             self._client.log_artifacts(self.parent_id, str(folder), "report")
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def keep_search(self, study: Study) -> None:
+        """Note with the parent run what a search has chosen so far; a server is sent its points as well.
+
+        Args:
+            study: with what its search has found; nothing happens if it has no search.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        try:
+            for arm in study.arms():
+                if best := arm.best(study.found):
+                    workload = f"{arm.template.workload}." if self._several_workloads else ""
+                    point = f"α₀={best.alpha0:g}" + ("" if best.beta is None else f" β={best.beta:g}")
+                    self._client.set_tag(self.parent_id, f"best.{workload}{arm.template.optimizer}", point)
+            if _is_server(self.uri) and study.found.points:
+                self._client.log_artifact(self.parent_id, str(self._folder.points))
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
 
@@ -201,11 +221,18 @@ class Tracker:
     def _keep_study(self, run_id: str) -> None:
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
+        params = self.study.search_settings()
+        if params:
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in params.items()])
+            # A param cannot be changed: of a search that was asked for more points, the tag says how many.
+            known = self._client.get_run(run_id).data.params
+            new = [Param(name, params[name]) for name in params.keys() - known.keys()]
+            self._client.log_batch(run_id, params=new)
 
     def _one_per_trial(self, runs: Iterable[Run]) -> dict[str, Run]:
         """Keep one run per trial, the most complete: a request that was answered too late is sent twice."""
         kept: dict[str, Run] = {}
-        for run in sorted(runs, key=lambda run: (run.info.status != "FINISHED", run.info.start_time)):
+        for run in sorted(runs, key=lambda run: (_end_of(run) is None, run.info.start_time)):
             if (key := run.data.tags.get("trial_key")) and kept.setdefault(key, run) is not run:
                 self._client.delete_run(run.info.run_id)
         return kept
@@ -225,9 +252,9 @@ class Tracker:
             self._describe(run_id, record)
         sent = self._sent.setdefault(key, _Sent())
         self._send(run_id, sent.fresh(record))
-        if record.ended:
+        if record.ended or record.status == "pruned":
             self._end(run_id, record)
-            self._complete.add(key)
+            self._complete[key] = _end(record)
             del self._sent[key]
         elif record.status == "failed":
             # Without summaries: it may yet be run again, and a metric has one value.
@@ -241,9 +268,11 @@ class Tracker:
         summaries = measures.summarise(record, threshold)
         self._send(run_id, [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()])
         self._client.set_tag(run_id, "outcome", measures.outcome(record, threshold))
+        if self.study.search is not None:
+            self._client.set_tag(run_id, "pruned", str(record.status == "pruned").lower())
         self._keep_artifacts(run_id, record)
         # Last: a run that says it is finished is not looked at again.
-        self._client.set_terminated(run_id, "FINISHED", end_time=record.ended_ms)
+        self._client.set_terminated(run_id, _end(record), end_time=record.ended_ms)
 
     def _start(self, record: TrialRecord) -> Run:
         trial = record.trial
@@ -258,6 +287,8 @@ class Tracker:
             "optimizer": trial.label,  # what one groups by; the parameter of that name is exact
             **{f"machine.{name}": value for name, value in record.machine.items()},
         }
+        if self.study.search is not None:
+            tags["stage"] = "search" if self.study.searches(trial) else "report"
         return self._client.create_run(
             self.experiment_id,
             start_time=record.started_ms,
@@ -304,7 +335,7 @@ class _Sent:
         if record.budget is None:
             return
         stamps = [(epoch.last_iteration, epoch.time_ms) for epoch in record.epochs]
-        closed = record.ended
+        closed = record.ended or record.status == "pruned"
         for name in _CURVES:
             values = getattr(record, name)
             indices = thinning.thin_indices(values, record.budget, closed=closed)
@@ -361,10 +392,13 @@ def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
             return {}
         if not folder.spec.is_file():
             _download(client, parent.info.run_id, "study.yaml", folder.spec)
-        ended = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "FINISHED"}
+        study = load_study(folder.spec)
+        if study.search is not None and not folder.points.is_file():
+            _download(client, parent.info.run_id, folder.points.name, folder.points)
+        ended = {run.data.tags.get("trial_key"): run for run in runs if _end_of(run)}
         under_way = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "RUNNING"}
         shares = {}
-        for trial in load_study(folder.spec).trials():
+        for trial in folder.so_far(study).trials():
             place = folder.journal(trial)
             if trial.key in ended and not place.exists():
                 _download(client, ended[trial.key].info.run_id, JOURNAL, place)
@@ -382,6 +416,18 @@ def _share(client: MlflowClient, run: Run, trial: Trial) -> float:
     )
     steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
     return min(1.0, max(steps, default=0) / budget) if budget else 0.0
+
+
+def _end(record: TrialRecord) -> str:
+    """The status of the MLflow run of a trial that is closed."""
+    return "FINISHED" if record.ended else "KILLED" if record.status == "pruned" else "FAILED"
+
+
+def _end_of(run: Run) -> str | None:
+    """How a run ended that has all that its trial left; None of one that has not."""
+    status: str = run.info.status
+    pruned = status == "KILLED" and run.data.tags.get("outcome") == "pruned"
+    return status if status == "FINISHED" or pruned else None
 
 
 def _download(client: MlflowClient, run_id: str, artifact: str, place: Path) -> None:

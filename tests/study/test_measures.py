@@ -31,28 +31,6 @@ def record(trial: Trial, losses, status="finished", val=(0.9, 0.8), alpha=None) 
 TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=2)
 
 
-# other optimizers
-
-
-def test_what_only_a_schedule_or_a_label_tells_apart_are_rows_of_their_own():
-    """And no other optimizer stands in for a baseline of the report's."""
-    study = make_study(
-        optimizers=[
-            *("adam", "adam-sgd", {"name": "adam", "schedule": "cosine"}, "torch.optim.Adam"),
-            {"name": "torch.optim.AdamW", "label": "W"},
-        ]
-    )
-    finals = {"adam": 0.5, "adam-sgd": 0.4, "adam cosine": 0.3, "Adam": 0.2, "W": 0.1}
-    records = [record(trial, curve(12, finals[trial.label])) for trial in study.trials()]
-    table = measures.trial_table(records, study)
-    summary = measures.summary_table(table)
-    assert dict(zip(summary["optimizer"], summary["final_train_loss"].round(9), strict=True)) == finals
-    assert set(summary["seeds"]) == {3}
-    compared = measures.comparisons(table)
-    assert list(zip(compared["optimizer"], compared["baseline"], strict=True)) == [("adam-sgd", "adam")]
-    assert compared["final_train_loss_ratio"].item() == pytest.approx(0.8)
-
-
 # iterations to threshold
 
 

@@ -343,3 +343,22 @@ def test_iterations_to_different_thresholds_are_not_compared():
     table = tables.trial_table(cell_records(study, {"adam": [5] * 3, "adam-adam": [3] * 3}), study)
     (row,) = tables.comparisons(table, {"adam-adam": "adam"}).to_dict("records")
     assert "threshold" not in row["verdict"]
+
+
+def test_what_only_a_schedule_or_a_label_tells_apart_are_rows_of_their_own():
+    """And no other optimizer stands in for a baseline of the report's."""
+    study = make_study(
+        optimizers=[
+            *("adam", "adam-sgd", {"name": "adam", "schedule": "cosine"}, "torch.optim.Adam"),
+            {"name": "torch.optim.AdamW", "label": "W"},
+        ]
+    )
+    finals = {"adam": 0.5, "adam-sgd": 0.4, "adam cosine": 0.3, "Adam": 0.2, "W": 0.1}
+    records = [record(trial, curve(12, finals[trial.label])) for trial in study.trials()]
+    table = tables.trial_table(records, study)
+    summary = tables.summary_table(table)
+    assert dict(zip(summary["optimizer"], summary["final_train_loss"].round(9), strict=True)) == finals
+    assert set(summary["seeds"]) == {3}
+    compared = tables.comparisons(table)
+    assert list(zip(compared["optimizer"], compared["baseline"], strict=True)) == [("adam-sgd", "adam")]
+    assert compared["final_train_loss_ratio"].item() == pytest.approx(0.8)
