@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -146,7 +147,11 @@ def plan(
     needs = spec.resources
     have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
-    planned = planning.plan(todo, max(1, slots), planning.measured_rates(records))
+    rates = planning.measured_rates(records)
+    planned = planning.plan(todo, max(1, slots), rates)
+    if planned.seconds is not None:
+        starts = planning.search_starts(folder.so_far(spec), max(1, slots), rates)
+        planned = replace(planned, seconds=planned.seconds + starts)
     view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots)
 
 
