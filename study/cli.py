@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -87,6 +88,7 @@ def run(
     spec = load_study(study)
     folder = StudyFolder(runs_folder(runs), spec.name)
     from study import driver, tracking
+    from study.samplers import SamplerError
     from study.scheduling import ClusterError
     from study.workloads import WorkloadError
     from study.workloads.storage import DataError
@@ -96,12 +98,14 @@ def run(
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         tracker = tracking.Tracker(spec, uri, folder)
-        out.print(f"[bold]{spec.name}[/]: {len(spec.trials())} trials; MLflow at {uri}")
+        out.print(f"[bold]{spec.name}[/]: {len(spec.outline())} trials; MLflow at {uri}")
         with view.watching(out) as watch:
             settings = driver.Settings(data, address, cpus, gpus, watch)
             progress = driver.run(spec, folder, tracker, settings)
+        spec = folder.so_far(spec)
         _show_results(spec, folder, tracker)
     except (
+        SamplerError,
         tracking.TrackingError,
         ClusterError,
         WorkloadError,
@@ -111,7 +115,7 @@ def run(
     ) as error:
         _refuse(str(error))
     except KeyboardInterrupt:
-        progress = progress_of(folder.records(spec.trials()))
+        progress = progress_of(folder.outline(spec))
         err.print(f"\nstopped with {view.describe(progress)}\ngo on with: {again}")
         sys.exit(INTERRUPTED)
     if progress.tracking_error:
@@ -138,13 +142,17 @@ def plan(
 
     spec = load_study(study)
     folder = StudyFolder(runs_folder(runs), spec.name)
-    records = folder.records(spec.trials())
-    todo = [record.trial for record in records if not record.ended]
+    records = folder.outline(spec)
+    todo = planning.left(spec, records)
     needs = spec.resources
     have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
+    rates = planning.measured_rates(records)
     limit = packwork.planned_limit(spec.pack, on_gpu=needs.gpus > 0)
-    planned = planning.plan(todo, max(1, slots), planning.measured_rates(records), limit)
+    planned = planning.plan(todo, max(1, slots), rates, limit)
+    if planned.seconds is not None:
+        starts = planning.search_starts(folder.so_far(spec), max(1, slots), rates)
+        planned = replace(planned, seconds=planned.seconds + starts)
     single = packwork.reasons_against(todo) if spec.pack != 1 else {}
     view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
 
@@ -155,7 +163,8 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
     if name is None:
         for preset in preset_names():
             spec = load_study(preset)
-            out.print(f"[bold]{preset}[/]  {spec.description} ({len(spec.trials())} trials)", soft_wrap=True)
+            trials = len(spec.outline())
+            out.print(f"[bold]{preset}[/]  {spec.description} ({trials} trials)", soft_wrap=True)
         return
     load_study(name)
     sys.stdout.write(preset_path(name).read_text(encoding="utf-8"))
@@ -165,9 +174,14 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
     """Say how a study stands, from its journals, or from a server's if it was run elsewhere."""
     spec, folder = _find_run(name, runs, tracking_uri)
-    progress = progress_of(folder.records(spec.trials()))
+    records = folder.outline(spec)
+    progress = progress_of(records)
     out.print(f"[bold]{spec.name}[/] in {folder.path}")
     out.print(view.describe(progress), highlight=False, soft_wrap=True)
+    if spec.search is not None:
+        from study import objective
+
+        view.show_search(out, spec, objective.standings(spec, records))
     if progress.failed:
         _list_failures(spec, folder)
 
@@ -243,6 +257,10 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
     from study import report as reports
 
     records = folder.records(spec.trials())
+    if spec.search is not None:
+        from study import objective
+
+        view.show_search(out, spec, objective.standings(spec, records))
     view.show_summary(out, measures.summary_table(measures.trial_table(records, spec)))
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
     reports.write_report(records, spec, folder.report, links)

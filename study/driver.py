@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from study import packwork, planning, scheduling, workloads
+from study import objective, packwork, planning, points, samplers, scheduling, tuning, workloads
 from study.folder import StudyFolder
 from study.journal import JournalReader
 from study.progress import Progress, Watch, progress_of
 from study.records import TrialRecord
-from study.spec import Study
+from study.search import Found
+from study.spec import Study, Trial
 from study.tracking import Tracker, TrackingError
 from study.workloads import storage
 
@@ -47,36 +49,58 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
     Raises:
         BusyError: another process runs this study.
         ClusterError: Ray cannot be reached, or cannot hold one trial.
+        SamplerError: a search's sampler cannot be made.
         WorkloadError, DataError: a workload or its data cannot be had.
         KeyboardInterrupt: interrupted; all that the journals have is in MLflow.
     """
     with _alone(folder):
         folder.keep(study)
         _check_workloads(study, settings)
+        for arm in study.arms():
+            samplers.ArmSampler(arm)
         tracker.begin()
         follower = Follower(study, folder, tracker, settings.watch)
         try:
-            todo = [record.trial for record in follower.records() if not record.ended]
-            if todo:
+            _choose(study, folder)
+            if planning.left(study, folder.outline(study)):
                 with scheduling.cluster(settings.address, settings.cpus, settings.gpus) as cluster:
                     slots = cluster.slots(study.resources)
-                    rates = planning.measured_rates(follower.records())
-                    limit = packwork.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
-                    bundles = planning.plan(todo, slots, rates, limit).bundles
                     follower.start(slots)
-                    scheduling.schedule(
-                        bundles,
-                        folder,
-                        study.resources,
-                        data_folder=settings.data,
-                        retries=study.retries,
-                        pack=study.pack,
-                    )
+                    if study.search is not None:
+                        tuning.search(study, folder, slots=slots, data_folder=settings.data)
+                        _choose(study, folder)
+                    _train(study, folder, slots, settings.data)
         finally:
             progress = follower.finish()
             completed = progress.done == progress.total
             progress = replace(progress, tracking_error=_close(tracker, completed) or progress.tracking_error)
         return progress
+
+
+def _train(study: Study, folder: StudyFolder, slots: int, data_folder: Path | None) -> None:
+    """Train what is left of a grid, or of the best points of a search."""
+    known = folder.so_far(study)
+    records = folder.records(known.trials())
+    todo = [record.trial for record in records if not (record.ended or known.searches(record.trial))]
+    limit = packwork.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
+    bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
+    if bundles:
+        scheduling.schedule(
+            bundles,
+            folder,
+            study.resources,
+            data_folder=data_folder,
+            retries=study.retries,
+            pack=study.pack,
+        )
+
+
+def _choose(study: Study, folder: StudyFolder) -> None:
+    """Note the best points of what has been searched to the end, where they are not noted already."""
+    known = folder.so_far(study)
+    for best in objective.best_points(known, folder.records(known.trials())):
+        if (best.arm, best.number) not in known.found.chosen:
+            points.choose(folder.points, best)
 
 
 class Follower:
@@ -87,24 +111,30 @@ class Follower:
     """
 
     def __init__(self, study: Study, folder: StudyFolder, tracker: Tracker, watch: Watch) -> None:
-        self._readers = [JournalReader(folder.journal(trial), trial) for trial in study.trials()]
+        self._study = study
+        self._folder = folder
+        self._readers: dict[str, JournalReader] = {}
+        self._unsent: set[str] = set()
+        self._trials: list[Trial] = []
+        self._ahead: list[TrialRecord] = []
         self._tracker = tracker
         self._watch = watch
         self._slots = 1
+        self._from: tuple[float, float] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-        self._unsent = set(range(len(self._readers)))
         self._error: str | None = None
-        for reader in self._readers:
-            reader.poll()
+        self._kept = Found()
+        self._look_for_trials()
 
     def records(self) -> list[TrialRecord]:
         """What each trial's journal said when it was last read."""
-        return [reader.record for reader in self._readers]
+        return [self._readers[trial.key].record for trial in self._trials]
 
     def start(self, slots: int) -> None:
         """Begin following; ``slots`` is how many trials run at a time."""
         self._slots = slots
+        self._tell()
         self._thread.start()
 
     def finish(self) -> Progress:
@@ -120,27 +150,59 @@ class Follower:
             self._advance()
             self._tell()
 
+    def _look_for_trials(self) -> None:
+        """Take in trials that a search has found since."""
+        study = self._folder.so_far(self._study)
+        if study.found == self._study.found and self._trials:
+            return
+        self._study = study
+        self._trials = study.trials()
+        self._ahead = [TrialRecord(trial) for trial in study.ahead()]
+        for trial in self._trials:
+            if trial.key not in self._readers:
+                self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
+                self._readers[trial.key].poll()
+                self._unsent.add(trial.key)
+
     def _advance(self) -> None:
         self._error = None
-        for index in sorted(self._unsent):
-            reader = self._readers[index]
+        self._look_for_trials()
+        if self._study.found != self._kept:
+            try:
+                self._tracker.keep_search(self._study)
+                self._kept = self._study.found
+            except TrackingError as error:
+                self._error = str(error)
+        for key in [trial.key for trial in self._trials if trial.key in self._unsent]:
+            reader = self._readers[key]
             changed = reader.poll()
             record = reader.record
-            if self._error or not (changed or record.ended or record.status == "failed"):
+            if self._error or not (changed or record.closed):
                 continue
             try:
-                if not self._tracker.is_complete(record.trial):
+                if not self._tracker.is_complete(record):
                     self._tracker.replay(record)
             except TrackingError as error:
                 self._error = str(error)
             else:
                 if record.ended:
-                    self._unsent.discard(index)
+                    self._unsent.discard(key)
 
     def _tell(self) -> Progress:
-        progress = replace(progress_of(self.records(), self._slots), tracking_error=self._error)
+        progress = progress_of([*self.records(), *self._ahead], self._slots)
+        progress = replace(progress, tracking_error=self._error)
+        if self._study.search is not None:
+            progress = replace(progress, seconds_left=self._seconds_left(progress.share))
         self._watch(progress)
         return progress
+
+    def _seconds_left(self, share: float) -> float | None:
+        """By the clock: a search starts a process for every few trials, which may cost more than they do."""
+        now = time.monotonic()
+        if self._from is None:
+            self._from = now, share
+        begun, before = self._from
+        return (now - begun) * (1 - share) / (share - before) if share > before else None
 
 
 def _close(tracker: Tracker, completed: bool) -> str | None:
@@ -167,7 +229,7 @@ def _alone(folder: StudyFolder) -> Iterator[None]:
 
 def _check_workloads(study: Study, settings: Settings) -> None:
     """Find what is missing before any trial starts; download and decode once, not once per worker."""
-    for name, args in {(trial.workload, tuple(trial.workload_args.items())) for trial in study.trials()}:
+    for name, args in {(trial.workload, tuple(trial.workload_args.items())) for trial in study.outline()}:
         workload = workloads.resolve(name, dict(args))
         if settings.address is None:
             storage.load(workload, settings.data, "cpu")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -129,19 +129,26 @@ def listed(value: object) -> list[Any] | tuple[Any, ...]:
     return value
 
 
-def seeds(value: object) -> list[Any] | tuple[Any, ...]:
-    """A count n, which becomes 0 … n−1, or the list of seeds itself."""
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError("an empty list leaves nothing to run; write a count such as 3, or [0, 7]")
-        if len(value) > MAX_SEEDS:
-            raise ValueError(f"{len(value)} seeds; at most {MAX_SEEDS} fit")
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(
-            f"{show(value)} is not a count of seeds; write one such as 3, or a list such as [0, 7]"
-        )
-    return list(range(whole(1, MAX_SEEDS)(value)))
+def seeds_from(first: int) -> Callable[[object], list[Any] | tuple[Any, ...]]:
+    """A check for a count n, which becomes first … first + n − 1, or the list of seeds itself."""
+
+    def check(value: object) -> list[Any] | tuple[Any, ...]:
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("an empty list leaves nothing to run; write a count such as 3, or [0, 7]")
+            if len(value) > MAX_SEEDS:
+                raise ValueError(f"{len(value)} seeds; at most {MAX_SEEDS} fit")
+            return value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(
+                f"{show(value)} is not a count of seeds; write one such as 3, or a list such as [0, 7]"
+            )
+        return list(range(first, first + whole(1, MAX_SEEDS)(value)))
+
+    return check
+
+
+seeds = seeds_from(0)
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -206,12 +213,19 @@ def optimizer_name(value: object) -> str:
     return value
 
 
-def granularity_name(value: object) -> str:
-    """group, tensor or released."""
-    if not isinstance(value, str) or value not in GRANULARITIES:
-        hint = nearest(value if isinstance(value, str) else "", GRANULARITIES)
-        raise ValueError(f"{show(value)} is not a granularity; {hint}")
-    return value
+def one_of(what: str, known: Collection[str]) -> Callable[[object], str]:
+    """A check for one of the ``known`` words; ``what`` one is called, with its article."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value not in known:
+            hint = nearest(value if isinstance(value, str) else "", known)
+            raise ValueError(f"{show(value)} is not {what}; {hint}")
+        return value
+
+    return check
+
+
+granularity_name = one_of("a granularity", GRANULARITIES)
 
 
 def scalar(value: object) -> bool | int | float | str:
@@ -255,10 +269,15 @@ def misfit(option: str, optimizer: str) -> str | None:
 
 
 def by_default(value: object) -> dict[Any, Any]:
-    """One value for all becomes ``{default: value}``."""
-    if isinstance(value, dict):
+    """One value for all, which a range is too, becomes ``{default: value}``."""
+    if isinstance(value, dict) and not is_range(value):
         return value
     return {DEFAULT: value}
+
+
+def is_range(value: object) -> bool:
+    """Whether a value is meant as a range ``{low: …, high: …}``."""
+    return isinstance(value, dict) and bool(value.keys() & {"low", "high"})
 
 
 def selector(value: object) -> str:

@@ -8,6 +8,8 @@
         study.yaml              the study as it was last run, resolved
         trials/KEY.journal      one journal per trial
         checkpoints/KEY.pt      the last checkpoint of a trial under way
+        search/points.journal   which points a search has asked for and chosen
+        search/optuna.db        the sampler's memory, for Optuna's own tools as well
         tune/                   Ray Tune's own state
         report/                 figures, tables, index.html
 """
@@ -19,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import journal
+from study import journal, points
 from study.records import TrialRecord
 from study.spec import SpecError, Study, Trial, load_study
 
@@ -58,6 +60,20 @@ class StudyFolder:
         """The study as it was last run."""
         return self.path / "study.yaml"
 
+    @property
+    def points(self) -> Path:
+        """Which points the study's search has asked for."""
+        return self.path / "search" / "points.journal"
+
+    @property
+    def sampler(self) -> Path:
+        """Optuna's storage."""
+        return self.path / "search" / "optuna.db"
+
+    def so_far(self, study: Study) -> Study:
+        """Return ``study`` with what its search has found so far; a grid as it is."""
+        return study if study.search is None else study.with_found(points.read(self.points))
+
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""
         return self.path / "trials" / f"{trial.key}.journal"
@@ -77,6 +93,11 @@ class StudyFolder:
         draft.write_text(study.to_yaml(), encoding="utf-8")
         draft.replace(self.spec)
 
+    def outline(self, study: Study) -> list[TrialRecord]:
+        """Return the records of all that ``study`` comes to: its trials, and those its search has ahead."""
+        known = self.so_far(study)
+        return [*self.records(known.trials()), *map(TrialRecord, known.ahead())]
+
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return what the journals say of ``trials``, in their order."""
         return [journal.read(self.journal(trial), trial) for trial in trials]
@@ -88,7 +109,7 @@ def runs_folder(option: Path | None = None) -> Path:
 
 
 def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
-    """Return a study that has been run and its folder.
+    """Return a study that has been run, with what its search has found, and its folder.
 
     ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
     results are those of the file's name, scored by what the file says now.
@@ -98,12 +119,12 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
     """
     folder = StudyFolder(runs, source)
     if Path(source).name == source and folder.spec.is_file():
-        return load_study(folder.spec), folder
+        return folder.so_far(load_study(folder.spec)), folder
     known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
     if Path(source).is_file():
         study = load_study(source)
         folder = StudyFolder(runs, study.name)
         if folder.spec.is_file():
-            return study, folder
+            return folder.so_far(study), folder
     here = ", ".join(known) if known else "none"
     raise SpecError([f"{source}: no study of that name was run under {runs}; there: {here}"])

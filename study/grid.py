@@ -1,4 +1,4 @@
-"""A study: the grid workloads × optimizers × α₀ × β × seeds under one budget, and its trials."""
+"""A study: workloads × optimizers × α₀ × β × seeds under one budget, a grid or a search; its trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    PrivateAttr,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -19,14 +22,21 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from study import fields, yamlfile
+from study import fields, search, yamlfile
 from study.fields import DEFAULT, Granularity, Rate, Selector
+from study.search import Arm, Asha, Found, Range, Search
 from study.trial import Trial
 
 MAX_TRIALS = 100_000
 """A larger grid is refused as a slip of the pen."""
 
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(fields.listed), AfterValidator(fields.distinct)]
+RATES, RANGE = "[rates]", "[range]"
+"""What pydantic puts into the place of a problem, to tell which of the two a value was taken for."""
+RatesOrRange = Annotated[
+    Annotated[Rates, Tag(RATES)] | Annotated[Range, Tag(RANGE)],
+    Discriminator(lambda value: RANGE if isinstance(value, Range) or fields.is_range(value) else RATES),
+]
 Seed = Annotated[int, BeforeValidator(fields.whole(0, 2**32 - 1))]
 Threshold = Annotated[float, BeforeValidator(fields.number(-1e6))]
 
@@ -61,8 +71,8 @@ class OptimizerUse(_Model):
 
     name: Annotated[str, BeforeValidator(fields.optimizer_name)]
     granularity: Granularity | None = None
-    alpha0: Rates | None = None
-    beta: Rates | None = None
+    alpha0: RatesOrRange | None = None
+    beta: RatesOrRange | None = None
     args: dict[str, Annotated[Any, BeforeValidator(fields.option)]] = {}
 
     @model_validator(mode="before")
@@ -112,8 +122,9 @@ class Study(_Model):
     description: Annotated[str, BeforeValidator(fields.sentence)] = ""
     workloads: Annotated[tuple[WorkloadUse, ...], BeforeValidator(fields.listed)]
     optimizers: Annotated[tuple[OptimizerUse, ...], BeforeValidator(fields.listed)]
-    alpha0: Rates
-    beta: Annotated[dict[Selector, Rates], BeforeValidator(fields.by_default)] = Field(
+    alpha0: RatesOrRange
+    """Values, or with a search one value or a range; so is β."""
+    beta: Annotated[dict[Selector, RatesOrRange], BeforeValidator(fields.by_default)] = Field(
         default={}, validate_default=True
     )
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(fields.seeds), AfterValidator(fields.distinct)] = (0,)
@@ -133,6 +144,9 @@ class Study(_Model):
     """How often a failed trial is started again."""
     pack: Annotated[int | None, BeforeValidator(fields.pack_size)] = None
     """How many trials train together at most; ``None``: as many as pays."""
+    search: Search | None = None
+    scheduler: Asha | None = None
+    _found: Found = PrivateAttr(Found())
 
     @field_validator("workloads", mode="after")
     @classmethod
@@ -191,10 +205,16 @@ class Study(_Model):
 
     @model_validator(mode="after")
     def _whole_grid(self) -> Study:
-        per_seed = sum(len(self._alphas(o)) * len(self._betas(o)) for o in self.optimizers)
-        count = len(self.workloads) * per_seed * len(self.seeds)
+        _refuse(search.misfits(self))
+        if self.search is None:
+            per_seed = sum(len(self._alphas(o)) * len(self._betas(o)) for o in self.optimizers)
+            count = len(self.workloads) * per_seed * len(self.seeds)
+        else:
+            per_arm = self.search.points * len(self.search.seeds) + len(self.seeds)
+            count = len(self.workloads) * len(self.optimizers) * per_arm
         if count > MAX_TRIALS:
-            raise ValueError(f"the grid has {count:,} trials; at most {MAX_TRIALS:,} make a study")
+            what = "grid" if self.search is None else "search"
+            raise ValueError(f"the {what} has {count:,} trials; at most {MAX_TRIALS:,} make a study")
         _refuse(self._repeated())
         return self
 
@@ -211,40 +231,127 @@ class Study(_Model):
             if other := [j for j in sorted(others) if j != i]:
                 yield ("optimizers", i), f"repeats trials of optimizers[{other[0]}]; list every one once"
 
-    def _alphas(self, use: OptimizerUse) -> tuple[float, ...]:
-        return use.alpha0 or self.alpha0
+    def _alphas(self, use: OptimizerUse) -> tuple[float | Range, ...]:
+        return _several(use.alpha0 or self.alpha0)
 
-    def _betas(self, use: OptimizerUse) -> tuple[float | None, ...]:
+    def _betas(self, use: OptimizerUse) -> tuple[float | Range | None, ...]:
         if not use.learned:
             return (None,)
-        return use.beta or fields.choose(self.beta, use.name) or ()
+        return _several(use.beta or fields.choose(self.beta, use.name) or ())
 
     def _granularity(self, use: OptimizerUse) -> str:
         return use.granularity or str(fields.choose(self.granularity, use.name))
 
     def trials(self) -> list[Trial]:
-        """The grid's points: by workload, optimizer, α₀, β, seed, each in the order of the file."""
+        """The grid's points: by workload, optimizer, α₀, β, seed, each in the order of the file.
+
+        Of a search, the trials that are known (see :meth:`with_found`): by workload, optimizer, point and
+        seed, and after them, once there is a best point, those of it that are reported.
+        """
+        if self.search is None:
+            return [
+                self._trial(workload, use, alpha0, beta, seed)
+                for workload in self.workloads
+                for use in self.optimizers
+                for alpha0 in self._alphas(use)
+                for beta in self._betas(use)
+                for seed in self.seeds
+            ]
+        trials: dict[Trial, None] = {}
+        for arm in self.arms():
+            for point in arm.points(self._found):
+                trials |= dict.fromkeys(arm.trials(point, self.search.seeds))
+            if best := arm.best(self._found):
+                trials |= dict.fromkeys(arm.trials(best, self.seeds))
+        return list(trials)
+
+    def reported(self) -> list[Trial]:
+        """The trials that conclusions are drawn from: all of a grid, of a search those of the best points.
+
+        As long as no arm of a search has been searched to the end, all that it has tried.
+        """
+        known = self.trials()
+        return [trial for trial in known if not self.searches(trial)] or known
+
+    def searches(self, trial: Trial) -> bool:
+        """Whether the trial only helps to choose a point."""
+        return self.search is not None and trial.seed in self.search.seeds
+
+    def ahead(self) -> list[Trial]:
+        """Stand-ins, with made-up α₀ and β, for the trials that a search has yet to find; none for a grid."""
+        trials = []
+        for arm in self.arms():
+            points = arm.points(self._found)
+            for _ in range(arm.search.points - len(points)):
+                trials += arm.trials(arm.middle, arm.search.seeds)
+            if arm.best(self._found) is None:
+                trials += arm.trials(arm.middle, self.seeds)
+        return trials
+
+    def outline(self) -> list[Trial]:
+        """As many trials as the study comes to, for counting and costing: those known, those ahead."""
+        return [*self.trials(), *self.ahead()]
+
+    def arms(self) -> list[Arm]:
+        """What a search searches, by workload and optimizer in the order of the file; empty for a grid."""
+        if self.search is None:
+            return []
         return [
-            Trial(
-                workload=workload.use,
-                optimizer=use.name,
-                alpha0=alpha0,
-                beta=beta,
-                seed=seed,
-                epochs=self.epochs,
-                iterations=self.iterations,
-                batch_size=self.batch_size,
-                weight_decay=self.weight_decay,
-                granularity=self._granularity(use),
-                workload_args=workload.args,
-                optimizer_args=use.args,
-            )
+            Arm(self._trial(workload, use, 0.0, 0.0, 0), alpha0, beta, self.search)
             for workload in self.workloads
             for use in self.optimizers
             for alpha0 in self._alphas(use)
             for beta in self._betas(use)
-            for seed in self.seeds
         ]
+
+    @property
+    def found(self) -> Found:
+        """What the study's search has found, as far as it was told by :meth:`with_found`."""
+        return self._found
+
+    def with_found(self, found: Found) -> Study:
+        """The same study, knowing what its search has found so far."""
+        study = self.model_copy()
+        study._found = found
+        return study
+
+    def _trial(
+        self,
+        workload: WorkloadUse,
+        use: OptimizerUse,
+        alpha0: float | Range,
+        beta: float | Range | None,
+        seed: int,
+    ) -> Trial:
+        assert not isinstance(alpha0, Range)
+        assert not isinstance(beta, Range)
+        return Trial(
+            workload=workload.use,
+            optimizer=use.name,
+            alpha0=alpha0,
+            beta=beta,
+            seed=seed,
+            epochs=self.epochs,
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            granularity=self._granularity(use),
+            workload_args=workload.args,
+            optimizer_args=use.args,
+        )
+
+    def search_settings(self) -> dict[str, str]:
+        """What the search is, as text by name; empty for a grid."""
+        if self.search is None:
+            return {}
+        content = self._content()
+        settings = {f"search.{name}": value for name, value in self.search.model_dump(mode="json").items()}
+        settings |= {f"search.{name}": content[name] for name in ("alpha0", "beta") if content[name]}
+        if self.scheduler is not None:
+            settings["search.scheduler"] = self.scheduler.model_dump()
+        return {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()
+        }
 
     def threshold(self, trial: Trial) -> float | None:
         """The training loss that the trial is timed to; ``None`` if the study sets none for it."""
@@ -256,13 +363,17 @@ class Study(_Model):
 
     def to_yaml(self) -> str:
         """The study with all that was left out filled in, as a file that loads to an equal study."""
-        content: dict[str, Any] = {
+        content = self._content()
+        return yamlfile.dump({key: value for key, value in content.items() if value not in (None, {})})
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "name": self.name,
             "description": self.description,
             "workloads": [{"use": w.use, **w.args} if w.args else w.use for w in self.workloads],
             "optimizers": [_plain(o) for o in self.optimizers],
-            "alpha0": list(self.alpha0),
-            "beta": _compact({name: list(betas) for name, betas in self.beta.items()}),
+            "alpha0": _listed(self.alpha0),
+            "beta": _compact({name: _listed(betas) for name, betas in self.beta.items()}),
             "seeds": list(self.seeds),
             "epochs": self.epochs,
             "iterations": self.iterations,
@@ -273,8 +384,9 @@ class Study(_Model):
             "resources": self.resources.model_dump(),
             "retries": self.retries,
             "pack": self.pack,
+            "search": self.search and self.search.model_dump(mode="json"),
+            "scheduler": self.scheduler and self.scheduler.model_dump(),
         }
-        return yamlfile.dump({key: value for key, value in content.items() if value not in (None, {})})
 
 
 def _canonical(value: object) -> str:
@@ -286,6 +398,14 @@ def _plain(use: OptimizerUse) -> object:
     if not use.args:
         del entry["args"]
     return use.name if len(entry) == 1 else entry
+
+
+def _several(rates: tuple[float, ...] | Range) -> tuple[float | Range, ...]:
+    return (rates,) if isinstance(rates, Range) else rates
+
+
+def _listed(rates: tuple[float, ...] | Range) -> object:
+    return rates.model_dump() if isinstance(rates, Range) else list(rates)
 
 
 def _compact(values: dict[str, Any]) -> Any:

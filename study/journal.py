@@ -66,16 +66,8 @@ class JournalReader:
                 fresh = file.read()
         except FileNotFoundError:
             return False
-        events = []
-        for line in fresh.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            event = _decode(line)
-            if event is None:
-                self.damaged = True
-                break
-            events.append(event)
-            self.offset += len(line)
+        events, taken, self.damaged = events_in(fresh)
+        self.offset += taken
         if events:
             self.record = _replay(self.record, events)
         return bool(events)
@@ -144,9 +136,8 @@ class Journal:
         self._file.close()
 
     def _append(self, **event: Any) -> None:
-        event["time_ms"] = int(time.time() * 1000)
-        text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
-        self._file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+        event["time_ms"] = _now_ms()
+        self._file.write(line_of(event))
         self._file.flush()
 
 
@@ -155,6 +146,45 @@ def read(path: Path, trial: Trial) -> TrialRecord:
     reader = JournalReader(path, trial)
     reader.poll()
     return reader.record
+
+
+def mark_pruned(path: Path, trial: Trial) -> None:
+    """Say in the journal of a trial whose process was stopped from outside that it was pruned.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    reader = JournalReader(path, trial)
+    reader.poll()
+    with path.open("r+b") as file:
+        file.truncate(reader.offset)
+        file.seek(reader.offset)
+        file.write(line_of({"event": "end", "status": "pruned", "error": None, "time_ms": _now_ms()}))
+
+
+def line_of(event: dict[str, Any]) -> bytes:
+    """Return an event as the line that keeps it."""
+    text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def events_in(data: bytes) -> tuple[list[dict[str, Any]], int, bool]:
+    """Return the events in whole lines, the bytes that they take, and whether a damaged line follows them."""
+    events: list[dict[str, Any]] = []
+    taken = 0
+    for line in data.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        event = _decode(line)
+        if event is None:
+            return events, taken, True
+        events.append(event)
+        taken += len(line)
+    return events, taken, False
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

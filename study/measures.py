@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from study.records import Array, TrialRecord
 from study.spec import LOPS, OPS, Study, Trial
 
-Outcome = Literal["reached", "not_reached", "diverged", "completed", "failed", "running", "pending"]
+Outcome = Literal["reached", "not_reached", "diverged", "completed", "failed", "running", "pending", "pruned"]
 
 MEASURED: tuple[Outcome, ...] = ("reached", "not_reached", "diverged", "completed")
 """Outcomes of trials that ended; only these enter tables over seeds and comparisons."""
@@ -164,7 +164,7 @@ def workload_label(trial: Trial) -> str:
 
 
 def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
-    """Return one row per trial of the study, in the study's order: settings, outcome and summaries.
+    """Return one row per reported trial of the study, in its order: settings, outcome and summaries.
 
     A trial without a record is ``pending``; records of other trials are ignored. ``budget`` is in
     iterations, NaN as long as no trial of the same workload, batch size and epochs has told it.
@@ -179,7 +179,7 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
             raise ValueError(f"two records of one trial: {record.trial.name}, key {record.trial.key}")
         by_key[record.trial.key] = record
     rows = [
-        _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial)) for trial in study.trials()
+        _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial)) for trial in study.reported()
     ]
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),

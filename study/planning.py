@@ -14,6 +14,7 @@ from study.grouping import Limit
 from study.trial import Trial
 
 if TYPE_CHECKING:
+    from study.grid import Study
     from study.records import TrialRecord
 
 TRAIN_SIZES = {
@@ -40,6 +41,8 @@ ROUGH_PACKED_RATES = {
     "mnist-logreg": 0.00015,
 }
 """The same for a trial in a pack, where that is faster."""
+START_SECONDS = 3.0
+"""What starting a worker process and importing torch cost, to an order of magnitude."""
 
 # Starting a worker process costs seconds, so a bundle should be worth about this many; and more than a few
 # bundles per slot balance no better.
@@ -82,6 +85,43 @@ def iterations(trial: Trial) -> int | None:
         return trial.iterations
     size = TRAIN_SIZES.get(trial.workload)
     return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
+
+
+def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
+    """Return the trials that are still to be trained, with stand-ins for those that a search has ahead.
+
+    Args:
+        study: the study.
+        records: of all that it comes to.
+    """
+    pruned_counts = study.scheduler is not None
+    return [
+        record.trial
+        for record in records
+        if not record.ended
+        and not (pruned_counts and record.status == "pruned" and study.searches(record.trial))
+    ]
+
+
+def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
+    """Return how many arms' points of a search one process trains.
+
+    As many as are worth its start, if all slots have work; one if a scheduler stops trials, which would stop
+    those beside it, or if nobody knows how long a point takes.
+    """
+    arms = study.arms()
+    points = plan([trial for arm in arms for trial in arm.trials(arm.middle, arm.search.seeds)], 1, rates)
+    if study.scheduler is not None or not points.seconds:
+        return 1
+    return max(1, min(int(BUNDLE_SECONDS * len(arms) / points.seconds), -(-len(arms) // slots)))
+
+
+def search_starts(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> float:
+    """Return the seconds, of one slot, that a search has yet to spend on starting processes; 0 for a grid."""
+    if study.search is None:
+        return 0.0
+    ahead = sum(arm.search.points - len(arm.points(study.found)) for arm in study.arms())
+    return START_SECONDS * math.ceil(ahead / unit_size(study, slots, rates))
 
 
 def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:

@@ -18,6 +18,7 @@ class Progress:
     finished: int
     diverged: int
     failed: int
+    pruned: int
     running: int
     share: float
     """Of the work, 0 to 1."""
@@ -30,8 +31,8 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Trials that need nothing more: finished or diverged."""
-        return self.finished + self.diverged
+        """Trials that need nothing more: finished, diverged, or pruned by a search."""
+        return self.finished + self.diverged + self.pruned
 
 
 Watch = Callable[[Progress], None]
@@ -54,6 +55,7 @@ def progress_of(records: Sequence[TrialRecord], slots: int = 1) -> Progress:
         finished=counts["finished"],
         diverged=counts["diverged"],
         failed=counts["failed"],
+        pruned=counts["pruned"],
         running=counts["running"],
         share=sum(record.progress for record in records) / max(1, len(records)),
         seconds_left=_seconds_left(records, slots),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from study.spec import Trial
 
-Status = Literal["pending", "running", "finished", "diverged", "failed"]
+Status = Literal["pending", "running", "finished", "diverged", "failed", "pruned"]
 Array = NDArray[np.floating]
 
 
@@ -83,6 +83,11 @@ class TrialRecord:
     started_ms: int = 0
     ended_ms: int = 0
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is to come, unless the trial is started again."""
+        return self.status not in ("pending", "running")
+
     @cached_property
     def alpha(self) -> Array:
         """α of every iteration, shape (iterations,)."""
@@ -100,7 +105,10 @@ class TrialRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether the trial came to its end: its whole budget, or divergence. A failed one did not."""
+        """Whether the trial came to its end: its whole budget, or divergence. A failed one did not.
+
+        Nor did a pruned one, which a search stopped early: where it is wanted whole, it is trained on.
+        """
         return self.status in ("finished", "diverged")
 
     @property
@@ -119,8 +127,8 @@ class TrialRecord:
 
     @property
     def progress(self) -> float:
-        """Share of the budget done, 0 to 1; an ended trial is done whether or not it used it up."""
-        if self.ended:
+        """Share of the budget done, 0 to 1; an ended or pruned trial is done, budget used up or not."""
+        if self.ended or self.status == "pruned":
             return 1.0
         return self.iterations / self.budget if self.budget else 0.0
 

@@ -29,6 +29,7 @@ _OUTCOMES = {
     "failed": "failed",
     "running": "running",
     "pending": "not started",
+    "pruned": "pruned",
 }
 
 

@@ -1,4 +1,4 @@
-"""Runs bundles of trials on Ray Tune: the only module that imports ray.
+"""Runs bundles of trials on Ray Tune: the only module that imports ray, beside ``study.tuning``.
 
 One Tune trial hosts one bundle, because a Tune trial costs seconds of process start and imports while
 many of ours cost less. Workers leave their results in journals; Tune schedules, places and retries.
@@ -160,11 +160,8 @@ def schedule(
         retries=retries,
         pack=pack,
     )
-    needs: dict[str, float] = {"CPU": resources.cpus}
-    if resources.gpus:
-        needs["GPU"] = resources.gpus
     tuner = tune.Tuner(
-        tune.with_resources(host, PlacementGroupFactory([needs])),
+        tune.with_resources(host, needs(resources)),
         param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:12],
@@ -174,6 +171,12 @@ def schedule(
         ),
     )
     tuner.fit()
+
+
+def needs(resources: Resources) -> PlacementGroupFactory:
+    """Return what one worker process takes, in Tune's terms."""
+    wanted = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    return PlacementGroupFactory([wanted])
 
 
 def _check_answers(address: str) -> None:

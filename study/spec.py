@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from study import fields, yamlfile
-from study.grid import MAX_TRIALS, OptimizerUse, Resources, Study, WorkloadUse
+from study.grid import MAX_TRIALS, RANGE, RATES, OptimizerUse, Resources, Study, WorkloadUse
+from study.search import Asha, Range, Search
 from study.trial import LOPS, OPS, OPTIMIZERS, Trial
 from study.yamlfile import SpecError
 
@@ -85,6 +86,8 @@ _EXAMPLES = {
     "optimizers": "optimizers: [adam, adam-sgd, adam-adam]",
     "alpha0": "alpha0: [0.01, 0.001]",
     "use": "use: digits-logreg",
+    "low": "low: 1e-5",
+    "high": "high: 1.0",
 }
 
 
@@ -104,7 +107,7 @@ def _existing(source: str | Path) -> Path:
 
 
 def _loc(error: ErrorDetails) -> yamlfile.Loc:
-    return tuple(part for part in error["loc"] if part != "[key]")
+    return tuple(part for part in error["loc"] if part not in ("[key]", RATES, RANGE))
 
 
 def _message(error: ErrorDetails) -> str:
@@ -114,11 +117,12 @@ def _message(error: ErrorDetails) -> str:
         case "value_error":
             return str(error["ctx"]["error"])
         case "missing":
-            example = _EXAMPLES[key] if len(error["loc"]) == 1 or key == "use" else "name: adam-adam"
+            below = key not in ("use", "low", "high") and len(error["loc"]) > 1
+            example = "name: adam-adam" if below else _EXAMPLES[key]
             return f"missing; write e.g. {example}"
         case "extra_forbidden":
-            models: dict[object, type[BaseModel]] = {"optimizers": OptimizerUse, "resources": Resources}
-            model = models.get(error["loc"][0], Study) if len(error["loc"]) > 1 else Study
+            model = Range if RANGE in error["loc"] else _MODELS.get(error["loc"][0], Study)
+            model = model if len(error["loc"]) > 1 else Study
             known = [field.alias or name for name, field in model.model_fields.items()]
             return f"unknown key; {fields.nearest(_SYNONYMS.get(key, key), known)}"
         case "model_type" | "dict_type" | "model_attributes_type":
@@ -126,6 +130,12 @@ def _message(error: ErrorDetails) -> str:
     return error["msg"]
 
 
+_MODELS: dict[object, type[BaseModel]] = {
+    "optimizers": OptimizerUse,
+    "resources": Resources,
+    "search": Search,
+    "scheduler": Asha,
+}
 _SYNONYMS = {
     "lr": "alpha0",
     "learning_rate": "alpha0",

@@ -107,14 +107,14 @@ class Tracker:
             self.experiment_id = self._experiment()
             runs = list(_all_runs(self._client, self.experiment_id))
             self._runs = {key: run for run in runs if (key := run.data.tags.get("trial_key"))}
-            self._complete = {key for key, run in self._runs.items() if run.info.status == "FINISHED"}
+            self._complete = {key: end for key, run in self._runs.items() if (end := _end_of(run))}
+            self._several_workloads = len({workload.use for workload in study.workloads}) > 1
             self.parent_id = self._parent(runs)
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
         self._sent: dict[str, _Sent] = {}
         each = _STUDY_POINTS // max(1, len(study.trials()))
         self._points = min(measures.CURVE_POINTS, max(_LEAST_POINTS, each))
-        self._several_workloads = len({trial.workload for trial in study.trials()}) > 1
 
     def begin(self) -> None:
         """Mark the parent run as running, which an earlier run of the study may have ended.
@@ -127,9 +127,9 @@ class Tracker:
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
 
-    def is_complete(self, trial: Trial) -> bool:
+    def is_complete(self, record: TrialRecord) -> bool:
         """Whether the trial's run has all that the trial left."""
-        return trial.key in self._complete
+        return record.closed and self._complete.get(record.trial.key) == _end(record)
 
     def replay(self, record: TrialRecord) -> None:
         """Send what the trial's run does not have yet of ``record``; end the run with the trial.
@@ -152,6 +152,26 @@ class Tracker:
         """
         try:
             self._client.log_artifacts(self.parent_id, str(folder), "report")
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def keep_search(self, study: Study) -> None:
+        """Note with the parent run what a search has chosen so far; a server is sent its points as well.
+
+        Args:
+            study: with what its search has found; nothing happens if it has no search.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        try:
+            for arm in study.arms():
+                if best := arm.best(study.found):
+                    workload = f"{arm.template.workload}." if self._several_workloads else ""
+                    point = f"α₀={best.alpha0:g}" + ("" if best.beta is None else f" β={best.beta:g}")
+                    self._client.set_tag(self.parent_id, f"best.{workload}{arm.template.optimizer}", point)
+            if _is_server(self.uri) and study.found.points:
+                self._client.log_artifact(self.parent_id, str(self._folder.points))
         except (MlflowException, OSError) as error:
             raise TrackingError(f"MLflow at {self.uri}: {_first_line(error)}") from error
 
@@ -199,6 +219,12 @@ class Tracker:
         run_id: str = parent.info.run_id
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
+        params = self.study.search_settings()
+        if params:
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in params.items()])
+            # A param cannot be changed: of a search that was asked for more points, the tag says how many.
+            new = [Param(name, params[name]) for name in params.keys() - parent.data.params.keys()]
+            self._client.log_batch(run_id, params=new)
         return run_id
 
     def _replay(self, record: TrialRecord) -> None:
@@ -214,19 +240,20 @@ class Tracker:
         run_id = run.info.run_id
         sent = self._sent.setdefault(key, _Sent(self._points))
         metrics = list(sent.fresh(record))
-        if not record.ended and record.status != "failed":
+        if not record.closed:
             self._send(run_id, metrics)
             return
         threshold = self.study.threshold(record.trial)
         summaries = measures.summarise(record, threshold)
         metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
-        self._send(run_id, metrics, [RunTag("outcome", measures.outcome(record, threshold))])
+        tags = [RunTag("outcome", measures.outcome(record, threshold))]
+        if self.study.search is not None:
+            tags.append(RunTag("pruned", str(record.status == "pruned").lower()))
+        self._send(run_id, metrics, tags)
         self._keep_artifacts(run_id, record)
-        self._client.set_terminated(
-            run_id, "FINISHED" if record.ended else "FAILED", end_time=record.ended_ms
-        )
-        if record.ended:
-            self._complete.add(key)
+        self._client.set_terminated(run_id, _end(record), end_time=record.ended_ms)
+        if _end(record) != "FAILED":
+            self._complete[key] = _end(record)
         del self._sent[key]
 
     def _start(self, record: TrialRecord) -> Run:
@@ -242,6 +269,8 @@ class Tracker:
             **{name: str(params[name]) for name in _TAGGED if name in params},
             **{f"machine.{name}": value for name, value in record.machine.items()},
         }
+        if self.study.search is not None:
+            tags["stage"] = "search" if self.study.searches(trial) else "report"
         run = self._client.create_run(
             self.experiment_id,
             start_time=record.started_ms,
@@ -344,13 +373,28 @@ def fetch(uri: str, folder: StudyFolder) -> None:
             return
         if not folder.spec.is_file():
             _download(client, parent, "study.yaml", folder.spec)
-        ended = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "FINISHED"}
-        for trial in load_study(folder.spec).trials():
+        study = load_study(folder.spec)
+        if study.search is not None and not folder.points.is_file():
+            _download(client, parent, folder.points.name, folder.points)
+        ended = {run.data.tags.get("trial_key"): run for run in runs if _end_of(run)}
+        for trial in folder.so_far(study).trials():
             place = folder.journal(trial)
             if trial.key in ended and not place.exists():
                 _download(client, ended[trial.key].info.run_id, JOURNAL, place)
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow at {uri}: {_first_line(error)}") from error
+
+
+def _end(record: TrialRecord) -> str:
+    """The status of the MLflow run of a trial that is closed."""
+    return "FINISHED" if record.ended else "KILLED" if record.status == "pruned" else "FAILED"
+
+
+def _end_of(run: Run) -> str | None:
+    """How a run ended that has all that its trial left; None of one that has not."""
+    status: str = run.info.status
+    pruned = status == "KILLED" and run.data.tags.get("outcome") == "pruned"
+    return status if status == "FINISHED" or pruned else None
 
 
 def _download(client: MlflowClient, run_id: str, artifact: str, place: Path) -> None:

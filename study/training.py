@@ -76,13 +76,19 @@ class Training:
         """Epochs done."""
         self._iterations = 0
 
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up."""
+        budget = self._trial.iterations
+        return self.epoch == self._trial.epochs or (budget is not None and self._iterations >= budget)
+
     def epochs(self) -> Iterator[EpochRecord]:
         """Train on and yield one record per epoch, up to the budget or the first that is ``diverged``.
 
         Nothing is read back from the device before an epoch ends.
         """
         budget = self._trial.iterations
-        while self.epoch != self._trial.epochs and (budget is None or self._iterations < budget):
+        while not self.finished:
             record = self._train_epoch(None if budget is None else budget - self._iterations)
             self.epoch = record.epoch
             self._iterations = record.last_iteration

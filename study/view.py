@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console, Group
@@ -18,6 +19,9 @@ from rich.text import Text
 from study.planning import Plan
 from study.progress import Progress, Watch
 from study.spec import Study
+
+if TYPE_CHECKING:
+    from study.objective import ArmStanding
 
 LINE_SECONDS = 10.0
 _SHOWN = {
@@ -47,6 +51,7 @@ def describe(progress: Progress) -> str:
         for count, what in (
             (progress.running, "running"),
             (progress.diverged, "diverged"),
+            (progress.pruned, "pruned"),
             (progress.failed, "failed"),
         )
         if count
@@ -116,6 +121,40 @@ def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str
     return table
 
 
+def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> None:
+    """Print the best point of each arm of a search, as the search's own seeds say."""
+    if study.search is None:
+        return
+    searched = study.search
+    seeds = ", ".join(map(str, searched.seeds))
+    heading = f"Best points of the search so far, by {searched.objective}: median over its seeds {seeds}"
+    table = Table(box=None, pad_edge=False)
+    several_workloads = len(study.workloads) > 1
+    for name in ["workload"] * several_workloads + ["optimizer"]:
+        table.add_column(name, no_wrap=True)
+    for name in ("α₀", "β", searched.objective, "points"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for standing in arms:
+        template, best = standing.arm.template, standing.best
+        cells = [template.workload] * several_workloads + [template.optimizer]
+        cells += ["–"] * 3 if best is None else [_number(best.point.alpha0), _number(best.point.beta)]
+        if best is not None:
+            cells.append("none" if _is_infinite(best.measured) else _number(best.measured, digits=5))
+        points = [f"{len(standing.worths) - standing.count('open')}"]
+        points += [f"{count} {s}" for s in ("pruned", "failed", "open") if (count := standing.count(s))]
+        table.add_row(*cells, ", ".join(points))
+    console.print(Text(heading, "italic"), soft_wrap=True)
+    console.print(table, width=_width(console, table), crop=False, no_wrap=True)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _is_infinite(value: float | None) -> bool:
+    return value is not None and math.isinf(value)
+
+
 def show_plan(
     console: Console, study: Study, planned: Plan, *, done: int, slots: int, single: Mapping[str, str]
 ) -> None:
@@ -135,14 +174,24 @@ def show_plan(
         table.add_row(workload, optimizer, f"{count} trials")
     console.print(table)
     needs = study.resources
+    number = "" if study.search else f"{len(planned.bundles)} "
+    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
     lines = [
         f"{len(planned.trials)} trials to run, {done} done already",
-        f"{len(planned.bundles)} processes, {slots} at a time, "
-        f"each with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs",
+        f"{number}processes, {slots} at a time, each with {takes}"
+        if slots
+        else f"a trial needs {takes}: more than there are here",
         _packs_line(planned),
     ]
-    if not slots:
-        lines[1] = f"a trial needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs: more than there are here"
+    if study.search is not None:
+        searched = study.search
+        how = searched.sampler + (", asha" if study.scheduler else "")
+        lines.insert(
+            1,
+            f"search: {searched.points} points of each optimizer by {searched.objective} ({how}), "
+            f"each on {_several(len(searched.seeds), 'seed')}; "
+            f"then the best on {_several(len(study.seeds), 'other')}",
+        )
     iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
     time = (
         "unknown, until a trial has run"
@@ -191,8 +240,8 @@ def _middle(row: Mapping[Any, Any], name: str) -> str:
     return _number(row[name])
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.3g}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or value != value else f"{value:.{digits}g}"
 
 
 class _Lines:

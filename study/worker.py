@@ -1,4 +1,4 @@
-"""What a worker process does: trains a bundle of trials, in packs or singly, each into its journal.
+"""What a worker process does: trains trials, in packs, singly or side by side, each into its journal.
 
 It knows neither Ray nor MLflow. A trial whose journal has ended is not trained again; one that was under way
 goes on from its last checkpoint.
@@ -6,9 +6,10 @@ goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from study import checkpoints, journal, packwork, training, workloads
 from study.folder import StudyFolder
 from study.journal import Journal
-from study.records import Status
+from study.records import EpochRecord, Status
 from study.spec import Trial
 from study.training import Training
 from study.workloads import storage
@@ -54,20 +55,62 @@ def run_bundle(
                 alone.remove(trial)
                 yield trial, status
         for trial in alone:
-            yield trial, _run_alone(trial, folder, data_folder, retries)
+            training_it = _tried(trial, folder, data_folder, retries)
+            while True:
+                try:
+                    next(training_it)
+                except StopIteration as ended:
+                    yield trial, ended.value
+                    break
 
 
-def _run_alone(trial: Trial, folder: StudyFolder, data_folder: Path | None, retries: int) -> Status:
+def run_side_by_side(
+    trials: Sequence[Trial], folder: StudyFolder, data_folder: Path | None, cpus: float, retries: int = 0
+) -> Iterator[tuple[int, list[Sequence[EpochRecord]]]]:
+    """Train ``trials`` an epoch each at a time; yield, after each epoch, its number and all epochs so far.
+
+    Epochs that were trained before are yielded as well, so that what is yielded does not depend on where the
+    trials were interrupted. A trial that has no further epoch keeps those it has; one that failed before its
+    first epoch has none, and is left out. When the last epoch is yielded, all journals have ended.
+
+    Args:
+        trials: what to train.
+        folder: whose journals and checkpoints to write.
+        data_folder: where the data sets lie; None for the default.
+        cpus: cores this process may use.
+        retries: how often a trial that raises starts again.
+    """
+    torch.set_num_threads(max(1, int(cpus)))
+    known = [list(journal.read(folder.journal(trial), trial).epochs) for trial in trials]
+    advances = [_tried(trial, folder, data_folder, retries) for trial in trials]
+    for number in itertools.count(1):
+        for epochs, advance in zip(known, advances, strict=True):
+            while len(epochs) < number and (epoch := next(advance, None)):
+                epochs[epoch.epoch - 1 :] = [epoch]
+        if all(len(epochs) < number for epochs in known):
+            return
+        yield number, [epochs[:number] for epochs in known if epochs]
+
+
+def _tried(
+    trial: Trial, folder: StudyFolder, data_folder: Path | None, retries: int
+) -> Generator[EpochRecord, None, Status]:
+    """Train ``trial`` to its end, starting again when it fails; yield its epochs and return how it ended."""
     status: Status = "failed"
     for _ in range(1 + retries):
         before = journal.read(folder.journal(trial), trial)
-        status = before.status if before.ended else _run(trial, folder, data_folder, len(before.epochs))
+        if before.ended:
+            return before.status
+        status = yield from _train(trial, folder, data_folder, len(before.epochs))
         if status != "failed":
             break
     return status
 
 
-def _run(trial: Trial, folder: StudyFolder, data_folder: Path | None, recorded: int) -> Status:
+def _train(
+    trial: Trial, folder: StudyFolder, data_folder: Path | None, recorded: int
+) -> Generator[EpochRecord, None, Status]:
+    """Train once; each epoch is in the journal when it is yielded, and with the last one how it ended."""
     device = training.choose_device()
     checkpoint = folder.checkpoint(trial)
     path, machine = folder.journal(trial), training.machine(device)
@@ -83,19 +126,24 @@ def _run(trial: Trial, folder: StudyFolder, data_folder: Path | None, recorded: 
         with Journal(path, trial, machine, repeatable=repeatable) as record:
             record.end("failed", traceback.format_exc())
         return "failed"
+    status: Status = "finished"
+    error = last = None
     with Journal(path, trial, machine, repeatable=repeatable, resumed=under_way.epoch) as record:
-        status: Status = "finished"
-        error = None
         try:
             saved = time.monotonic()
             for epoch in under_way.epochs():
                 record.epoch(epoch)
-                status = "diverged" if epoch.diverged else "finished"
+                if epoch.diverged or under_way.finished:
+                    status, last = "diverged" if epoch.diverged else "finished", epoch
+                    break
                 if time.monotonic() - saved >= checkpoints.SECONDS:
                     checkpoints.save({checkpoint: under_way.state_dict()})
                     saved = time.monotonic()
+                yield epoch
         except Exception:
             status, error = "failed", traceback.format_exc()
         record.end(status, error)
     checkpoint.unlink(missing_ok=True)
+    if last is not None:
+        yield last
     return status

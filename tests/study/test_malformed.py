@@ -26,6 +26,27 @@ threshold: {digits-logreg: 0.3, adam: 0.2}
 resources: {cpus: 1, gpus: 0.5}
 retries: 1
 """
+GOOD_SEARCH = """\
+name: good
+workloads: [digits-logreg, digits-mlp]
+optimizers:
+  - sgd
+  - {name: adam-adam, alpha0: {low: 1e-3, high: 1e-1}, beta: 1e-7}
+alpha0: {low: 1e-4, high: 1.0}
+beta: {sgd: 1e-3, adam: {low: 1e-8, high: 1e-6}}
+seeds: 3
+iterations: 20
+threshold: {sgd: 0.3, adam: 0.2}
+search:
+  sampler: tpe
+  args: {n_startup_trials: 4, multivariate: true}
+  points: 5
+  seed: 1
+  seeds: [7, 8]
+  objective: iterations_to_threshold
+  parallel: 2
+scheduler: {name: asha, grace: 1, reduction: 3}
+"""
 SCALARS = [
     *("", "~", "true", "no", "-1", "0", "1.0", "1e-7", "1e400", ".nan", "-.inf", "9" * 5000, "0x1F", "1:30"),
     *("2019-01-01", "''", '"\\ud800"', '"\\UFFFFFFFF"', "'\x1b[31m'", "é", "[]", "{}", "[[]]", "{a: {b: c}}"),
@@ -115,7 +136,7 @@ OF_LINES = [
 
 def malformed(seed: int) -> bytes:
     rng = random.Random(seed)
-    lines = GOOD.splitlines()
+    lines = (GOOD_SEARCH if seed % 2 else GOOD).splitlines()
     for _ in range(rng.randrange(3)):
         rng.choice(OF_LINES)(rng, lines)
     data = ("\n".join(lines) + "\n").encode()
@@ -129,7 +150,9 @@ def problems_of(path):
     except SpecError as error:
         problems = error.problems
     else:
-        assert len({trial.key for trial in study.trials()}) == len(study.trials()) > 0
+        assert len({trial.key for trial in study.trials()}) == len(study.trials())
+        assert len({arm.key for arm in study.arms()}) == len(study.arms())
+        assert study.outline()
         return []
     assert problems
     for problem in problems:

@@ -21,7 +21,19 @@ EXPECTED = {
 
 
 def test_these_are_all():
-    assert preset_names() == sorted(EXPECTED)
+    assert preset_names() == sorted([*EXPECTED, "search-logreg"])
+
+
+def test_the_search_has_as_many_trials_of_each_optimizer_as_the_grid_it_is_compared_with():
+    search, grid = load_study("search-logreg"), load_study("alpha0-logreg")
+    assert Counter(t.optimizer for t in search.outline()) == Counter(t.optimizer for t in grid.trials())
+    assert search.seeds == grid.seeds
+    same = ("workloads", "optimizers", "epochs", "batch_size", "weight_decay", "granularity", "thresholds")
+    assert [getattr(search, name) for name in same] == [getattr(grid, name) for name in same]
+    betas = {t.optimizer: t.beta for t in grid.trials() if t.lop}
+    for arm in search.arms():
+        assert all(alpha0 in arm.alpha0 for alpha0 in FIVE)
+        assert arm.beta is None or betas[arm.template.optimizer] in arm.beta
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -46,7 +58,7 @@ def test_settings(name):
     assert study.resources.gpus == (1 if "vgg" in name else 0)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [*EXPECTED, "search-logreg"])
 def test_the_file_is_a_start_for_ones_own(name, tmp_path):
     copy = tmp_path / "copy.yaml"
     copy.write_bytes(preset_path(name).read_bytes())

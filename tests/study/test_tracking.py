@@ -90,7 +90,7 @@ def everything(client, tracker):
 def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, client):
     tracker, trial = opened(), study.trials()[-1]
     tracker.replay(record(trial))
-    assert tracker.is_complete(trial)
+    assert tracker.is_complete(record(trial))
     parent = client.get_run(tracker.parent_id)
     assert (parent.info.run_name, parent.info.status) == ("small", "RUNNING")
     (run,) = client.search_runs([tracker.experiment_id], "tags.optimizer = 'adam-adam'")
@@ -155,12 +155,12 @@ def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened,
     first.replay(record(trial, 3, status="running"))
     second = opened()
     assert second.parent_id == first.parent_id
-    assert not second.is_complete(trial)
+    assert not second.is_complete(record(trial))
     second.replay(record(trial, 4, status="running"))
     second.replay(record(trial))
     once = everything(client, second)
     third = opened()
-    assert third.is_complete(trial)
+    assert third.is_complete(record(trial))
     third.replay(record(trial))
     assert everything(client, third) == once
     for _, _, _, _, _, history in once.values():
@@ -183,7 +183,8 @@ def test_diverged_and_failed_trials_say_so(study, opened, client):
     bad = dataclasses.replace(bad, train_loss=loss, alpha=bad.alpha[:51], hypergradient=loss, val_loss=np.nan)
     tracker.replay(dataclasses.replace(record(first), status="diverged", epochs=(bad,)))
     error = "Traceback\nValueError: no"
-    tracker.replay(dataclasses.replace(record(second, 0), status="failed", error=error))
+    fails = dataclasses.replace(record(second, 0), status="failed", error=error)
+    tracker.replay(fails)
     found = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
     runs = {run.data.tags["trial_key"]: run for run in found}
     diverged, failed = runs[first.key], runs[second.key]
@@ -192,7 +193,7 @@ def test_diverged_and_failed_trials_say_so(study, opened, client):
     assert all(m.value < 10 for m in client.get_metric_history(diverged.info.run_id, "train_loss"))
     assert (failed.info.status, failed.data.tags["outcome"]) == ("FAILED", "failed")
     assert [file.path for file in client.list_artifacts(failed.info.run_id)] == ["error.txt"]
-    assert not tracker.is_complete(second)
+    assert not tracker.is_complete(fails)
 
 
 def test_a_server_that_is_away_is_said_at_once(study, tmp_path):
