@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -156,8 +157,12 @@ def plan(
     needs = spec.resources
     have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
+    rates = planning.measured_rates(records)
     limit = packwork.planned_limit(spec.pack, on_gpu=needs.gpus > 0)
-    planned = planning.plan(todo, max(1, slots), planning.measured_rates(records), limit)
+    planned = planning.plan(todo, max(1, slots), rates, limit)
+    if planned.seconds is not None:
+        starts = planning.search_starts(folder.so_far(spec), max(1, slots), rates)
+        planned = replace(planned, seconds=planned.seconds + starts)
     single = packwork.reasons_against(todo) if spec.pack != 1 else {}
     view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
 

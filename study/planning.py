@@ -43,6 +43,8 @@ ROUGH_PACKED_RATES = {
     "mnist-logreg": 0.00015,
 }
 """The same for a trial in a pack, where that is faster."""
+START_SECONDS = 3.0
+"""What starting a worker process and importing torch cost, to an order of magnitude."""
 
 # Starting a worker process costs seconds, so a bundle should be worth about this many; and more than a few
 # bundles per slot balance no better.
@@ -101,6 +103,27 @@ def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
         if not record.ended
         and not (pruned_counts and record.status == "pruned" and study.searches(record.trial))
     ]
+
+
+def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
+    """Return how many arms' points of a search one process trains.
+
+    As many as are worth its start, if all slots have work; one if a scheduler stops trials, which would stop
+    those beside it, or if nobody knows how long a point takes.
+    """
+    arms = study.arms()
+    points = plan([trial for arm in arms for trial in arm.trials(arm.middle, arm.search.seeds)], 1, rates)
+    if study.scheduler is not None or not points.seconds:
+        return 1
+    return max(1, min(int(BUNDLE_SECONDS * len(arms) / points.seconds), -(-len(arms) // slots)))
+
+
+def search_starts(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> float:
+    """Return the seconds, of one slot, that a search has yet to spend on starting processes; 0 for a grid."""
+    if study.search is None:
+        return 0.0
+    ahead = sum(arm.search.points - len(arm.points(study.found)) for arm in study.arms())
+    return START_SECONDS * math.ceil(ahead / unit_size(study, slots, rates))
 
 
 def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:

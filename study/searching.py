@@ -66,7 +66,8 @@ def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm
     storage = RDBStorage(f"sqlite:///{folder.sampler}")
     replay = scheduler.replay if scheduler else lambda arm, worth: None
     arms = [_ArmState(arm, study, folder, storage, replay) for arm in study.arms()]
-    return UnitSearch(arms, _unit_size(study, folder, slots))
+    rates = planning.measured_rates(folder.records(study.trials()))
+    return UnitSearch(arms, planning.unit_size(study, slots, rates))
 
 
 def _fit(
@@ -301,19 +302,6 @@ class PerArm(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """As ASHA, in the trial's arm."""
         return str(self._of[trial.config["arm"]].on_trial_result(tune_controller, trial, result))
-
-
-def _unit_size(study: Study, folder: StudyFolder, slots: int) -> int:
-    """How many arms' points one process trains: as many as are worth its start, if all slots have work."""
-    if study.scheduler is not None:
-        return 1  # what stops one would stop all
-    rates = planning.measured_rates(folder.records(study.trials()))
-    arms = study.arms()
-    planned = planning.plan([t for arm in arms for t in arm.trials(arm.middle, arm.search.seeds)], 1, rates)
-    if not planned.seconds:
-        return 1
-    worthwhile = int(planning.BUNDLE_SECONDS * len(arms) / planned.seconds)
-    return max(1, min(worthwhile, -(-len(arms) // slots)))
 
 
 def _host(

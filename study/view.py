@@ -175,9 +175,12 @@ def show_plan(
     console.print(table)
     needs = study.resources
     number = "" if study.search else f"{len(planned.bundles)} "
+    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
     lines = [
         f"{len(planned.trials)} trials to run, {done} done already",
-        f"{number}processes, {slots} at a time, each with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs",
+        f"{number}processes, {slots} at a time, each with {takes}"
+        if slots
+        else f"a trial needs {takes}: more than there are here",
         _packs_line(planned),
     ]
     if study.search is not None:
@@ -189,8 +192,6 @@ def show_plan(
             f"each on {_several(len(searched.seeds), 'seed')}; "
             f"then the best on {_several(len(study.seeds), 'other')}",
         )
-    if not slots:
-        lines[-2] = f"a trial needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs: more than there are here"
     iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
     time = (
         "unknown, until a trial has run"

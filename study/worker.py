@@ -1,4 +1,4 @@
-"""What a worker process does: trains a bundle of trials, in packs or singly, each into its journal.
+"""What a worker process does: trains trials, in packs, singly or side by side, each into its journal.
 
 It knows neither Ray nor MLflow. A trial whose journal has ended is not trained again; one that was under way
 goes on from its last checkpoint.

@@ -121,7 +121,7 @@ def test_what_does_not_stack_is_refused():
     sgd = [hypergrad.SGD([param]) for param in params]
     with pytest.raises(ValueError, match="at least one"):
         Stacked([], stacked)
-    with pytest.raises(ValueError, match=r"all hypergrad\.SGD or all hypergrad\.Adam, got SGD and Adam"):
+    with pytest.raises(ValueError, match=r"all be hypergrad\.SGD or all hypergrad\.Adam, got SGD and Adam"):
         Stacked([sgd[0], hypergrad.Adam([params[1]])], stacked)
     with pytest.raises(ValueError, match="got SGD and SGD"):
         Stacked([torch.optim.SGD([param]) for param in params], stacked)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -15,7 +16,7 @@ import pytest
 import scipy.stats
 from mlflow import MlflowClient
 
-from study import driver, journal, measures, objective, points, samplers, searching
+from study import driver, journal, measures, objective, planning, points, samplers, searching
 from study.folder import StudyFolder, find_run
 from study.records import EpochRecord, TrialRecord
 from study.search import Arm, Found, Point, Range, Search
@@ -285,6 +286,35 @@ class TestWorth:
         assert objective.best(among).point.number == 1
 
 
+class TestPlanning:
+    def test_points_share_a_process_while_they_are_short_and_all_slots_have_work(self, searched):
+        study = searched(optimizers=["sgd", "sgdn", "adam", "sgd-sgd"], epochs=None, iterations=100)
+        optimizers = [arm.template.optimizer for arm in study.arms()]
+
+        def size(seconds, slots=1, of=study):
+            # A point is 2 seeds of 100 iterations.
+            return planning.unit_size(of, slots, {("digits-logreg", o): seconds / 200 for o in optimizers})
+
+        assert [size(seconds) for seconds in (1, 15, 20, 30, 59, 61, 1000)] == [4, 4, 3, 2, 1, 1, 1]
+        assert [size(1, slots) for slots in (1, 2, 3, 4, 9)] == [4, 2, 2, 1, 1]
+        assert size(1, of=searched(scheduler="asha", epochs=None, iterations=100)) == 1
+
+    def test_what_is_left_and_what_it_costs(self, searched):
+        study = searched(optimizers=["sgd"], points=3, epochs=None, iterations=100, scheduler="asha")
+        (arm,) = study.arms()
+        rates = {("digits-logreg", "sgd"): 1.0}
+        assert planning.search_starts(study, 1, rates) == 3 * planning.START_SECONDS
+        known = study.with_found(Found((arm.point(0, {"alpha0": 0.1}),)))
+        assert planning.search_starts(known, 1, rates) == 2 * planning.START_SECONDS
+        assert planning.plan(planning.left(known, map(TrialRecord, known.outline())), 1, rates).seconds == 800
+        first, second, *others = map(TrialRecord, known.outline())
+        records = [replace(first, status="finished"), replace(second, status="pruned"), *others]
+        assert len(planning.left(known, records)) == 6
+        assert len(planning.left(searched(optimizers=["sgd"], points=3), records)) == 7, (
+            "then it is wanted whole"
+        )
+
+
 class Cut(BaseException):
     """Ends the process, as far as the search can tell."""
 
@@ -336,7 +366,7 @@ class TestAsking:
     @pytest.fixture
     def one_by_one(self, monkeypatch):
         """Every unit is one point."""
-        monkeypatch.setattr(searching, "_unit_size", lambda *_: 1)
+        monkeypatch.setattr(planning, "unit_size", lambda *_: 1)
 
     @pytest.fixture
     def calm(self, searched, tmp_path):
