@@ -90,7 +90,8 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
     """Return a trial's :data:`SUMMARIES`; what does not exist is absent, so every value is finite.
 
     ``final_train_loss`` is the mean over the last epoch's iterations, ``final_val_loss`` what was measured
-    after it. A diverged trial has neither, but keeps its best values and its iterations to the threshold.
+    after it. A diverged trial has neither, but keeps its best values and its iterations to the threshold. A
+    pruned one has no iterations to the threshold: those pruned before it are missing, and not by chance.
     """
     if not record.epochs:
         return {}
@@ -100,7 +101,7 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
         "seconds": record.seconds,
         "iterations": record.iterations,
     }
-    if threshold is not None:
+    if threshold is not None and record.status != "pruned":
         summary["iterations_to_threshold"] = iterations_to_threshold(record.train_loss, threshold)
     if record.status != "diverged":
         last = record.epochs[-1]
