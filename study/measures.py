@@ -98,7 +98,8 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
     ``smoothed_iterations_to_threshold`` is the first iteration whose :func:`smoothed` loss is ≤ the
     threshold. ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold:
     a study has no other, and one of its own per measure would be one more thing to choose afterwards. It is
-    free of minibatch noise and coarse, whole epochs. ``seconds_to_threshold`` is the training time, without
+    free of minibatch noise and coarse, whole epochs. A pruned trial has none of these: those pruned before
+    the threshold are missing, and not by chance. ``seconds_to_threshold`` is the training time, without
     validation, up to ``iterations_to_threshold``; within an epoch every iteration is taken as equally long.
     """
     if not record.epochs:
@@ -109,7 +110,7 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
         "seconds": record.seconds,
         "iterations": record.iterations,
     }
-    if threshold is not None:
+    if threshold is not None and record.status != "pruned":
         hit = iterations_to_threshold(record.train_loss, threshold)
         summary |= {
             "iterations_to_threshold": hit,

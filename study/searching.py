@@ -203,7 +203,7 @@ class _ArmState:
     def judge(self, point: Point, *, stopped: bool) -> Worth:
         """Return what a point is worth whose process has ended or was ``stopped`` by the scheduler."""
         worth = self._worth(point)
-        if worth.state == "open" and stopped:
+        if worth.state == "open" and stopped and self._prunes:
             for trial in self.arm.trials(point, self.arm.search.seeds):
                 if not journal.read(self._folder.journal(trial), trial).ended:
                     journal.mark_pruned(self._folder.journal(trial), trial)
