@@ -9,13 +9,15 @@ import signal
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from study import view
-from study.folder import RUNS_VARIABLE, StudyFolder, find_run, runs_folder
+from study import cli_evidence, view
+from study.console import NameArgument, Runs, Uri, err, out
+from study.console import find_study as _find_run
+from study.console import refuse as _refuse
+from study.folder import StudyFolder, find_run, runs_folder
 from study.progress import progress_of
 from study.spec import SpecError, Study, load_study, preset_names, preset_path
 
@@ -31,30 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Where lines are read by programs and kept in logs, nothing is folded.
-out = Console(width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
-BAD_INPUT = 2
 INTERRUPTED = 130
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's name or a YAML file.")]
-NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A study's name, or its file to score its results anew.")
-]
-Runs = Annotated[
-    Path | None,
-    typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
-]
-Uri = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri",
-        help="MLflow's tracking URI.",
-        envvar="MLFLOW_TRACKING_URI",
-        show_default="SQLite in the folder of runs",
-    ),
-]
 
 
 def main() -> None:
@@ -183,6 +164,10 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
         _refuse(str(error))
 
 
+app.command()(cli_evidence.compare)
+app.command()(cli_evidence.export)
+
+
 @app.command()
 def ui(
     name: Annotated[str | None, typer.Argument(help="The study to open.", show_default="all")] = None,
@@ -217,18 +202,6 @@ def ui(
         _refuse(str(error))
 
 
-def _find_run(name: str, runs: Path | None, tracking_uri: str | None) -> tuple[Study, StudyFolder]:
-    folder = runs_folder(runs)
-    if (tracking_uri or "").startswith("http") and Path(name).name == name:
-        from study import tracking
-
-        try:
-            tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
-        except tracking.TrackingError as error:
-            _refuse(str(error))
-    return find_run(name, folder)
-
-
 def _open(url: str, browser: bool) -> None:
     out.print(url, highlight=False, soft_wrap=True)
     if browser:
@@ -243,7 +216,7 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
     records = folder.records(spec.trials())
     view.show_summary(out, tables.summary_table(tables.trial_table(records, spec)))
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
-    reports.write_report(records, spec, folder.report, links)
+    reports.write_report(records, spec, folder.report, links, tracker.search_link)
     tracker.keep_report(folder.report)
     view.show_next(
         out,
@@ -276,9 +249,3 @@ def _list_failures(spec: Study, folder: StudyFolder) -> None:
     for record in failed:
         reason = (record.error or "").strip().splitlines()[-1:]
         err.print(f"  {record.trial.workload} {record.trial.name}: {' '.join(reason)}")
-
-
-def _refuse(*problems: str) -> NoReturn:
-    for problem in problems:
-        err.print(f"error: {problem}")
-    sys.exit(BAD_INPUT)
