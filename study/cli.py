@@ -10,13 +10,15 @@ import sys
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from study import imports, view
-from study.folder import RUNS_VARIABLE, StudyFolder, find_run, runs_folder
+from study import cli_evidence, imports, view
+from study.console import NameArgument, Runs, Uri, err, out, say
+from study.console import find_study as _find_run
+from study.console import refuse as _refuse
+from study.folder import StudyFolder, find_run, runs_folder
 from study.progress import progress_of
 from study.spec import SpecError, Study, load_study, preset_names, preset_path
 
@@ -32,30 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Where lines are read by programs and kept in logs, nothing is folded.
-out = Console(width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
-BAD_INPUT = 2
 INTERRUPTED = 130
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's name or a YAML file.")]
-NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A study's name, or its file to score its results anew.")
-]
-Runs = Annotated[
-    Path | None,
-    typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
-]
-Uri = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri",
-        help="MLflow's tracking URI.",
-        envvar="MLFLOW_TRACKING_URI",
-        show_default="SQLite in the folder of runs",
-    ),
-]
 
 
 def main() -> None:
@@ -106,7 +87,7 @@ def run(
         tracker = tracking.Tracker(spec, uri, folder)
         out.print(f"[bold]{spec.name}[/]: {len(spec.outline())} trials; MLflow at {uri}")
         with view.watching(out) as watch:
-            settings = driver.Settings(data, address, cpus, gpus, watch, say=_say)
+            settings = driver.Settings(data, address, cpus, gpus, watch, say=say)
             progress = driver.run(spec, folder, tracker, settings)
         spec = folder.so_far(spec)
         _show_results(spec, folder, tracker)
@@ -209,6 +190,10 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
         _refuse(str(error))
 
 
+app.command()(cli_evidence.compare)
+app.command()(cli_evidence.export)
+
+
 @app.command()
 def ui(
     name: Annotated[str | None, typer.Argument(help="The study to open.", show_default="all")] = None,
@@ -243,26 +228,6 @@ def ui(
         _refuse(str(error))
 
 
-def _find_run(
-    name: str, runs: Path | None, tracking_uri: str | None
-) -> tuple[Study, StudyFolder, dict[str, float]]:
-    """Return a study, its folder, and what :func:`study.tracking.fetch` tells of trials under way."""
-    folder = runs_folder(runs)
-    elsewhere: dict[str, float] = {}
-    if (tracking_uri or "").startswith("http") and Path(name).name == name:
-        from study import tracking
-
-        try:
-            elsewhere = tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
-        except tracking.TrackingError as error:
-            _refuse(str(error))
-    return *find_run(name, folder), elsewhere
-
-
-def _say(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def _open(url: str, browser: bool) -> None:
     out.print(url, highlight=False, soft_wrap=True)
     if browser:
@@ -281,7 +246,7 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
         view.show_search(out, spec, objective.standings(spec, records))
     view.show_summary(out, tables.summary_table(tables.trial_table(records, spec)))
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
-    reports.write_report(records, spec, folder.report, links)
+    reports.write_report(records, spec, folder.report, links, tracker.search_link)
     tracker.keep_report(folder.report)
     view.show_next(
         out,
@@ -314,9 +279,3 @@ def _list_failures(spec: Study, folder: StudyFolder) -> None:
     for record in failed:
         reason = (record.error or "").strip().splitlines()[-1:]
         err.print(f"  {record.trial.workload} {record.trial.name}: {' '.join(reason)}")
-
-
-def _refuse(*problems: str) -> NoReturn:
-    for problem in problems:
-        err.print(f"error: {problem}")
-    sys.exit(BAD_INPUT)

@@ -1,20 +1,18 @@
-"""The figures of a study: curves over epochs, and iterations to the threshold over α₀."""
+"""The report's Figure 1: α_t, training and validation loss over epochs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from study.measures import iterations_to_threshold
 from study.records import EpochRecord, TrialRecord
 from study.spec import Study, Trial
 from study.style import STYLE, finish, look, subplots
@@ -66,44 +64,6 @@ def figure1(records: Sequence[TrialRecord], study: Study, alpha0: float | None =
     return figure
 
 
-def has_threshold_point(record: TrialRecord, study: Study) -> bool:
-    """Whether :func:`threshold_figure` shows a trial: it ended, has a threshold, and α₀ > 0."""
-    return record.ended and study.threshold(record.trial) is not None and record.trial.alpha0 > 0
-
-
-def threshold_figure(records: Sequence[TrialRecord], study: Study) -> Figure:
-    """Draw iterations to the threshold over α₀, one panel per workload, and per op if thresholds differ.
-
-    Points are medians over seeds with the range as a bar. A median that falls among trials that did not
-    reach the threshold is an open triangle on the budget's line. Of several β the first is shown.
-
-    Raises:
-        ValueError: no trial that ended has a threshold and α₀ > 0.
-    """
-    ended = [record for record in _ordered(records, study) if has_threshold_point(record, study)]
-    if not ended:
-        raise ValueError(f"study {study.name}: no trial with a threshold has ended; nothing to draw")
-    note, kept = _first_method(ended)
-    panels: dict[tuple[str, float], list[TrialRecord]] = {}
-    for record in kept:
-        threshold = study.threshold(record.trial)
-        assert threshold is not None
-        panels.setdefault((workload_label(record.trial), threshold), []).append(record)
-    with mpl.rc_context(STYLE):
-        columns = min(3, len(panels))
-        figure, axes = subplots(-(-len(panels) // columns), columns, height=3.0)
-        for panel in axes.flat[len(panels) :]:
-            panel.set_visible(False)
-        for panel, ((workload, threshold), these) in zip(axes.flat, panels.items(), strict=False):
-            _draw_iterations(panel, these, threshold)
-            panel.set_title(f"{workload}: training loss ≤ {threshold:g}", parse_math=False)
-            panel.set_xlabel("initial learning rate α₀")
-        for panel in axes[:, 0]:
-            panel.set_ylabel("iterations to threshold")
-        finish(figure, (record.trial.label for record in kept), study.name, note, markers=True)
-    return figure
-
-
 _ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
     ("learning rate α", lambda epoch: epoch.alpha_epoch, False),
     ("training loss", lambda epoch: epoch.train_loss_epoch, True),
@@ -146,18 +106,6 @@ def _choose(records: Sequence[TrialRecord], study: Study, alpha0: float | None) 
     return Choice(cells, "; ".join(parts))
 
 
-def _first_method(records: Sequence[TrialRecord]) -> tuple[str, list[TrialRecord]]:
-    """Of each optimizer on each workload the trials with the first β and options, and a line that says so."""
-    groups: _Groups = {}
-    for record in records:
-        groups.setdefault(_group(record), []).append(record)
-    cells = {
-        group: [r for r in members if _settings(r.trial, "alpha0") == _settings(members[0].trial, "alpha0")]
-        for group, members in groups.items()
-    }
-    return "; ".join(_left_out(groups, cells)), [record for cell in cells.values() for record in cell]
-
-
 def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
     """Say which β, granularity and options are shown where there are several."""
     parts = []
@@ -181,8 +129,8 @@ def _group(record: TrialRecord) -> tuple[str, str]:
     return workload_label(record.trial), record.trial.label
 
 
-def _settings(trial: Trial, *but: str) -> dict[str, Any]:
-    return {name: value for name, value in trial.settings().items() if name not in ("seed", *but)}
+def _settings(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.settings().items() if name != "seed"}
 
 
 def _each(symbol: str, trials: Mapping[str, Trial], name: str) -> str:
@@ -273,64 +221,3 @@ def _scale(panel: Axes, values: Floats, is_loss: bool, alpha0: float) -> None:
     margin = 0.05 * (high - low) or 0.05 * largest or 1.0
     panel.set_ylim(low - margin, high + margin)
     panel.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
-
-
-def _draw_iterations(panel: Axes, records: Sequence[TrialRecord], threshold: float) -> None:
-    budget = max(record.budget or record.iterations for record in records)
-    by_optimizer: dict[str, dict[float, list[float]]] = {}
-    for record in records:
-        hit = iterations_to_threshold(record.train_loss, threshold)
-        steps = by_optimizer.setdefault(record.trial.label, {})
-        steps.setdefault(record.trial.alpha0, []).append(math.inf if hit is None else hit)
-    alphas = sorted({alpha for steps in by_optimizer.values() for alpha in steps})
-    gap = min((b / a for a, b in pairwise(alphas) if a > 0), default=10.0)
-    lowest, highest, censored = float(budget), 1.0, False
-    for place, (name, steps) in enumerate(by_optimizer.items()):
-        # Side by side, within a quarter of the way to the next α₀, so that equal points show.
-        shift = gap ** (0.22 * (place - (len(by_optimizer) - 1) / 2) / max(len(by_optimizer), 4))
-        x = np.array(sorted(steps))
-        median = np.array([np.median(steps[alpha]) for alpha in x])
-        low = np.array([min(steps[alpha]) for alpha in x])
-        high = np.array([min(max(steps[alpha]), budget) for alpha in x])
-        reached = np.isfinite(median)
-        style = look(name)
-        kwargs: dict[str, Any] = {"color": style.color, "zorder": 3}
-        panel.plot(
-            x * shift,
-            np.where(reached, median, np.nan),
-            ls=style.linestyle,
-            lw=style.linewidth,
-            marker=style.marker,
-            ms=4,
-            **kwargs,
-        )
-        some = np.isfinite(low)
-        panel.vlines(x[some] * shift, low[some], high[some], lw=1, alpha=0.55, **kwargs)
-        if not reached.all():
-            there = x[~reached] * shift
-            (open_marks,) = panel.plot(there, np.full(len(there), budget), "^", ms=6, mfc="white", **kwargs)
-            open_marks.set(clip_on=False, in_layout=False, markeredgewidth=1.2)
-            faint = {**kwargs, "zorder": 2, "alpha": 0.3}  # tells which triangle is whose
-            panel.plot(x * shift, np.minimum(median, budget), ls=style.linestyle, lw=1, **faint)
-        lowest, highest = min([lowest, *low[some]]), max([highest, *high])
-        censored |= bool((~reached).any())
-    panel.set_xscale("log")
-    panel.set_yscale("log")
-    panel.set_ylim(max(lowest / 1.6, 0.7), highest * 1.8)
-    panel.set_xlim(alphas[0] / gap**0.5, alphas[-1] * gap**0.5)
-    panel.xaxis.set_major_locator(FixedLocator(alphas))
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
-    panel.yaxis.set_minor_formatter(NullFormatter())
-    if censored:
-        panel.axhline(budget, color="#888888", lw=0.8, ls=(0, (2, 2)), zorder=1)
-        panel.annotate(
-            f"not reached within {budget}",
-            (0.995, budget * 1.16),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color="#555555",
-            in_layout=False,
-        )

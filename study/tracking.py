@@ -199,6 +199,10 @@ class Tracker:
         base = ui_address(self.uri)
         return f"{base}/#/experiments/{self.experiment_id}/runs/{run.info.run_id}" if run else None
 
+    def search_link(self, wanted: str) -> str:
+        """Return the address of the runs that an MLflow filter finds, ``tags.optimizer = 'adam'``."""
+        return f"{ui_address(self.uri)}/{_page(self.experiment_id, wanted)}"
+
     def page(self) -> str | None:
         """Return the address of the study's runs in the UI of a server; None for an embedded store."""
         return f"{ui_address(self.uri)}/{_page(self.experiment_id)}" if _is_server(self.uri) else None
@@ -456,12 +460,12 @@ def _all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
             return
 
 
-def _page(experiment_id: str) -> str:
+def _page(experiment_id: str, wanted: str = "tags.role = 'trial'") -> str:
     # MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child
     # runs away under their parent unless they are filtered and ordered by something else than their date.
     view = {
         "workflowType": "machine_learning",
-        "searchFilter": "tags.role = 'trial'",
+        "searchFilter": wanted,
         "orderByKey": "metrics.`best_val_loss`",
         "orderByAsc": "true",
     }
@@ -470,7 +474,11 @@ def _page(experiment_id: str) -> str:
 
 def _params(trial: Trial) -> dict[str, Any]:
     settings = {"op": trial.op, "lop": trial.lop, **trial.settings()}
-    return {name: value for name, value in settings.items() if value is not None and value != {}}
+    params = {name: value for name, value in settings.items() if value is not None and value != {}}
+    # The UI's parallel coordinates know no logarithmic axis.
+    return params | {
+        f"log10_{n}": f"{math.log10(params[n]):.6g}" for n in ("alpha0", "beta") if params.get(n)
+    }
 
 
 def _epoch_metrics(epoch: EpochRecord) -> Iterator[Metric]:

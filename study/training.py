@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from study import optimizers
+from study import optimizers, provenance
 from study.records import EpochRecord
 from study.spec import Trial
 from study.workloads.base import Data, Workload
@@ -42,13 +42,14 @@ def is_repeatable(device: torch.device) -> bool:
 def machine(device: torch.device) -> dict[str, str]:
     """Say what trains: versions and device, as kept with every trial."""
     on_gpu = device.type == "cuda"
-    return {
+    said = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hypergrad-study": version("hypergrad-study"),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
     }
+    return said | ({"commit": commit} if (commit := provenance.commit()) else {})
 
 
 def train(trial: Trial, workload: Workload, data: Data, device: torch.device) -> Iterator[EpochRecord]:

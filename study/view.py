@@ -19,6 +19,10 @@ from rich.text import Text
 from study.planning import Plan
 from study.progress import Progress, Watch
 from study.spec import Study
+from study.wording import iterations, label, method, several, span
+
+if TYPE_CHECKING:
+    from study.comparing import Comparison
 
 if TYPE_CHECKING:
     from study.objective import ArmStanding
@@ -90,7 +94,15 @@ def show_summary(console: Console, summary: pd.DataFrame) -> None:
     table = _summary_table(summary, _spread)
     if console.is_terminal and _width(console, table) > console.width:
         table = _summary_table(summary, _middle)
-    console.print(table, width=_width(console, table), crop=False, no_wrap=True)
+    _print_whole(console, table)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table with nothing cut off; a terminal that is narrower breaks its lines."""
+    width = console.width
+    console.width = max(width, _width(console, table))
+    console.print(table)
+    console.width = width
 
 
 def _width(console: Console, table: Table) -> int:
@@ -153,6 +165,46 @@ def _several(count: int, what: str) -> str:
 
 def _is_infinite(value: float | None) -> bool:
     return value is not None and math.isinf(value)
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print studies or optimizers side by side, point by point, and what to know of them.
+
+    A terminal that is too narrow for intervals is shown medians and ratios alone.
+    """
+    table = _comparison_table(comparison, intervals=True)
+    if console.is_terminal and _width(console, table) > console.width:
+        table = _comparison_table(comparison, intervals=False)
+    _print_whole(console, table)
+    for note in comparison.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+
+
+def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
+    rows = comparison.rows
+    timed = bool(rows["threshold"].notna().any())
+    many = rows[["workload", "workload_args"]].drop_duplicates().shape[0] > 1
+    said = (" with its interval", " with its range") if intervals else ("", "")
+    title = "Medians over seeds: " + (f"N{said[0]}, " if timed else "") + f"best validation loss{said[1]}\n"
+    title += f"÷ first: paired by seed{said[0]}; below 1 is better"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    headings = ["workload"] * many + ["optimizer"] * comparison.of_studies + ["α₀", "who"]
+    headings += ["N", "reached", "N ÷ first"] if timed else []
+    for heading in [*headings, "best val loss", "÷ first", "seeds"]:
+        left = heading in ("workload", "optimizer", "who")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for _, lines in rows.groupby("point", sort=False):
+        for place, row in enumerate(lines.to_dict("records")):
+            first = place == 0
+            cells = [label(row) if first else ""] * many
+            cells += [method(row, with_beta=True) if first else ""] * comparison.of_studies
+            cells += [_number(row["alpha0"]) if first else "", row["who"]]
+            if timed:
+                cells += [_hits(row, intervals), f"{row['reached']}/{row['seeds']}"]
+                cells.append(_ratio(row, "iterations", intervals))
+            cells.append(_spread(row, "best_val_loss") if intervals else _middle(row, "best_val_loss"))
+            table.add_row(*cells, _ratio(row, "loss", intervals), str(row["seeds"]))
+    return table
 
 
 def show_plan(
@@ -230,6 +282,24 @@ def _spread(row: Mapping[Any, Any], name: str) -> str:
         return _middle(row, name)
     low, high = row[f"{name}_min"], row[f"{name}_max"]
     return _middle(row, name) + (f" ({_number(low)} – {_number(high)})" if low < high else "")
+
+
+def _hits(row: Mapping[Any, Any], interval: bool) -> str:
+    """N as a median, with its interval."""
+    if math.isnan(row["threshold"]) or not row["seeds"]:
+        return "–"
+    inside = span(*(iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high")))
+    return _middle(row, "iterations") + (f" ({inside})" if inside and interval else "")
+
+
+def _ratio(row: Mapping[Any, Any], name: str, interval: bool) -> str:
+    """The ratio to the first, with its interval, and over how many seeds if not over all."""
+    if row["is_base"]:
+        return "1"
+    value, low, high = (row[f"{name}_ratio{end}"] for end in ("", "_low", "_high"))
+    pairs = f" [{several(row[f'{name}_pairs'], 'pair')}]" if 0 < row[f"{name}_pairs"] < row["seeds"] else ""
+    inside = "" if math.isnan(low) or not interval else f" ({_number(low)} – {_number(high)})"
+    return _number(value) + inside + pairs
 
 
 def _middle(row: Mapping[Any, Any], name: str) -> str:

@@ -95,21 +95,51 @@ def test_every_optimizer_has_its_own_look():
     assert style.look("adam").color == style.look("adam-sgd").color != style.look("sgd").color
 
 
-def test_other_optimizers_have_a_look_of_their_own_and_a_place_in_the_legend():
-    study = make_study(
-        workloads=["digits-logreg"],
-        optimizers=[
-            *("sgdn", "torch.optim.AdamW", {"name": "torch.optim.AdamW", "schedule": "cosine"}),
-            {"name": "a.B", "label": "sgd-like (mine)"},
-        ],
+TWELVE = tuple(name for name in OPTIMIZERS if not name.endswith(("-adagrad", "-lion")))
+RIVALS = (
+    *("torch.optim.AdamW", "torch.optim.NAdam", "torch.optim.RAdam", "torch.optim.RMSprop"),
+    *("prodigyopt.Prodigy", "schedulefree.AdamWScheduleFree", "schedulefree.SGDScheduleFree"),
+)
+
+
+def test_other_optimizers_have_looks_of_their_own_that_depend_on_the_name_alone():
+    looks = [style.look(name) for name in RIVALS]
+    assert len({(look.color, look.linestyle) for look in looks}) == len(RIVALS)
+    assert not {look.color for look in looks} & set(style.COLOURS.values())
+    # Pinned: a study of last year has the same colours.
+    assert style.look("torch.optim.AdamW").color == "#CC79A7"
+    assert style.look("prodigyopt.Prodigy").color == "#000000"
+    further = style.look("adam-adagrad")
+    assert further.color == style.look("adam").color
+    assert further.linestyle not in {style.look(name).linestyle for name in TWELVE}
+
+
+def test_the_colours_are_apart_for_colour_blind_readers():
+    """Differences in CIELAB of the colours as a deuteranope sees them (Machado et al. 2009)."""
+    machado = np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
     )
-    records = [constant(trial, [0.1, 0.2], [0.5, 0.2]) for trial in study.trials()]
-    labels = ["sgdn", "AdamW", "AdamW cosine", "sgd-like (mine)"]
-    for figure in (figures.figure1(records, study), figures.threshold_figure(records, study)):
-        assert legend_of(figure) == labels
-    assert style.look("AdamW") == style.look("AdamW")
-    assert style.look("AdamW").color not in style.COLOURS.values()
-    assert len({(style.look(name).color, style.look(name).linestyle) for name in labels}) == 4
+
+    def lab(color: str) -> np.ndarray:
+        rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(machado @ linear, 0, 1)
+        matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        x, y, z = np.cbrt(np.array(matrix) @ seen / [0.9505, 1.0, 1.089] + 1e-9)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    colors = [*style.COLOURS.values(), *{style.look(name).color for name in RIVALS}]
+    for i, one in enumerate(colors):
+        for other in colors[:i]:
+            assert np.linalg.norm(lab(one) - lab(other)) > 10, (one, other)
+
+
+def test_legends_shorten_dotted_paths_unless_two_would_be_one():
+    assert style.labels(["adam", "torch.optim.AdamW"]) == {"adam": "adam", "torch.optim.AdamW": "AdamW"}
+    twice = ["torch.optim.AdamW", "mine.AdamW"]
+    assert style.labels(twice) == {name: name for name in twice}
+    order = style.in_order(["x.B", "adam-lion", "adam-sgd", "x.A", "sgd"])
+    assert order == ["sgd", "adam-sgd", "adam-lion", "x.B", "x.A"]
 
 
 def test_figure1_draws_the_median_over_seeds_and_the_range():
@@ -205,60 +235,6 @@ def test_scales_follow_the_range():
     assert scales([1e-3, 2e-2, 0.2], [2.0, 1.0, 0.05]) == ["symlog", "log"]
     assert scales([1e-3, -1e-4, 2e-3], [2.0, 1.0, 0.1]) == ["linear", "linear"]
     assert scales([1e-3, -1e-4, 0.5], [2.0, 1.0, 0.1]) == ["symlog", "linear"]
-
-
-def threshold_records(study: Study, hits: dict[tuple[float, int], int | None]) -> list[TrialRecord]:
-    """Trials of 100 iterations; the loss is below 0.3 from the given iteration on, or never."""
-    records = []
-    for trial in study.trials():
-        hit = hits[trial.alpha0, trial.seed]
-        loss = np.where(np.arange(1, 101) >= (hit or 101), 0.2, 2.0)
-        epoch = EpochRecord(1, 1, np.full(100, trial.alpha0), np.zeros(100), loss, 1.0, 0.5, 1.0)
-        records.append(TrialRecord(trial, status="finished", epochs=(epoch,)))
-    return records
-
-
-def test_threshold_figure_draws_medians_and_keeps_censored_points_apart():
-    study = make_study(
-        workloads=["digits-logreg"], optimizers=["adam"], alpha0=[0.01, 0.001, 0.1], epochs=1, threshold=0.3
-    )
-    hits = {(0.001, 0): None, (0.001, 1): None, (0.001, 2): 80}
-    hits |= {(0.01, 0): 40, (0.01, 1): None, (0.01, 2): 60}
-    hits |= {(0.1, 0): 10, (0.1, 1): 30, (0.1, 2): 11}
-    figure = figures.threshold_figure(threshold_records(study, hits), study)
-    (panel,) = figure.axes
-    medians, censored = panel.lines[:2]
-    np.testing.assert_allclose(medians.get_xdata(), [0.001, 0.01, 0.1])
-    np.testing.assert_array_equal(medians.get_ydata(), [np.nan, 60, 11])
-    assert censored.get_marker() == "^"
-    assert censored.get_markerfacecolor() == "white"
-    np.testing.assert_allclose(censored.get_xydata(), [[0.001, 100]])
-    ranges = [segment[:, 1].tolist() for segment in panel.collections[0].get_segments()]
-    assert ranges == [[80, 100], [40, 100], [10, 30]]
-    assert [text.get_text() for text in panel.texts] == ["not reached within 100"]
-    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
-
-
-def test_threshold_figure_has_a_panel_per_workload_and_threshold():
-    study = make_study(
-        optimizers=["sgd", "adam"],
-        epochs=1,
-        threshold={"digits-logreg": 0.3, "digits-mlp": {"sgd": 0.4, "adam": 0.3}},
-    )
-    hits = {(0.001, seed): 50 for seed in range(3)}
-    figure = figures.threshold_figure(threshold_records(study, hits), study)
-    assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == [
-        "digits-logreg: training loss ≤ 0.3",
-        "digits-mlp: training loss ≤ 0.4",
-        "digits-mlp: training loss ≤ 0.3",
-    ]
-
-
-def test_trials_that_have_not_ended_are_not_called_not_reached():
-    study = make_study(workloads=["digits-logreg"], optimizers=["adam"])
-    records = [synthetic(trial, epochs=1) for trial in study.trials()]
-    with pytest.raises(ValueError, match="no trial with a threshold has ended"):
-        figures.threshold_figure(records, study)
 
 
 def test_nothing_to_draw_is_said():

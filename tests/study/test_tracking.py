@@ -3,18 +3,21 @@
 import dataclasses
 import socket
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from study import cli
 from study.folder import StudyFolder, find_run
 from study.progress import progress_of
 from study.records import EpochRecord, TrialRecord
-from study.spec import load_study
-from study.tracking import Tracker, TrackingError, embedded_uri, fetch, runs_page
+from study.spec import Trial, load_study
+from study.tracking import Tracker, TrackingError, _Sent, embedded_uri, fetch, runs_page
 from study.ui import serving
 from study.worker import run_bundle
 
@@ -313,3 +316,61 @@ def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):
     assert "searchFilter=tags.role%20%3D%20%27trial%27" in page
     with pytest.raises(TrackingError, match="no experiment 'none'"):
         runs_page(tracker.uri, "none")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    total=st.integers(min_value=20, max_value=3000),
+    places=st.lists(st.integers(min_value=0, max_value=10**6), min_size=3, max_size=3),
+    epochs=st.integers(min_value=1, max_value=7),
+    data=st.data(),
+)
+def test_each_curve_keeps_its_own_spikes_however_it_grew(total, places, epochs, data):
+    """One spike per curve, each at a place of its own, up or down: every one is among the points sent."""
+    trial = Trial("digits-logreg", "adam-adam", 0.01, 1e-5, seed=0, iterations=total)
+    random = np.random.default_rng(total)
+    curves = {name: random.random(total) for name in ("alpha", "train_loss", "hypergradient")}
+    spikes = {}
+    for (name, values), place in zip(curves.items(), places, strict=True):
+        spikes[name] = place % total, data.draw(st.sampled_from([-50.0, 50.0]))
+        values[spikes[name][0]] = spikes[name][1]
+    cuts = np.unique([*np.linspace(0, total, epochs + 1).astype(int)])
+    made = tuple(
+        EpochRecord(
+            number,
+            int(start) + 1,
+            *(curves[name][start:end] for name in ("alpha", "hypergradient", "train_loss")),
+            1.0,
+            0.5,
+            1.0,
+        )
+        for number, (start, end) in enumerate(pairwise(cuts), start=1)
+    )
+    sent = _Sent()
+    points = []
+    for count in range(1, len(made) + 1):
+        status = "finished" if count == len(made) else "running"
+        points += sent.fresh(TrialRecord(trial, status=status, epochs=made[:count]))
+    for name, (place, value) in spikes.items():
+        kept = {point.step: point.value for point in points if point.key == name}
+        assert kept[place + 1] == value
+        assert len(kept) <= 322
+
+
+def test_rates_are_params_on_a_logarithmic_scale_too(write_study, tmp_path):
+    study, _ = write_study(optimizers=["sgd", "adam-adam"], alpha0=[0.01, 0], seeds=1, epochs=EPOCHS)
+    tracker = Tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
+    for trial in study.trials():
+        tracker.replay(record(trial))
+    runs = MlflowClient(tracking_uri=tracker.uri).search_runs([tracker.experiment_id], "tags.role = 'trial'")
+    params = {(run.data.params["optimizer"], run.data.params["alpha0"]): run.data.params for run in runs}
+    assert params["adam-adam", "0.01"]["log10_alpha0"] == "-2"
+    assert params["adam-adam", "0.01"]["log10_beta"] == "-5"
+    assert "log10_beta" not in params["sgd", "0.01"]
+    assert "log10_alpha0" not in params["sgd", "0.0"]
+
+
+def test_a_search_link_finds_the_runs_in_the_ui(opened):
+    link = opened().search_link("tags.optimizer = 'adam'")
+    assert link.startswith("http://127.0.0.1:5000/#/experiments/1/runs?")
+    assert "searchFilter=tags.optimizer%20%3D%20%27adam%27&" in link

@@ -1,0 +1,67 @@
+"""What the commands share: where they print, the options they have in common, and how they refuse."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from study.folder import RUNS_VARIABLE, StudyFolder, find_run, runs_folder
+from study.spec import Study
+
+# Where lines are read by programs and kept in logs, nothing is folded.
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+BAD_INPUT = 2
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A study's name, or its file to score its results anew.")
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
+]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow's tracking URI.",
+        envvar="MLFLOW_TRACKING_URI",
+        show_default="SQLite in the folder of runs",
+    ),
+]
+
+
+def refuse(*problems: str) -> NoReturn:
+    """Say what is wrong, one line each, and exit with :data:`BAD_INPUT`."""
+    for problem in problems:
+        err.print(f"error: {problem}")
+    sys.exit(BAD_INPUT)
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def find_study(
+    name: str, runs: Path | None, tracking_uri: str | None
+) -> tuple[Study, StudyFolder, dict[str, float]]:
+    """Return a study that was run, its folder, and what a server tells of trials under way elsewhere.
+
+    What the server has of the study is brought here first; see :func:`study.tracking.fetch`.
+    """
+    folder = runs_folder(runs)
+    elsewhere: dict[str, float] = {}
+    if (tracking_uri or "").startswith("http") and Path(name).name == name:
+        from study import tracking
+
+        try:
+            elsewhere = tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
+        except tracking.TrackingError as error:
+            refuse(str(error))
+    return *find_run(name, folder), elsewhere

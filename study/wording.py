@@ -1,0 +1,68 @@
+"""Numbers and counts as the report's pages write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` for nothing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) < 1000:  # 9.9999e-5 is 0.000100, and nobody rounds 1234 to 1230
+        value = float(f"{value:.{digits - 1}e}")
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits}g}".replace("-", "−")
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0) if value else 0
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def setting(value: float) -> str:
+    """Return a number as a person writes it, ``0.001``; ``–`` for nothing."""
+    return "–" if math.isnan(value) else f"{value:g}".replace("-", "−")
+
+
+def whole(value: float) -> str:
+    """Return a count that may be unknown; ``–`` for nothing."""
+    return "–" if math.isnan(value) else f"{value:.0f}"
+
+
+def percent(share: float) -> str:
+    """Return a share, 0 to 1, as a percentage; ``–`` for nothing."""
+    return "–" if math.isnan(share) else f"{100 * share:.3g} %"
+
+
+def several(count: int, noun: str) -> str:
+    """Return ``1 trial``, ``2 trials``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(names: list[str], most: int = 12) -> str:
+    """Return the first ``most`` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def iterations(value: float, budget: float) -> str:
+    """Return iterations to a threshold as text; ∞ is what the budget did not reach, ``> 9380``."""
+    if math.isinf(value):
+        return "not reached" if math.isnan(budget) else f"> {budget:.0f}"
+    return "–" if math.isnan(value) else f"{value:.10g}"
+
+
+def span(low: str, high: str) -> str:
+    """Return a range, empty if it is none."""
+    return "" if low == high or "–" in (low, high) else f"{low} – {high}"
+
+
+def method(row: Mapping[Any, Any], *, with_beta: bool = False) -> str:
+    """Return the optimizer with what else makes it what it is: ``adam-adam β 1e-07, released``."""
+    beta = f" β {row['beta']:g}" if with_beta and not math.isnan(row["beta"]) else ""
+    granularity = row["granularity"] if row["granularity"] != "group" else ""
+    return ", ".join(filter(None, (f"{row['optimizer']}{beta}", granularity, row["optimizer_args"])))
+
+
+def label(row: Mapping[Any, Any]) -> str:
+    """Return a row's workload with its arguments, ``digits-mlp (width=64)``."""
+    return f"{row['workload']} ({row['workload_args']})" if row["workload_args"] else str(row["workload"])
