@@ -42,18 +42,19 @@ def _seeds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
 
 
 def _missing(summary: pd.DataFrame) -> Iterator[str]:
+    one = _single(summary)
     gaps = summary[summary["missing"] > 0].to_dict("records")
     if gaps:
         count = sum(row["missing"] for row in gaps)
-        cells = [f"{_cell(row)} ({row['missing']} of {_size(row)})" for row in gaps]
+        cells = [f"{_cell(row, one)} ({row['missing']} of {_size(row)})" for row in gaps]
         yield (
             f"{several(count, 'trial')} missing: they failed, have not ended, or their records are gone. "
-            f"They are in no median, pair or figure: {listed(cells)}."
+            f"They are in no median, pair or claim: {listed(cells)}."
         )
     pruned = summary[summary["pruned"] > 0].to_dict("records")
     if pruned:
         count = sum(row["pruned"] for row in pruned)
-        cells = [f"{_cell(row)} ({row['pruned']} of {_size(row)})" for row in pruned]
+        cells = [f"{_cell(row, one)} ({row['pruned']} of {_size(row)})" for row in pruned]
         yield (
             f"{several(count, 'trial')} pruned: the search stopped them before their budget, so whether they "
             f"would have reached the threshold is unknown. They are in no table but the list of trials: "
@@ -68,10 +69,11 @@ def _thresholds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
         "A minibatch loss crosses a threshold early by luck; iterations to the threshold say when it first "
         "did, not that it stayed there. The smoothed measure beside it averages over about 50 iterations."
     )
+    one = _single(summary)
     timed = summary[summary["threshold"].notna() & (summary["seeds"] > 0)]
     short = int((timed["seeds"] - timed["reached"]).sum())
     if short:
-        never = [_cell(row) for row in timed[timed["reached"] == 0].to_dict("records")]
+        never = [_cell(row, one) for row in timed[timed["reached"] == 0].to_dict("records")]
         cells = f" In these cells none did: {listed(never)}." if never else ""
         yield (
             f"{short} of {several(int(timed['seeds'].sum()), 'trial')} that ended did not reach their "
@@ -85,7 +87,9 @@ def _edges(widths: pd.DataFrame) -> Iterator[str]:
         return
     at_edge = widths[widths["edge"].astype(bool)].to_dict("records")
     if at_edge:
-        names = list(dict.fromkeys(f"{label(row)} {method(row, with_beta=True)}" for row in at_edge))
+        one = _single(widths)
+        cells = (("" if one else f"{label(row)} ") + method(row, with_beta=True) for row in at_edge)
+        names = list(dict.fromkeys(cells))
         yield (
             "The range of good α₀ ends where the α₀ that were tried end, so it may be wider than it looks, "
             f"for {listed(names)}."
@@ -127,9 +131,14 @@ def _tuning(trials: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _cell(row: dict[Any, Any]) -> str:
+def _single(table: pd.DataFrame) -> bool:
+    """Whether there is one workload, which then need not be named."""
+    return len(table[["workload", "workload_args"]].drop_duplicates()) == 1
+
+
+def _cell(row: dict[Any, Any], one: bool) -> str:
     beta = "" if math.isnan(row["beta"]) else f" β={row['beta']:g}"
-    return f"{label(row)} {method(row)} α₀={row['alpha0']:g}{beta}"
+    return f"{'' if one else label(row) + ' '}{method(row)} α₀={row['alpha0']:g}{beta}"
 
 
 def _size(row: dict[Any, Any]) -> int:

@@ -39,7 +39,7 @@ def several(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def listed(names: list[str], most: int = 12) -> str:
+def listed(names: list[str], most: int = 20) -> str:
     """Return the first ``most`` names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 

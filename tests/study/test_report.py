@@ -196,7 +196,7 @@ def test_missing_failed_and_diverged_trials_are_counted_and_named(write):
     _, page = write(records, study)
     text = " ".join(page.text.split())
     assert "3 of 6 ended, 2 reached, 1 diverged, 1 failed, 1 running, 1 not started" in text
-    assert "digits-logreg adam α₀=0.001 (1 of 2), digits-logreg adam-sgd α₀=0.001 β=1e-07 (1 of 2)" in text
+    assert "adam α₀=0.001 (1 of 2), adam-sgd α₀=0.001 β=1e-07 (1 of 2)" in text
     assert "adam-sgd α₀=0.001 β=1e-07 seed=0: ValueError: no such file" in text
 
 
