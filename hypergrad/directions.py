@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hypergrad.pieces import pieces
 from hypergrad.rates import correction
 
 ParamState = dict[str, Tensor]
@@ -78,7 +79,8 @@ class SGD:
     ) -> None:
         with _kept_if(found_inf, states):
             directions = self.update(grads, states)
-        _fused_move(params, directions, lr, decay, found_inf)
+        # What the kernel calls gradients are directions here, so its weight decay is the decoupled one.
+        _fused_sgd(params, directions, lr, decay, found_inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,15 @@ class Momentum:
         decay: float = 0.0,
         found_inf: Tensor | None = None,
     ) -> None:
+        if not decay and "direction" not in states[0]:
+            # The kernel has momentum of its own; a buffer of zeros is what it would begin with.
+            buffers = [state["momentum_buffer"] for state in states]
+            _fused_sgd(params, grads, lr, 0.0, found_inf, buffers, self.momentum, self.nesterov)
+            return
         with _kept_if(found_inf, states):
             directions = self.update(grads, states)
-        _fused_move(params, directions, lr, decay, found_inf)
+        # What the kernel calls gradients are directions here, so its weight decay is the decoupled one.
+        _fused_sgd(params, directions, lr, decay, found_inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,12 @@ class Adam:
     def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
         # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, and any shift but 0 makes u_0 = 0.
         scales, shifts = self._corrections(states)
+        if len(states) == 1:
+            direction = torch.empty_like(states[0]["exp_avg"])
+            for u, m, v in pieces(direction, states[0]["exp_avg"], states[0]["exp_avg_sq"]):
+                torch.sqrt(v, out=u).mul_(scales[0]).add_(shifts[0])
+                torch.div(m, u, out=u)
+            return [direction]
         denominators = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
         torch._foreach_mul_(denominators, scales)
         torch._foreach_add_(denominators, shifts)
@@ -216,23 +230,25 @@ class Adam:
             torch._foreach_sub_(steps, [found_inf.to(torch.float32)] * len(steps))
 
 
-def _fused_move(
+def _fused_sgd(
     params: Sequence[Tensor],
-    directions: list[Tensor],
+    grads: Sequence[Tensor],
     lr: Tensor | float,
-    decay: float,
+    weight_decay: float,
     found_inf: Tensor | None,
+    buffers: Sequence[Tensor] = (),
+    momentum: float = 0.0,
+    nesterov: bool = False,
 ) -> None:
-    # What the kernel calls gradients are directions here, so its weight decay is the decoupled one.
     torch._fused_sgd_(
         list(params),
-        directions,
-        [],
-        weight_decay=decay,
-        momentum=0.0,
+        list(grads),
+        list(buffers),
+        weight_decay=weight_decay,
+        momentum=momentum,
         lr=lr,
         dampening=0.0,
-        nesterov=False,
+        nesterov=nesterov,
         maximize=False,
         is_first_step=False,
         found_inf=found_inf,

@@ -34,6 +34,7 @@ from hypergrad import kernels
 from hypergrad.directions import Direction, ParamState
 from hypergrad.hypergradients import Moves, hypergradients, no_moves, remember
 from hypergrad.learning import learn, scattered
+from hypergrad.pieces import step_pieces
 from hypergrad.rates import Rate, RateState
 from hypergrad.views import is_plain, view
 
@@ -261,10 +262,12 @@ def update(
             lr = lr[0] if isinstance(lr, list) else lr
             direction.fused(moved[block], given[block], states[block], lr, decay=decay, found_inf=found_inf)
             continue
-        directions = direction.update(given[block], states[block])
-        if decay:
-            directions = list(torch._foreach_add(directions, moved[block], alpha=decay))
-        _move(moved[block], directions, lr)
+        operands = (moved[block], given[block], states[block])
+        for thetas, gs, its in [operands] if with_members else step_pieces(*operands):
+            directions = direction.update(gs, its)
+            if decay:
+                directions = list(torch._foreach_add(directions, thetas, alpha=decay))
+            _move(thetas, directions, lr)
     return h
 
 
