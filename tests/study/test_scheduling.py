@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from study import scheduling
 from study.folder import StudyFolder
-from study.measures import trial_table
+from study.tables import trial_table
 from study.packwork import planned_limit
 from study.planning import plan
 from study.spec import Resources
