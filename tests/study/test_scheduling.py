@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 
 from study import scheduling
 from study.folder import StudyFolder
-from study.tables import trial_table
 from study.packwork import planned_limit
 from study.planning import plan
 from study.spec import Resources
+from study.tables import trial_table
 from study.tracking import Tracker, embedded_uri
 from study.worker import run_bundle
 

@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 from mlflow import MlflowClient
 
-from study import driver, journal, measures, objective, planning, points, samplers, searching
+from study import driver, journal, objective, planning, points, samplers, searching, tables
 from study.folder import StudyFolder, find_run
 from study.records import EpochRecord, TrialRecord
 from study.search import Arm, Found, Point, Range, Search
@@ -647,7 +647,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     assert (progress.total, progress.done, progress.pruned) == (2 * (6 * 2 + 2), 28, 2 * pruned)
     assert {one.total for one in told} == {28}, "the total is known from the beginning"
 
-    table = measures.trial_table(list(records.values()), known)
+    table = tables.trial_table(list(records.values()), known)
     assert len(table) == 4
     assert set(table["outcome"]) <= {"reached", "not_reached"}
 
