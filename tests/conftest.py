@@ -4,8 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from study.spec import Study, load_study
+
+# Hypothesis would fail an example for being slow; how fast things are is the benchmarks' affair.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 CHROMIUM = shutil.which("chromium")
 
