@@ -33,6 +33,7 @@ check: .venv/.ready  ## lint, types, known vulnerabilities
 
 bench: .venv/.ready  ## ratios against a peer measured in the same run
 	$(BIN)/python tests/benchmarks/iteration.py
+	$(BIN)/python tests/benchmarks/step.py
 
 cluster-up:  ## a Ray cluster with MLflow on this machine, in containers; WORKERS=4, GPUS=1
 	docker/make-secrets

@@ -187,10 +187,18 @@ def update(
     decay = weight_decay if decoupled_weight_decay else 0.0
     coupled = weight_decay - decay
     by_tensor = granularity == "tensor"
-    with_members = isinstance(state.alpha, Tensor) and state.alpha.ndim > by_tensor
+    learned = state.alpha if rate is not None and isinstance(state.alpha, Tensor) else None
+    with_members = learned is not None and learned.ndim > by_tensor
     kernel = None
-    if fused and rate is not None and not with_members and grad_scale is None and found_inf is None:
+    if fused and learned is not None and not with_members and grad_scale is None and found_inf is None:
         kernel = kernels.choose(direction, moved, given, states, weight_decay=coupled, maximize=maximize)
+    if kernel is not None and rate is not None and learned is not None:
+        options = normalize or multiplicative or lr_bounds is not None or schedule is not None or decay
+        every = granularity == "group" or len(moved) == len(params)
+        if not options and not state.moves and every and moved is whole:
+            h = kernel.step(rate, state.rate, learned, hypergrad_lr=hypergrad_lr, granularity=granularity)
+            if h is not None:
+                return h
     if kernel is None:
         given = _prepared(moved, given, coupled, maximize, grad_scale)
         if fused:
@@ -204,7 +212,7 @@ def update(
     size = len(moved) if foreach else 1
     blocks = [slice(start, start + size) for start in range(0, len(moved), size)]
 
-    h: Tensor | None = None
+    h = None
     alphas: Alphas = state.alpha
     if rate is not None:
         if not isinstance(state.alpha, Tensor):

@@ -33,11 +33,11 @@ def remember(
     present: Sequence[int],
 ) -> None:
     """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``."""
-    if isinstance(alphas, Tensor):
-        alphas = [alphas] * len(present)
-    for index, alpha in zip(present, alphas, strict=True):
-        moves["gain"][index].copy_(schedule / (1 - alpha * schedule * decay))
-        moves["decay"][index].fill_(decay)
+    if not isinstance(alphas, Tensor):
+        alphas = torch.stack(list(alphas))
+    gains = (schedule / (1 - alphas * schedule * decay)).expand(len(present), *moves["gain"].shape[1:])
+    _rows(moves, "gain", present, write=gains)
+    _rows(moves, "decay", present, write=moves["decay"].new_full((len(present),), decay))
 
 
 def no_moves(tensors: int, alpha: Tensor, with_tensor_axis: bool) -> Moves:
@@ -79,7 +79,7 @@ def hypergradients(
         normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
         kernel: makes the products, and moves the states on the way.
     """
-    decays = torch.stack([moves["decay"][index] for index in present]) if moves else None
+    decays = _rows(moves, "decay", present) if moves else None
     if kernel is not None:
         products = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
     else:
@@ -99,7 +99,7 @@ def hypergradients(
                 rows.append(dot)
         products = torch.stack(rows)
     products = sum_over_shards(products, whole)  # (T', *members), or (T', 3, *members)
-    gains = torch.stack([moves["gain"][index] for index in present]) if moves else None
+    gains = _rows(moves, "gain", present) if moves else None
     if not normalize:
         h = products.neg_() if gains is None else products.mul_(gains).neg_()
         return h.sum(0) if by_group else h
@@ -110,6 +110,18 @@ def hypergradients(
         dots, g_squares, d_squares = dots.sum(0), g_squares.sum(0), d_squares.sum(0)
     norms = g_squares.sqrt() * d_squares.sqrt()
     return dots.neg() / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+
+
+def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None = None) -> Tensor:
+    """Return the rows of the tensors ``present``, after writing them if there is what to ``write``."""
+    value = moves[name]
+    if len(present) == len(value):
+        return value if write is None else value.copy_(write)
+    # Row by row: an index tensor would have to be sent to the device.
+    rows = [value[index] for index in present]
+    if write is not None:
+        torch._foreach_copy_(rows, list(write.unbind()))
+    return torch.stack(rows)
 
 
 def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:

@@ -8,6 +8,9 @@ The hook, for ``functional.update``: between the two calls α is learned as it a
         ...                           # products → h → α, in torch
         kernel.move(alpha)            # pass 2: θ ← θ − α u_t
 
+or, for the report's three rules with no options, ``kernel.step``, which does it all in one call: at ten
+thousand parameters, calls are what takes the time.
+
 It is given gradients as they come: coupled weight decay and the sign of ``maximize`` are applied in pass 1. A
 kernel is made for one step, and its two methods are called once each, in this order. ``None`` means that the
 caller goes on without: for tensors on other devices, of other dtypes or subclasses, with gaps, under
@@ -36,6 +39,7 @@ from torch import Tensor
 
 from hypergrad import directions
 from hypergrad.kernels import build, cpu
+from hypergrad.rates import Rate, RateState
 
 __all__ = ["Kernel", "available", "choose", "why_not"]
 
@@ -52,6 +56,28 @@ class Kernel(Protocol):
 
         Returns:
             Shape (T,) or (T, 3), in α's dtype, on the device of the parameters.
+        """
+
+    def step(
+        self,
+        rate: Rate,
+        state: RateState,
+        alpha: Tensor,
+        *,
+        hypergrad_lr: Tensor | float,
+        granularity: str,
+    ) -> Tensor | None:
+        """Take the whole step, in place of ``products`` and ``move``: no option but the granularity.
+
+        Args:
+            rate: the lop.
+            state: its state, with an entry for each tensor unless ``"group"``; moves.
+            alpha: (), or (T,) for ``"tensor"``; moves.
+            hypergrad_lr: β.
+            granularity: see ``hypergrad.functional``.
+
+        Returns:
+            h in the shape of ``alpha``; ``None``, and nothing has moved, where the kernel lacks the rule.
         """
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:

@@ -2,6 +2,7 @@
  *
  *   products_*   <g, d_{t-1}> of each tensor, d = u + lambda theta; on the way the direction's state moves to u_t
  *   move         theta <- theta - alpha (u_t + lambda theta)
+ *   step_*       both, with the report's rate rules between them, for models so small that calls are what takes time
  *
  * Every tensor is cut into blocks of one size. One thread sums a block, in float64, and a tensor's blocks are added in
  * their order: a sum depends neither on the number of threads nor on who was faster.
@@ -33,6 +34,18 @@ typedef struct {
 typedef struct {
     REAL scale, shift;
 } Correction;
+
+/* How alpha is learned. Arrays have one entry per alpha, the rule's state ("released") one per tensor. */
+typedef struct {
+    int64_t kind;        /* 0 SGD, 1 SGDN, 2 Adam */
+    int64_t granularity; /* 0 group, 1 tensor, 2 released */
+    REAL *alpha;
+    REAL *h;
+    REAL *first;  /* v of SGDN, m of Adam */
+    REAL *second; /* v of Adam */
+    REAL *step;   /* Adam's t */
+    double learning_rate, beta1, beta2, eps; /* beta1: mu of SGDN */
+} Rule;
 
 /* <g, d>, and where they are asked for <g, g> and <d, d>. */
 typedef struct {
@@ -260,6 +273,8 @@ PRODUCTS(nesterov)
 PRODUCTS(heavy_ball)
 PRODUCTS(adam)
 
+/* ---- Moves ---- */
+
 INLINE Sums move_stored(ELEMENTS, int decoupled)
 {
     REAL *restrict theta = pass->call->theta[tensor];
@@ -302,3 +317,55 @@ int move(const Call *call, const REAL *alpha, int64_t stride, double decay)
         pass.visit = decay ? stored_decoupled : stored_plain;
     return run(pass, NULL, 0);
 }
+
+/* ---- Whole steps ---- */
+
+/* What an alpha moves along: the rule of rates.py, with the i-th entry of its state. */
+static double ruled(const Rule *rule, double h, int64_t i)
+{
+    if (rule->kind == 1) {
+        rule->first[i] = rule->beta1 * rule->first[i] + h;
+        return h + rule->beta1 * rule->first[i];
+    }
+    if (rule->kind == 2) {
+        double step = rule->step[i] += 1;
+        rule->first[i] += (1 - rule->beta1) * (h - rule->first[i]);
+        rule->second[i] = rule->beta2 * rule->second[i] + (1 - rule->beta2) * h * h;
+        double square = rule->second[i] / (1 - pow(rule->beta2, step));
+        return rule->first[i] / (1 - pow(rule->beta1, step)) / (sqrt(square) + rule->eps);
+    }
+    return h;
+}
+
+static int step(const Call *call, const Rule *rule,
+                int (*products)(const Call *, const REAL *decays, REAL *products, int64_t columns))
+{
+    int64_t tensors = call->tensors;
+    REAL *own = malloc(tensors * sizeof *own), *path = malloc(tensors * sizeof *path);
+    int failed = !own || !path || products(call, NULL, own, 1);
+    if (!failed) {
+        double total = 0;
+        for (int64_t t = 0; t < tensors; t++) {
+            total -= own[t];
+            if (rule->granularity) {
+                REAL *alpha = rule->alpha + (rule->granularity == 1 ? t : 0);
+                path[t] = *alpha -= rule->learning_rate * ruled(rule, -own[t], t);
+            }
+            if (rule->granularity == 1)
+                rule->h[t] = -own[t];
+        }
+        if (rule->granularity != 1)
+            *rule->h = total;
+        if (!rule->granularity)
+            *rule->alpha -= rule->learning_rate * ruled(rule, *rule->h, 0);
+        failed = rule->granularity ? move(call, path, 1, 0) : move(call, rule->alpha, 0, 0);
+    }
+    free(own);
+    free(path);
+    return failed;
+}
+
+int step_sgd(const Call *call, const Rule *rule) { return step(call, rule, products_sgd); }
+int step_nesterov(const Call *call, const Rule *rule) { return step(call, rule, products_nesterov); }
+int step_heavy_ball(const Call *call, const Rule *rule) { return step(call, rule, products_heavy_ball); }
+int step_adam(const Call *call, const Rule *rule) { return step(call, rule, products_adam); }

@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hypergrad import directions
+from hypergrad import directions, rates
 from hypergrad.kernels import build
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -22,12 +23,16 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 # ``Call`` in cpu.c: a count and addresses (tensors, sizes, theta, grad, direction, first, second, step),
 # numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
 _CALL = struct.Struct("@8q6dq")
+# ``Rule``: kind, granularity, addresses (alpha, h, first, second, step), numbers (hypergrad_lr, beta1, beta2,
+# eps).
+_RULE = struct.Struct("@7q4d")
+_GRANULARITIES = {"group": 0, "tensor": 1, "released": 2}
 
 
 class CPUKernel:
     """One step of ``direction``, whose learned α needs its ``previous``; see ``hypergrad.kernels.Kernel``."""
 
-    __slots__ = ("_call", "_columns", "_dtype", "_held", "_move", "_products", "_written")
+    __slots__ = ("_call", "_columns", "_dtype", "_functions", "_held", "_written")
 
     def __init__(
         self,
@@ -47,7 +52,7 @@ class CPUKernel:
         """
         name, keys, numbers = _described(direction)
         self._dtype = params[0].dtype
-        self._products, self._move = _functions(self._dtype, name)
+        self._functions = _functions(self._dtype, name)
         own = [[state[key] for state in states] for key in keys if key is not None]
         grads = _suitable(params, grads, own, self._dtype)
         written = [*params, *(tensor for tensors in own for tensor in tensors)]
@@ -79,16 +84,54 @@ class CPUKernel:
         if decays is not None:
             decays = decays.to(self._dtype).contiguous()
         address = None if decays is None else decays.data_ptr()
-        _check(self._products(self._call, address, products.data_ptr(), 3 if norms else 1))
+        _check(self._functions.products(self._call, address, products.data_ptr(), 3 if norms else 1))
         return products
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
         """See ``hypergrad.kernels.Kernel``."""
         if alpha.dtype != self._dtype or not alpha.is_contiguous():
             alpha = alpha.to(self._dtype).contiguous()
-        _check(self._move(self._call, alpha.data_ptr(), alpha.ndim, decay))
+        _check(self._functions.move(self._call, alpha.data_ptr(), alpha.ndim, decay))
         # Autograd must hear of writes that it does not see.
         torch._C._increment_version(self._written)
+
+    def step(
+        self,
+        rate: rates.Rate,
+        state: rates.RateState,
+        alpha: Tensor,
+        *,
+        hypergrad_lr: Tensor | float,
+        granularity: str,
+    ) -> Tensor | None:
+        """See ``hypergrad.kernels.Kernel``."""
+        beta1 = beta2 = eps = 0.0
+        kept = [alpha]
+        if type(rate) is rates.SGD:
+            kind = 0
+        elif isinstance(rate, rates.SGDN) and type(rate) is rates.SGDN:
+            kind, beta1 = 1, rate.momentum
+            kept.append(state["momentum_buffer"])
+        elif isinstance(rate, rates.Adam) and type(rate) is rates.Adam:
+            kind, (beta1, beta2), eps = 2, rate.betas, rate.eps
+            kept += [state["exp_avg"], state["exp_avg_sq"], state["step"]]
+        else:
+            return None
+        if isinstance(hypergrad_lr, Tensor):
+            return None
+        for tensor in kept:
+            if tensor.dtype != self._dtype or not tensor.is_cpu or not tensor.is_contiguous():
+                return None
+        h = torch.empty_like(alpha)
+        addresses = [tensor.data_ptr() for tensor in kept[1:]]
+        rule = _RULE.pack(
+            *(kind, _GRANULARITIES[granularity], alpha.data_ptr(), h.data_ptr()),
+            *(*addresses, 0, 0, 0)[:3],
+            *(hypergrad_lr, beta1, beta2, eps),
+        )
+        _check(self._functions.step(self._call, rule))
+        torch._C._increment_version([*self._written, *kept])
+        return h
 
 
 Keys = tuple[str | None, str | None, str | None]
@@ -109,16 +152,23 @@ def _described(direction: directions.Direction) -> tuple[str, Keys, tuple[float,
     raise build.UnavailableError(f"there are none for {type(direction).__name__}")
 
 
+class _Functions(NamedTuple):
+    products: Callable[..., int]
+    move: Callable[..., int]
+    step: Callable[..., int]
+
+
 @cache
-def _functions(dtype: torch.dtype, name: str) -> tuple[ctypes._NamedFuncPointer, ctypes._NamedFuncPointer]:
-    """Return the two passes: ``products_*`` and ``move`` of cpu.c."""
+def _functions(dtype: torch.dtype, name: str) -> _Functions:
+    """Return the functions of cpu.c for one direction."""
     if dtype not in REALS:
         raise build.UnavailableError(f"there are none for {dtype}")
     library = build.library(REALS[dtype])
-    products, move = library[f"products_{name}"], library["move"]
+    products, move, step = library[f"products_{name}"], library["move"], library[f"step_{name}"]
     products.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     move.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_double)
-    return products, move
+    step.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+    return _Functions(products, move, step)
 
 
 def _check(failed: int) -> None:

@@ -111,6 +111,27 @@ def test_norms_and_decoupled_decay(kind):
                 torch.testing.assert_close(state[key], value, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
+@pytest.mark.parametrize("lop", ["sgd", "sgdn", "adam", "adagrad", "lion"])
+@pytest.mark.parametrize("op", ["sgd", "sgdn", "heavy ball", "adam"])
+def test_fused_steps_equal_default_ones(problem, op, lop, granularity):
+    """In one call, in two passes around torch's rule (as with bounds), and without kernels; with holes."""
+    kind = "sgdn" if op == "heavy ball" else op
+    alpha0, beta = problem.rates(f"{kind}-{lop}")
+    options = {"nesterov": False} if op == "heavy ball" else {}
+    runs = []
+    for way in ({}, {"fused": True}, {"fused": True, "lr_bounds": (-1e30, 1e30)}):
+        params = problem.initial()
+        arguments = options | way | {"lr": alpha0, "hypergrad_lr": beta, "weight_decay": 0.01}
+        optimizer = hypergrad.create(f"{kind}-{lop}", params, granularity=granularity, **arguments)
+        problem.train(optimizer, params, range(20), {0: {1}, 7: {0, 2}, 8: {2}})
+        state = optimizer.param_groups[0]["lop_state"]
+        learned = [*optimizer.learning_rates, *optimizer.hypergradients, *state.values()]
+        runs.append([*(param.detach() for param in params), *learned])
+    for run in runs[1:]:
+        torch.testing.assert_close(run, runs[0], rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", DIRECTIONS)
 def test_bits_do_not_depend_on_threads(kind):
     direction, runs = DIRECTIONS[kind], []
