@@ -95,17 +95,17 @@ def products(trials, workload, data, device):
     if not isinstance(stacking.forward(model, data.train_inputs.ndim), stacking.Perceptron):
         return None
     members, batch = len(trials), trials[0].batch_size
-    streams = len({trial.seed for trial in trials})
-    if members % streams:
-        return None
+    seeds = [trial.seed for trial in trials]
     operands = []
     for index, layer in enumerate(layers):
         out, into = layer.weight.shape
         if index == 0:
-            shapes = [
-                ((streams, members // streams * out, into), (streams, into, batch)),
-                ((streams, members // streams * out, batch), (streams, batch, into)),
-            ]
+            shapes = []
+            for count in (seeds.count(seed) for seed in set(seeds)):
+                shapes += [
+                    ((1, count * out, into), (1, into, batch)),
+                    ((1, count * out, batch), (1, batch, into)),
+                ]
         else:
             shapes = [
                 ((members, out, into), (members, into, batch)),
@@ -251,7 +251,7 @@ def draw(tables, path):
         members = [line["members"] for line in lines]
         left.plot(members, [1e3 * line["members"] / line["packed"] for line in lines], "o-", label=name)
         right.plot(members, [line["memory"] for line in lines], "o-", label=name)
-        first = 1e3 / lines[0]["packed"]
+        first = 1e3 / lines[0]["unpacked"]
         left.plot(members, [first * count for count in members], ":", color="grey", linewidth=1)
     for axes, what in ((left, "ms per iteration of the pack"), (right, "largest memory, MB")):
         axes.set(xscale="log", yscale="log", xlabel="members", ylabel=what)
@@ -276,6 +276,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--capture", action="store_true", help="on a GPU: an iteration is a CUDA graph")
     parser.add_argument(
         "--tune", type=int, metavar="TRIALS", help="also one process per trial under Ray Tune"
     )

@@ -154,6 +154,18 @@ def test_curves_are_thinned_with_their_extremes_and_whole_in_an_artifact(study, 
     assert table["epoch"][ITERATIONS].as_py() == 2
 
 
+def test_each_curve_of_a_large_study_keeps_fewer_points(study, opened, client, monkeypatch):
+    monkeypatch.setattr("study.tracking._STUDY_POINTS", 130 * len(study.trials()))
+    tracker = opened()
+    trial = study.trials()[2]
+    tracker.replay(record(trial))
+    (run,) = [
+        r for r in client.search_runs([tracker.experiment_id]) if r.data.tags.get("trial_key") == trial.key
+    ]
+    for name in ("alpha", "train_loss", "hypergradient"):
+        assert 100 < len(client.get_metric_history(run.info.run_id, name)) <= 132
+
+
 def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, client, tmp_path):
     trials = study.trials()
     grown = opened()
