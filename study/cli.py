@@ -140,11 +140,15 @@ def plan(
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
     rates = planning.measured_rates(records)
     limit = packwork.planned_limit(spec.pack, on_gpu=needs.gpus > 0)
-    planned = planning.plan(todo, max(1, slots), rates, limit)
+    with imports.refusing():
+        planned = planning.plan(todo, max(1, slots), rates, limit)
+        single = packwork.reasons_against(todo) if spec.pack != 1 else {}
+    single |= {
+        name: "code of its own; whether it packs is seen when it runs" for name in single if ":" in name
+    }
     if planned.seconds is not None:
         starts = planning.search_starts(folder.so_far(spec), max(1, slots), rates)
         planned = replace(planned, seconds=planned.seconds + starts)
-    single = packwork.reasons_against(todo) if spec.pack != 1 else {}
     view.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
 
 

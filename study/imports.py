@@ -17,7 +17,16 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-__all__ = ["VARIABLE", "NamedCodeError", "current_folder", "find", "nearest", "one_line", "refused"]
+__all__ = [
+    "VARIABLE",
+    "NamedCodeError",
+    "current_folder",
+    "find",
+    "nearest",
+    "one_line",
+    "refused",
+    "refusing",
+]
 
 VARIABLE = "HYPERGRAD_STUDY_NO_IMPORTS"
 
@@ -32,6 +41,20 @@ class NamedCodeError(ValueError):
 def refused() -> bool:
     """Whether code that a study file names is refused."""
     return os.environ.get(VARIABLE, "").lower() not in ("", "0", "false", "no", "off")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Refuse it for a while: what only looks at a study runs none of its code."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def find(

@@ -131,14 +131,13 @@ def test_a_pack_that_is_cut_off_goes_on_packed_or_alone(
     tmp_path, use, packed_sizes, monkeypatch, first, then
 ):
     """After two of four epochs, of three batches each: of all trials, or of the first if each is alone."""
-    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     monkeypatch.setattr(packwork, "CHECKPOINT_SHARE", 1e9)
     todo = trials()
     calm, folder = StudyFolder(tmp_path / "calm", "s"), StudyFolder(tmp_path / "cut", "s")
     run(calm, todo, pack=1)
     use(Workload("w", load, build, cut_after(8)))
     with pytest.raises(Cut):
-        run(folder, todo, pack=first)
+        run(folder, todo, pack=first, checkpoint_seconds=0)
     before = folder.records(todo)
     packed_sizes.clear()
     use(WORK)
@@ -225,15 +224,18 @@ def test_a_diverged_member_is_reported_when_it_ends(tmp_path, use):
 
 
 def test_large_packs_write_checkpoints_less_often(tmp_path, use, monkeypatch):
-    """A save that takes a second may come every 20."""
-    monkeypatch.setattr(checkpoints, "SECONDS", 1.0)
-    clock, saves = [0.0], []
+    """Saves that take a second for all together may come every 20."""
+    clock, saves, todo = [0.0], [], trials(epochs=25)
 
-    def save(states):
-        saves.append(clock[0])
-        clock[0] += 1.0
+    written = []
 
-    monkeypatch.setattr(checkpoints, "save", save)
+    def save(self, state):
+        written.append(state["key"])
+        if len(written) % len(todo) == 0:
+            saves.append(clock[0])
+            clock[0] += 1.0
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save)
     monkeypatch.setattr(packwork.time, "monotonic", lambda: clock[0])
 
     def ticking(self):
@@ -243,5 +245,5 @@ def test_large_packs_write_checkpoints_less_often(tmp_path, use, monkeypatch):
 
     epochs = PackTraining.epochs
     monkeypatch.setattr(PackTraining, "epochs", ticking)
-    run(StudyFolder(tmp_path, "s"), trials(epochs=25))
+    run(StudyFolder(tmp_path, "s"), todo, checkpoint_seconds=1)
     assert saves == [2.0, 23.0, 44.0]
