@@ -39,7 +39,7 @@ def command(*arguments, **options):
 def test_help_names_every_command(say):
     code, out, _ = say("--help")
     assert code == 0
-    for name in ("run", "plan", "report", "ui", "presets", "status"):
+    for name in ("run", "plan", "report", "compare", "export", "ui", "presets", "status"):
         assert re.search(rf"^\W*{name}\b", out, re.M), name
 
 
@@ -113,7 +113,7 @@ def test_a_study_from_first_run_to_report(write_study, tmp_path):
     assert "6/6 trials done" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    for name in ("index.html", "figure1.png", "figure1.svg", "thresholds.png", "trials.csv", "summary.csv"):
+    for name in ("index.html", "figure1.png", "figure1.svg", "runtime.png", "trials.csv", "summary.csv"):
         assert (runs / "small" / "report" / name).stat().st_size > 0
 
     client = MlflowClient(tracking_uri=embedded_uri(runs))

@@ -105,6 +105,72 @@ def test_the_command_opens_the_table_of_runs_and_a_run_draws_its_alpha(driver, k
         urllib.request.urlopen(f"{base}health", timeout=2)
 
 
+def shown(driver, selector, words=""):
+    """The elements on show whose text begins with ``words``; none while the page is being redrawn."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.by import By
+
+    try:
+        found = [e for e in driver.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()]
+        return [element for element in found if element.text.strip().startswith(words)]
+    except StaleElementReferenceException:
+        return []
+
+
+def click(driver, selector, words="", which=0):
+    """Click an element once it is there and nothing is in front of it."""
+    from selenium.common.exceptions import WebDriverException
+
+    def clicked():
+        try:
+            shown(driver, selector, words)[which].click()
+        except (IndexError, WebDriverException):
+            return False
+        return True
+
+    wait_for(clicked)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
+    """docs/mlflow-ui.md: filter by tag, group by optimizer, parallel coordinates, the curve's file."""
+    tracker, trials, folder = kept
+    plain, learned = (next(trial for trial in trials if bool(trial.lop) is it) for it in (False, True))
+    with serving(embedded_uri(folder.runs), port=0) as address:
+
+        def go(link):
+            driver.get("about:blank")
+            driver.get(f"{address}/#{link.partition('#')[2]}")
+
+        go(tracker.search_link("tags.optimizer LIKE 'adam-%' and tags.alpha0 = '0.01'"))
+        wait_for(lambda: learned.name in text(driver))
+        assert plain.name not in text(driver)
+        if shown(driver, "[data-component-id='mlflow.assistant.chat_panel.close']"):
+            click(driver, "[data-component-id='mlflow.assistant.chat_panel.close']")
+
+        go(tracker.search_link("tags.role = 'trial'") + "&compareRunsMode=CHART")
+        click(driver, "button", "Add chart")
+        click(driver, "[role=menuitem]", "Parallel coordinates")
+        for box, names in enumerate((("log10_alpha0", "log10_beta"), ("iterations_to_threshold",))):
+            click(driver, "[role=dialog] [class*=select-selector]", which=box)
+            for name in names:
+                driver.switch_to.active_element.send_keys(name)
+                click(driver, "[class*=select-item-option]", name)
+            driver.find_element("xpath", "//*[text()='Chart type']").click()  # closes the list
+        axes = "return [...document.querySelectorAll('.parcoords .axis-title')].map(e => e.textContent)"
+        drawn = wait_for(lambda: driver.execute_script(axes))
+        assert drawn == ["log10_alpha0", "log10_beta", "iterations_to_threshold"]
+
+        go(tracker.search_link("tags.role = 'trial'"))
+        click(driver, "button", "Group by")
+        click(driver, "[role=menuitemcheckbox]", "optimizer")
+        wait_for(lambda: "Group: sgd" in text(driver))
+
+        go(f"{tracker.run_link(learned)}/artifacts/curve.parquet")
+        wait_for(lambda: f"{folder.artifacts}/small" in text(driver) and "curve.parquet" in text(driver))
+
+
 def test_a_port_that_is_taken_is_said(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
