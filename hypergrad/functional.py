@@ -36,7 +36,7 @@ from hypergrad.hypergradients import Moves, hypergradients, no_moves, remember
 from hypergrad.learning import learn, scattered
 from hypergrad.pieces import step_pieces
 from hypergrad.rates import Rate, RateState
-from hypergrad.views import is_plain, view
+from hypergrad.views import is_plain, is_sharded, view
 
 GRANULARITIES = ("group", "tensor", "released")
 
@@ -195,7 +195,8 @@ def update(
     if kernel is not None and rate is not None and learned is not None:
         options = normalize or multiplicative or lr_bounds is not None or schedule is not None or decay
         every = granularity == "group" or len(moved) == len(params)
-        if not options and not state.moves and every and moved is whole:
+        local = moved is whole or not any(map(is_sharded, whole))
+        if not options and not state.moves and every and local:
             h = kernel.step(rate, state.rate, learned, hypergrad_lr=hypergrad_lr, granularity=granularity)
             if h is not None:
                 return h

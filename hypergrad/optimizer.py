@@ -69,8 +69,10 @@ class SGD(Hypergradient):
         maximize: climb instead of descend.
         foreach: ``True`` makes one call for all tensors, ``False`` goes tensor by tensor, which needs less
             memory at a time; ``None`` chooses the faster.
-        fused: ``True`` lets torch's fused kernels move the parameters; h stays a pass of its own. Each group
-            needs parameters of one floating-point dtype on one device.
+        fused: ``True`` takes a step with a learned α in two passes over memory, by kernels that the system's
+            C compiler makes on first use (``hypergrad.kernels``); where there are none, such as on a GPU,
+            torch's fused kernels move the parameters and h is a pass of its own. Each group needs parameters
+            of one dtype on one device.
         differentiable: refused: a step learns α in place.
 
     Every option may differ between parameter groups. A learned α lies in ``param_groups[i]["lr"]``, a tensor

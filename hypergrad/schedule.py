@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -42,6 +43,10 @@ class Schedule(torch.optim.Optimizer):
             RuntimeError: always.
         """
         raise RuntimeError("a schedule takes no steps: call step of the optimizer that it belongs to")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is the view of the optimizer's copy, as the scheduler's own would be.
+        return attrgetter("schedule"), (self.optimizer,)
 
     def __repr__(self) -> str:
         return f"Schedule({type(self.optimizer).__name__})"

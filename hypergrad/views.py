@@ -22,12 +22,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether ``view`` would return ``tensor`` itself."""
-    return not tensor.is_complex() and not _is_sharded(tensor)
+    return not tensor.is_complex() and not is_sharded(tensor)
 
 
 def view(tensor: Tensor) -> Tensor:
     """Return a real, local view of ``tensor``: a complex one gains a last axis of size 2."""
-    if _is_sharded(tensor):
+    if is_sharded(tensor):
         tensor = tensor.to_local()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
@@ -44,7 +44,7 @@ def sum_over_shards(products: Tensor, whole: Sequence[Tensor]) -> Tensor:
     """
     axes: dict[tuple[DeviceMesh, int], list[int]] = {}
     for index, tensor in enumerate(whole):
-        if not _is_sharded(tensor):
+        if not is_sharded(tensor):
             continue
         for axis, placement in enumerate(tensor.placements):
             if placement.is_partial():
@@ -59,7 +59,8 @@ def sum_over_shards(products: Tensor, whole: Sequence[Tensor]) -> Tensor:
     return products
 
 
-def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether this rank has a part of ``tensor`` only."""
     if type(tensor) in _PLAIN:
         # nn.Parameter(DTensor) is a DTensor, so these two types hold what they say.
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import warnings
 
 import pytest
@@ -156,6 +157,21 @@ def test_the_view(problem):
     assert len(group) == len(set(group))
     with pytest.raises(RuntimeError, match="takes no steps"):
         view.step()
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")  # as torch says of copies of its own
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_are_of_one_piece(problem, copied):
+    """A scheduler that is copied with its optimizer moves the copy's factor."""
+    params = problem.initial()
+    optimizer = hypergrad.SGD(params, lr=0.02)
+    scheduler = lr_scheduler.CosineAnnealingLR(optimizer.schedule, T_max=10)
+    problem.train(optimizer, params, range(1))
+    twin, twin_scheduler = copied((optimizer, scheduler))
+    assert twin_scheduler.optimizer is twin.schedule
+    twin_scheduler.step()
+    assert twin.param_groups[0]["lr_factor"] < 1
+    assert optimizer.param_groups[0]["lr_factor"] == 1
 
 
 def test_a_scheduler_on_the_optimizer_itself_is_warned_of(problem):
