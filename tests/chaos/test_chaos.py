@@ -38,6 +38,7 @@ beta: {{sgdn: 1e-3, adam: 1e-5}}
 seeds: {seeds}
 epochs: {epochs}
 threshold: 0.3
+pack: 1
 checkpoint_seconds: 0.5
 retries: 3
 """
@@ -105,10 +106,10 @@ def assert_civil(driver: Driver) -> None:
         assert "Traceback (most recent call last)" not in said, said[-3000:]
 
 
-@pytest.mark.ray
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_a_few_blows(tmp_path):
-    """The dose of the default tests: SQLite behind the server, a blow of each kind that needs no more."""
+    """A small dose: SQLite behind the server, a blow of each kind that needs no more."""
     path = study_file(tmp_path, epochs=200, seeds=2)
     expected = what_stands(run_undisturbed(path, tmp_path), tmp_path / "expected")
     store = tmp_path / "store"
