@@ -255,7 +255,8 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                     return record
                 return replace(record, epochs=(*record.epochs, epoch))
             case "end" if event["status"] in get_args(Status):
-                if record.status != "running":
+                # That a trial was pruned is told from outside, whatever its process was at.
+                if record.status != "running" and event["status"] != "pruned":
                     return record
                 error = None if event["error"] is None else str(event["error"])
                 return replace(record, status=event["status"], error=error, ended_ms=int(event["time_ms"]))

@@ -232,7 +232,7 @@ def descendants(pid: int) -> list[int]:
 def test_a_study_whose_driver_sleeps_is_run_by_another_and_the_sleeper_leaves_it_alone(
     start, write_study, tmp_path
 ):
-    study, file = write_study(optimizers=["adam-adam"], seeds=2, epochs=200)
+    study, file = write_study(optimizers=["adam-adam"], seeds=2, epochs=200, pack=1)
     folder = StudyFolder(tmp_path / "runs", "small")
     main = "from study.cli import main; main()"
     words = ["run", file, "--runs", folder.runs, "--cpus", 1]

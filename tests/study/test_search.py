@@ -681,7 +681,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
 @pytest.mark.timeout(900)
 def test_killed_in_the_middle_it_goes_on_with_the_same_points(searched, tmp_path):
     settings = {"optimizers": ["sgd", "sgd-sgd"], "points": 3, "epochs": 60, "args": {"n_startup_trials": 1}}
-    study = searched(**settings)
+    study = searched(**settings, pack=1)
     runs, calm = StudyFolder(tmp_path / "runs", study.name), StudyFolder(tmp_path / "calm", study.name)
     run_here(study, calm)
     command = [
