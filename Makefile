@@ -20,7 +20,7 @@ test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where
 
 test-chaos: .venv/.ready  ## a study under dozens of kills, over PostgreSQL
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
-	$(BIN)/python -m pytest -m chaos tests/chaos
+	$(BIN)/python -m pytest -m chaos
 
 ui: .venv/.ready  ## the MLflow UI over the studies under ./runs
 	$(BIN)/hypergrad-study ui --port $(PORT)
