@@ -2,18 +2,20 @@
 
 The file names its holder and is renewed every few seconds. A holder counts as dead when its process is gone
 from the machine that asks, or, seen from another machine, when the file has not *changed* for a while; clocks
-are never compared. It is never deleted. Each holder has one successor at most: who takes over creates a file
-named after the holder before it, which only one can, and renames it over the lease. A driver that was
-suspended while another took over writes to its own file, which no one reads any more, and stops when it sees
-that; what must not be written twice is written after asking :meth:`Lease.held`, which looks anew after a gap.
+are never compared. It is never deleted. Each holder has one successor at most: who takes over links a file,
+whole from the beginning, to a name made from the holder before it, which only one can, and renames it over
+the lease. A driver that was suspended while another took over writes to its own file, which no one reads any
+more, and stops when it sees that; what must not be written twice is written after asking :meth:`Lease.held`,
+which looks anew after a gap.
 
-Needs what journals need, a file system whose readers see what was written, and creation that fails if the
-file exists: a local disk, NFS, Lustre; not a bucket mounted as a folder.
+Needs what journals need, a file system whose readers see what was written, and hard links: a local disk, NFS,
+Lustre; not a bucket mounted as a folder.
 """
 
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -45,7 +47,7 @@ class LeaseError(RuntimeError):
 class Holder:
     """A driver, as its lease tells of it. ``place`` is where ``pid`` and ``process_start`` mean something."""
 
-    id: str = "unknown"
+    id: str
     host: str = ""
     place: str = ""
     pid: int = 0
@@ -157,36 +159,57 @@ class Lease:
             if not chain:
                 continue
             last, holder = chain[-1]
-            self._outlive(last)
+            if not self._outlives(holder, last):
+                continue
             successor = _successor(self._path, holder)
             if not self._create(successor):
                 continue
-            if _chain(self._path)[-1][1].id == self._holder.id:
-                for stale, _ in chain[1:]:
-                    stale.unlink(missing_ok=True)
-                successor.replace(self._path)
-                return
-            # While this one looked, another driver has succeeded the holder, and been renamed to the lease.
+            if self._is_last():
+                # Link by link, so that the chain leads here at any moment. A link is gone if a holder that
+                # was thought dead has woken, and renamed it on.
+                places = [place for place, _ in chain]
+                for place in reversed(places):
+                    with suppress(FileNotFoundError):
+                        successor.replace(place)
+                    successor = place
+                if self._is_last():
+                    return
+            else:  # While this one looked, another has succeeded the holder, and been renamed to the lease.
+                successor.unlink(missing_ok=True)
             os.close(self._file)
-            successor.unlink()
+
+    def _is_last(self) -> bool:
+        chain = _chain(self._path)
+        return bool(chain) and chain[-1][1].id == self._holder.id
 
     def _create(self, place: Path) -> bool:
+        """Make ``place`` this holder's file unless there is one; nobody ever sees it half-written."""
+        made = self._path.with_name(f"{self._path.name}.by-{self._holder.id}")
+        self._file = os.open(made, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            self._file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
+            self._write()
+            with suppress(FileExistsError):
+                os.link(made, place)
+            # Asked of the file: a lost answer of NFS makes a link that was made look refused.
+            if os.fstat(self._file).st_nlink > 1:
+                return True
+            os.close(self._file)
             return False
-        self._write()
-        return True
+        finally:
+            made.unlink()
 
-    def _outlive(self, place: Path) -> None:
-        """Return once the holder named in ``place`` is seen to be dead or gone; raise while it lives."""
-        before = holder = _read(place)
-        if holder is None or holder.released:
-            return
+    def _outlives(self, holder: Holder, place: Path) -> bool:
+        """Return True once ``holder`` is seen to be dead or gone, False if its file has left ``place``.
+
+        Raises:
+            LeaseError: it lives.
+        """
+        if holder.released:
+            return True
         if holder.place == self._holder.place:
             state, process_start = _process(holder.pid)
             if not state or process_start != holder.process_start:
-                return
+                return True
             suspended = "; that process is suspended" if state == "T" else ""
             raise LeaseError(f"is being run by {holder}{suspended}")
         self._say(
@@ -195,11 +218,14 @@ class Lease:
         deadline = time.monotonic() + self._dead_after
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._every / 2))
-            holder = _read(place)
-            if holder is None or holder.released:
-                return
-            if holder not in (before, Holder()):
-                raise LeaseError(f"is being run by {holder}")
+            now = _read(place)
+            if now is None or (now.host and now.id != holder.id):
+                return False
+            if now.released:
+                return True
+            if now.host and now != holder:
+                raise LeaseError(f"is being run by {now}")
+        return True
 
     def _write(self, *, released: bool = False) -> None:
         """Renew the file that this process made, wherever it stands by now."""
@@ -227,7 +253,7 @@ class Lease:
             self._seen = begun
             return
         if chain and not chain[-1][1].host:
-            return  # Being written.
+            return  # Read while it was renewed.
         self._taken = (
             f"was taken over by {chain[-1][1]}, while this process was suspended or cut off"
             if chain
@@ -250,7 +276,7 @@ def _chain(path: Path) -> list[tuple[Path, Holder]]:
 
 
 def _read(path: Path) -> Holder | None:
-    """Return what is in the file, None if there is none, a nameless holder if it is not whole (yet)."""
+    """Return what is in the file, None if there is none, a holder without a host if it is not whole."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -258,7 +284,8 @@ def _read(path: Path) -> Holder | None:
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
-        return Holder()
+        # Two files that are not whole must not have the same successor.
+        return Holder(id=f"damaged-{hashlib.sha256(text).hexdigest()[:32]}")
 
 
 def _now() -> float:
@@ -279,7 +306,7 @@ def _process(pid: int) -> tuple[str, str]:
     """Return the state of a process here and when it was started; an empty state if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return "", ""
     else:
