@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from study import cli
+from study import cli, thinning
 from study.folder import StudyFolder, find_run
 from study.progress import progress_of
 from study.records import EpochRecord, TrialRecord
 from study.spec import Trial, load_study
-from study.tracking import Tracker, TrackingError, _Sent, embedded_uri, fetch, runs_page
+from study.tracking import Tracker, TrackingError, embedded_uri, fetch, runs_page
+from study.tracking.content import Sent
 from study.ui import serving
 from study.worker import run_bundle
 
@@ -155,7 +156,7 @@ def test_curves_are_thinned_with_their_extremes_and_whole_in_an_artifact(study, 
 
 
 def test_each_curve_of_a_large_study_keeps_fewer_points(study, opened, client, monkeypatch):
-    monkeypatch.setattr("study.tracking._STUDY_POINTS", 130 * len(study.trials()))
+    monkeypatch.setattr("study.tracking.tracker._STUDY_POINTS", 130 * len(study.trials()))
     tracker = opened()
     trial = study.trials()[2]
     tracker.replay(record(trial))
@@ -358,7 +359,7 @@ def test_each_curve_keeps_its_own_spikes_however_it_grew(total, places, epochs, 
         )
         for number, (start, end) in enumerate(pairwise(cuts), start=1)
     )
-    sent = _Sent()
+    sent = Sent(thinning.CURVE_POINTS)
     points = []
     for count in range(1, len(made) + 1):
         status = "finished" if count == len(made) else "running"
