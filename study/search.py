@@ -31,7 +31,8 @@ from study import fields
 from study.trial import Trial
 
 if TYPE_CHECKING:
-    from study.grid import OptimizerUse, Study
+    from study.grid import Study
+    from study.uses import OptimizerUse
 
 SAMPLERS = {
     "tpe": "TPESampler",

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from study import fields, yamlfile
-from study.grid import MAX_TRIALS, RANGE, RATES, OptimizerUse, Resources, Study, WorkloadUse
+from study.grid import MAX_TRIALS, Study
 from study.search import Asha, Range, Search
 from study.trial import LOPS, OPS, OPTIMIZERS, Trial
+from study.uses import RANGE, RATES, OptimizerUse, Resources, WorkloadUse
 from study.yamlfile import SpecError
 
 __all__ = [
