@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 from mlflow import MlflowClient
 
-from study import driver, journal, objective, planning, points, samplers, searching, tables
+from study import journal, objective, planning, points, samplers, searching, tables
 from study.folder import StudyFolder, find_run
 from study.records import EpochRecord, TrialRecord
 from study.search import Arm, Found, Point, Range, Search
@@ -596,6 +596,33 @@ def asha(curves, grace, reduction):
     return stopped
 
 
+# A process of its own: where Ray finds something amiss it ends the process that it is in, without a word.
+ON_RAY = """
+import json, sys
+from pathlib import Path
+from study import driver
+from study.folder import StudyFolder
+from study.spec import load_study
+from study.tracking import Tracker, embedded_uri
+
+def tell(progress):
+    print(json.dumps({name: getattr(progress, name) for name in ("total", "done", "pruned")}))
+
+study, runs = load_study(sys.argv[1]), Path(sys.argv[2])
+folder = StudyFolder(runs, study.name)
+tracker = Tracker(study, embedded_uri(runs), folder)
+tell(driver.run(study, folder, tracker, driver.Settings(cpus=2, watch=tell)))
+"""
+
+
+def run_on_ray(study_file, folder):
+    """Run a study to its end; return how it stood each time that the driver told."""
+    words = [sys.executable, "-c", ON_RAY, study_file, folder.runs]
+    done = subprocess.run(words, cwd=study_file.parent, capture_output=True, text=True)
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched, tmp_path):
@@ -609,9 +636,8 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     whole, study = searched(**settings), searched(**settings, scheduler={"name": "asha", "grace": 2})
     full, folder = StudyFolder(tmp_path / "full", study.name), StudyFolder(tmp_path / "runs", study.name)
     run_here(whole, full)
+    told = run_on_ray(tmp_path / "small.yaml", folder)
     tracker = Tracker(study, embedded_uri(folder.runs), folder)
-    told = []
-    progress = driver.run(study, folder, tracker, driver.Settings(cpus=2, watch=told.append))
 
     # Points drawn at random do not depend on results, so the curves are those of the whole search.
     assert asked(folder) == asked(full)
@@ -644,8 +670,8 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     assert [t.key for t in known.reported()] == [
         t.key for a in study.arms() for t in a.trials(a.best(known.found), (0, 1))
     ]
-    assert (progress.total, progress.done, progress.pruned) == (2 * (6 * 2 + 2), 28, 2 * pruned)
-    assert {one.total for one in told} == {28}, "the total is known from the beginning"
+    assert told[-1] == {"total": 2 * (6 * 2 + 2), "done": 28, "pruned": 2 * pruned}
+    assert {one["total"] for one in told} == {28}, "the total is known from the beginning"
 
     table = tables.trial_table(list(records.values()), known)
     assert len(table) == 4
@@ -669,10 +695,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
         assert "iterations_to_threshold" not in run.data.metrics or not stopped
 
     journals = {file.name: file.read_bytes() for file in (folder.path / "trials").iterdir()}
-    again = driver.run(
-        study, folder, Tracker(study, embedded_uri(folder.runs), folder), driver.Settings(cpus=1)
-    )
-    assert again.done == 28
+    assert run_on_ray(tmp_path / "small.yaml", folder)[-1]["done"] == 28
     assert {file.name: file.read_bytes() for file in (folder.path / "trials").iterdir()} == journals
     assert len(client.search_runs([tracker.experiment_id])) == len(runs)
 
