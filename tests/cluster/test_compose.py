@@ -21,6 +21,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -235,8 +236,11 @@ def metric(run: dict[str, object], name: str) -> float:
     return next(metric["value"] for metric in run["data"]["metrics"] if metric["key"] == name)
 
 
-def assert_whole(cluster: Cluster, study: Study, tmp_path: Path) -> None:
-    """Every trial has one finished run, with the curves that a plain loop without a cluster draws here."""
+def assert_whole(cluster: Cluster, study: Study, tmp_path: Path, *, rounding: float = 0.0) -> None:
+    """Every trial has one finished run, with the curves that a plain loop without a cluster draws here.
+
+    To the bit, or of trials that train in packs up to a share ``rounding`` of the curve's largest value.
+    """
     trials = study.trials()
     here = StudyFolder(tmp_path / "here", "undisturbed")
     list(run_bundle(trials, here, None, cpus=1))
@@ -250,9 +254,13 @@ def assert_whole(cluster: Cluster, study: Study, tmp_path: Path) -> None:
         curve = cluster.curve(run)
         assert list(curve["iteration"]) == list(range(1, record.iterations + 1))
         for column in ("alpha", "hypergradient", "train_loss"):
-            assert curve[column].to_numpy().tobytes() == getattr(record, column).tobytes()
+            ours, theirs = curve[column].to_numpy(), getattr(record, column)
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=rounding * abs(theirs).max())
         epochs = cluster.history(run["info"]["run_id"], "val_loss")
-        assert sorted(epochs) == [(epoch.epoch, pytest.approx(epoch.val_loss)) for epoch in record.epochs]
+        close = {"rel": max(rounding, 1e-6)}
+        expected = [(epoch.epoch, pytest.approx(epoch.val_loss, **close)) for epoch in record.epochs]
+        assert sorted(epochs) == expected
 
 
 def assert_drawn(cluster: Cluster, study: str, folder: Path) -> None:
@@ -292,7 +300,7 @@ def test_a_ray_job_runs_the_quickstart_on_the_workers_into_mlflow(cluster, tmp_p
     said = cluster.submit("quickstart")
     assert "162/162 trials done" in said
     assert f"{cluster.mlflow}/#/experiments/" in said
-    assert_whole(cluster, QUICKSTART, tmp_path)
+    assert_whole(cluster, QUICKSTART, tmp_path, rounding=5e-3)
 
 
 def test_trials_can_only_go_to_the_workers(cluster):
