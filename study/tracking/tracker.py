@@ -67,6 +67,7 @@ class Tracker:
             self._several_workloads = len({workload.use for workload in study.workloads}) > 1
             self.parent_id = self._parent(runs)
         self._sent: dict[str, content.Sent] = {}
+        self._unsure = False
         each = _STUDY_POINTS // max(1, len(study.trials()))
         self._points = min(thinning.CURVE_POINTS, max(_LEAST_POINTS, each))
 
@@ -94,8 +95,14 @@ class Tracker:
         """
         if not record.attempt:
             return
-        with asking(self.uri):
-            self._replay(record)
+        try:
+            with asking(self.uri):
+                self._replay(record)
+        except TrackingError:
+            # Nobody knows how much of it arrived: it is all sent again, which doubles nothing.
+            self._sent.pop(record.trial.key, None)
+            self._unsure = True
+            raise
 
     def keep_report(self, folder: Path) -> None:
         """Store the report with the parent run.
@@ -131,6 +138,7 @@ class Tracker:
             TrackingError: MLflow refused or did not answer.
         """
         with asking(self.uri):
+            self._one_per_trial(all_runs(self._client, self.experiment_id))
             self._client.set_terminated(self.parent_id, "FINISHED" if completed else "KILLED")
 
     def run_link(self, trial: Trial) -> str | None:
@@ -192,6 +200,10 @@ class Tracker:
 
     def _replay(self, record: TrialRecord) -> None:
         key = record.trial.key
+        if self._unsure:
+            # A run may have been made whose identifier was lost on the way.
+            self._runs = self._one_per_trial(all_runs(self._client, self.experiment_id))
+            self._unsure = False
         run = self._runs.get(key)
         if run is not None and run.data.tags.get("attempt") != record.attempt:
             # Another attempt's points must not mix with these.

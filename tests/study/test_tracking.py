@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from study import cli, thinning
 from study.folder import StudyFolder, find_run
@@ -199,6 +200,60 @@ def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened,
     for _, _, _, _, _, history in once.values():
         for points in history.values():
             assert len(points) == len(set(points))
+
+
+class Interrupted:
+    """A client whose call number ``when`` raises: before it does anything, or after, its answer lost."""
+
+    def __init__(self, client, when, *, lost):
+        self._client, self._left, self._lost = client, when, lost
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+
+        def call(*args, **kwargs):
+            self._left -= 1
+            if self._left == 0 and not self._lost:
+                raise MlflowException("gone")
+            answer = method(*args, **kwargs)
+            if self._left == 0:
+                raise MlflowException("gone")
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, client, lost):
+    trial = study.trials()[-1]
+
+    def kept(name, when):
+        """What is kept of a trial that is told three times, the call number ``when`` failing."""
+        named = study.model_copy(update={"name": name})
+        tracker = Tracker(named, embedded_uri(tmp_path), StudyFolder(tmp_path, name))
+        whole, tracker._client = tracker._client, Interrupted(tracker._client, when, lost=lost)
+        failures = 0
+        for told in (record(trial, 1, status="running"), record(trial, 3, status="running"), record(trial)):
+            try:
+                tracker.replay(told)
+            except TrackingError:
+                failures += 1
+        tracker._client = whole
+        if failures:
+            tracker.replay(record(trial))
+        tracker.close(completed=True)
+        ((_, status, end, params, tags, history),) = everything(client, tracker).values()
+        return failures, (status, end, params, {k: v for k, v in tags.items() if k != "study"}, history)
+
+    _, whole = kept("whole", 0)
+    when = 1
+    while True:
+        failures, found = kept(f"call-{when}", when)
+        if not failures:
+            break
+        assert found == whole
+        when += 1
+    assert when > 10, "every call of the replays was hit"
 
 
 def test_another_attempt_replaces_the_run(study, opened, client):
