@@ -11,8 +11,8 @@ COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
 
-test: .venv/.ready  ## all tests but those of test-cluster
-	$(BIN)/python -m pytest
+test: .venv/.ready  ## all tests but those of test-cluster and test-chaos, two at a time: they often wait
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'

@@ -154,7 +154,7 @@ class MlflowServer(Service):
 def postgres_binaries() -> Path | None:
     """Return the folder with PostgreSQL's server and ``initdb``, which Debian leaves off PATH."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     usable = [folder for folder in folders if (folder / "postgres").exists()]
     if os.geteuid() == 0:
         with contextlib.suppress(KeyError):

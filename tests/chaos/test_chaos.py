@@ -106,7 +106,7 @@ def assert_civil(driver: Driver) -> None:
         assert "Traceback (most recent call last)" not in said, said[-3000:]
 
 
-@pytest.mark.chaos
+@pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_few_blows(tmp_path):
     """A small dose: SQLite behind the server, a blow of each kind that needs no more."""
