@@ -40,7 +40,7 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's 
 
 
 def main() -> None:
-    """Run the command line; the entry point of ``hypergrad-study`` and ``python -m study``."""
+    """Run the command line: the words of ``sys.argv``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()

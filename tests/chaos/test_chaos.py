@@ -37,6 +37,7 @@ alpha0: [0.01]
 beta: {{sgdn: 1e-3, adam: 1e-5}}
 seeds: {seeds}
 epochs: {epochs}
+batch_size: 8
 threshold: 0.3
 pack: 1
 checkpoint_seconds: 0.5
@@ -103,14 +104,16 @@ def assert_same(found: dict[str, dict[str, object]], expected: dict[str, dict[st
 def assert_civil(driver: Driver) -> None:
     """Every start that ended by itself said why, in lines that a person can read."""
     for said in driver.said():
-        assert "Traceback (most recent call last)" not in said, said[-3000:]
+        # Interrupted before the interpreter came to our first line, it is Python that complains.
+        ours = "__main__.py" in said
+        assert not (ours and "Traceback (most recent call last)" in said), said[-3000:]
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_few_blows(tmp_path):
     """A small dose: SQLite behind the server, a blow of each kind that needs no more."""
-    path = study_file(tmp_path, epochs=200, seeds=2)
+    path = study_file(tmp_path, epochs=30, seeds=2)
     expected = what_stands(run_undisturbed(path, tmp_path), tmp_path / "expected")
     store = tmp_path / "store"
     store.mkdir()
@@ -139,7 +142,7 @@ def test_thirty_blows(tmp_path, seed):
         if can_mount(tmp_path):
             runs_disk = runs = disks.enter_context(small_disk(runs, "200m"))
             artifacts_disk = artifacts = disks.enter_context(small_disk(artifacts, "200m"))
-        path = study_file(tmp_path, epochs=600, seeds=3)
+        path = study_file(tmp_path, epochs=160, seeds=3)
         expected = what_stands(run_undisturbed(path, tmp_path), tmp_path / "expected")
         postgres = Postgres(tmp_path)
         server = MlflowServer(tmp_path, postgres.uri, artifacts)
