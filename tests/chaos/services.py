@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ class Service:
 
 
 class Postgres(Service):
-    """PostgreSQL in ``folder``, with one database."""
+    """PostgreSQL in a folder of its own, until :meth:`remove`, with one database; its log is in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         binaries = postgres_binaries()
@@ -88,13 +89,10 @@ class Postgres(Service):
         self._port, self._binaries = free_port(), binaries
         # It refuses to run as root.
         user = "postgres" if os.geteuid() == 0 else None
-        self._data = folder / "postgres"
-        self._data.mkdir(mode=0o700)
+        # Not below the test's folder, whose parents are closed to that user.
+        self._data = Path(tempfile.mkdtemp(prefix="study-test-postgres-"))
         if user:
             shutil.chown(self._data, user)
-            for parent in self._data.parents:
-                if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
         initdb = [str(binaries / "initdb"), "--pgdata", str(self._data), "--auth", "trust"]
         initdb += ["--username", "study", "--encoding", "UTF8", "--locale", "C"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user)
@@ -125,6 +123,11 @@ class Postgres(Service):
         """Start it, over what a kill left of its lock and its shared memory."""
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         super().start()
+
+    def remove(self) -> None:
+        """End it and delete what it keeps."""
+        self.kill()
+        shutil.rmtree(self._data)
 
     def _psql(self, database: str, statement: str) -> None:
         psql = [str(self._binaries / "psql"), "-h", "127.0.0.1", "-p", str(self._port), "-U", "study"]

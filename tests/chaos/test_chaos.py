@@ -156,4 +156,4 @@ def test_thirty_blows(tmp_path, seed):
         finally:
             driver.stop()
             server.kill()
-            postgres.kill()
+            postgres.remove()
