@@ -81,7 +81,7 @@ class Service:
 
 
 class Postgres(Service):
-    """PostgreSQL in a folder of its own, until :meth:`remove`, with one database; its log is in ``folder``."""
+    """PostgreSQL in a folder of its own, until :meth:`remove`; one database, its log in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         binaries = postgres_binaries()
