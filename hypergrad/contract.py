@@ -63,6 +63,7 @@ class Hypergradient(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+        self._forget_settings()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -97,7 +98,8 @@ class Hypergradient(torch.optim.Optimizer):
                         f"a CUDA graph cannot capture what {type(self).__name__} counts on the host: "
                         "give capturable=True"
                     )
-        if hasattr(self.step, "_wrapped_by_lr_sched") and "_warned" not in self.__dict__:
+        # A scheduler puts a step of its own into the instance.
+        if hasattr(self.__dict__.get("step"), "_wrapped_by_lr_sched") and "_warned" not in self.__dict__:
             self._warned = True
             if any(group["lop"] is not None for group in self.param_groups):
                 warnings.warn(
@@ -111,12 +113,14 @@ class Hypergradient(torch.optim.Optimizer):
         if not params:
             return
         grads = [param.grad for param in params]
-        if any(grad is not None and grad.layout != torch.strided for grad in grads):
-            raise RuntimeError(
-                f"{type(self).__name__} takes no sparse gradients: give the layer sparse=False"
-            )
-        rate = groups.rate(group)
-        if rate is not None and not groups.is_settled(group):
+        for grad in grads:
+            if grad is not None and grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} takes no sparse gradients: give the layer sparse=False"
+                )
+        settings = self._settings_of(group)
+        learned = settings.rate is not None
+        if learned and not groups.is_settled(group):
             groups.settle(group)
         found_inf = getattr(self, "found_inf", None)
         state = functional.State(
@@ -124,21 +128,38 @@ class Hypergradient(torch.optim.Optimizer):
             group.get("lop_state", {}),
             [{} if grad is None else self.state[param] for param, grad in zip(params, grads, strict=True)],
             group.get("moves", {}),
+            group["hypergradient"] if learned else None,
+            settings.kernel,
         )
         h = functional.update(
             params,
             grads,
             state,
-            self._direction(group),
-            rate,
-            **groups.update_options(group),
+            settings.direction,
+            settings.rate,
+            **settings.options,
+            schedule=group.get("lr_factor"),
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=found_inf,
         )
-        if h is not None:
+        settings.kernel = state.kernel
+        if h is not None and h is not state.h:
             # In place, so that a captured or compiled step writes where it is read.
             kept = group["hypergradient"]
             kept.copy_(h if found_inf is None else torch.where(found_inf.to(h.device) != 0, kept, h))
+
+    def _settings_of(self, group: dict[str, Any]) -> groups.Settings:
+        """Read the group's options, or return what was read, if that holds."""
+        if torch.compiler.is_compiling():
+            return groups.Settings(group, self._option_names, self._direction)
+        settings = self._settings.get(id(group))
+        if settings is None or not settings.hold(group):
+            settings = self._settings[id(group)] = groups.Settings(group, self._option_names, self._direction)
+        return settings
+
+    def _forget_settings(self) -> None:
+        self._settings: dict[int, groups.Settings] = {}
+        self._option_names = [name for name in self.defaults if name != "lr"]
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot: unlike torch's, it does not change as training goes on."""
@@ -166,3 +187,4 @@ class Hypergradient(torch.optim.Optimizer):
                     self.state[param]["step"] = torch.as_tensor(
                         step, dtype=torch.float32, device=param.device if on_device else "cpu"
                     )
+        self._forget_settings()

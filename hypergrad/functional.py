@@ -23,18 +23,17 @@ name        shape of α           what moves it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from hypergrad import kernels
+from hypergrad import host, kernels, plain
 from hypergrad.directions import Direction, ParamState
 from hypergrad.hypergradients import Moves, hypergradients, no_moves, remember
-from hypergrad.learning import learn, scattered
-from hypergrad.pieces import step_pieces
+from hypergrad.learning import alpha_dtype, learn, scattered
+from hypergrad.moving import Alphas, kept_if, move_all, prepared, without_grad
 from hypergrad.rates import Rate, RateState
 from hypergrad.views import is_plain, is_sharded, view
 
@@ -50,15 +49,10 @@ class State:
     params: list[ParamState]
     moves: Moves = field(default_factory=dict)
     """Filled by the first step of a learned α with a schedule or decoupled weight decay."""
-
-
-def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
-    """Return the dtype of α and h for ``params``: theirs, but never below float32."""
-    dtype = torch.float32
-    for param in params:
-        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
-        dtype = torch.promote_types(dtype, own)
-    return dtype
+    h: Tensor | None = None
+    """Where ``update`` may leave h, to be returned as it is; like α."""
+    kernel: kernels.Kernel | None = None
+    """That of the last step of this group, which the next one may take up. Holds no gradients."""
 
 
 def init(
@@ -106,7 +100,7 @@ def init(
     return State(alpha, state, [{} for _ in params])
 
 
-@torch.no_grad()
+@without_grad
 def update(
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
@@ -166,6 +160,21 @@ def update(
         ValueError: for ``found_inf`` without ``fused``.
         TypeError: for a learned α that is no tensor.
     """
+    learned = state.alpha if rate is not None and isinstance(state.alpha, Tensor) else None
+    decay = weight_decay if decoupled_weight_decay else 0.0
+    coupled = weight_decay - decay
+    # Whether α moves by h, which is local, and the parameters by α, with nothing besides.
+    simply = not (state.moves or decay) and schedule is None and found_inf is None
+    plainly = simply and not (normalize or multiplicative) and lr_bounds is None and grad_scale is None
+    if plainly and rate is not None and learned is not None:
+        operands = (params, grads, state.params, direction, learned, rate, state.rate)
+        options = (hypergrad_lr, granularity, coupled, maximize, state.h)
+        if fused:
+            h = plain.step_again(state.kernel, *operands, *options)
+        else:
+            h = None if foreach is False else plain.step_small(*operands, *options)
+        if h is not None:
+            return h
     present = [index for index, grad in enumerate(grads) if grad is not None]
     given = [grad for grad in grads if grad is not None]
     if not given:
@@ -184,24 +193,24 @@ def update(
     if not all(map(is_plain, moved)):
         moved, given = list(map(view, moved)), list(map(view, given))
         states = [{key: view(value) for key, value in own.items()} for own in states]
-    decay = weight_decay if decoupled_weight_decay else 0.0
-    coupled = weight_decay - decay
     by_tensor = granularity == "tensor"
-    learned = state.alpha if rate is not None and isinstance(state.alpha, Tensor) else None
     with_members = learned is not None and learned.ndim > by_tensor
+    local = moved is whole or not any(map(is_sharded, whole))
     kernel = None
     if fused and learned is not None and not with_members and grad_scale is None and found_inf is None:
-        kernel = kernels.choose(direction, moved, given, states, weight_decay=coupled, maximize=maximize)
-    if kernel is not None and rate is not None and learned is not None:
-        options = normalize or multiplicative or lr_bounds is not None or schedule is not None or decay
-        every = granularity == "group" or len(moved) == len(params)
-        local = moved is whole or not any(map(is_sharded, whole))
-        if not options and not state.moves and every and local:
-            h = kernel.step(rate, state.rate, learned, hypergrad_lr=hypergrad_lr, granularity=granularity)
-            if h is not None:
-                return h
+        kernel = kernels.choose(
+            direction, moved, given, states, weight_decay=coupled, maximize=maximize, last=state.kernel
+        )
+        state.kernel = kernel
+    every = granularity == "group" or len(moved) == len(params)
+    if kernel is not None and rate is not None and learned is not None and plainly and local and every:
+        h = kernel.step(
+            rate, state.rate, learned, hypergrad_lr=hypergrad_lr, granularity=granularity, out=state.h
+        )
+        if h is not None:
+            return h
     if kernel is None:
-        given = _prepared(moved, given, coupled, maximize, grad_scale)
+        given = prepared(moved, given, coupled, maximize, grad_scale)
         if fused:
             # torch's kernels go through memory, whatever the strides.
             given = [
@@ -209,19 +218,34 @@ def update(
                 for grad, param in zip(given, moved, strict=True)
             ]
     if foreach is None:
-        foreach = moved[0].device.type != "cpu" or sum(param.numel() for param in moved) < 1_000_000
+        foreach = not moved[0].is_cpu or sum(map(Tensor.numel, moved)) < plain.SMALL
     size = len(moved) if foreach else 1
     blocks = [slice(start, start + size) for start in range(0, len(moved), size)]
 
     h = None
     alphas: Alphas = state.alpha
-    if rate is not None:
-        if not isinstance(state.alpha, Tensor):
-            raise TypeError(f"a learned α must be a tensor, as init makes it, got {state.alpha!r}")
-        alpha, total = state.alpha, len(params)
+    if rate is not None and learned is None:
+        raise TypeError(f"a learned α must be a tensor, as init makes it, got {state.alpha!r}")
+    if (
+        simply
+        and local
+        and rate is not None
+        and learned is not None
+        and granularity == "group"
+        and not isinstance(hypergrad_lr, Tensor)
+        and host.can_learn(learned, rate, state.rate, moved)
+    ):
+        kinds = (direction, learned.dtype)
+        sums = host.products(given, states, *kinds, blocks=blocks, norms=normalize, kernel=kernel)
+        rule = (rate, state.rate, hypergrad_lr, state.h)
+        h = host.learn(
+            sums, learned, *rule, multiplicative=multiplicative, normalize=normalize, bounds=lr_bounds
+        )
+    elif rate is not None and learned is not None:
+        alpha, total = learned, len(params)
         if not state.moves and (decay or schedule is not None):
             state.moves.update(no_moves(total, alpha, by_tensor))
-        with _kept_if(found_inf, [alpha, *state.rate.values(), *state.moves.values()]):
+        with kept_if(found_inf, [alpha, *state.rate.values(), *state.moves.values()]):
             h = hypergradients(
                 moved,
                 given,
@@ -263,68 +287,14 @@ def update(
         factors = torch.stack(alphas) if isinstance(alphas, list) else torch.as_tensor(alphas)
         kernel.move(factors, decay=decay)
         return h
-    if fused and isinstance(alphas, list):
-        blocks = [slice(index, index + 1) for index in range(len(moved))]
-    for block in blocks:
-        lr = alphas[block] if isinstance(alphas, list) else alphas
-        if fused:
-            lr = lr[0] if isinstance(lr, list) else lr
-            direction.fused(moved[block], given[block], states[block], lr, decay=decay, found_inf=found_inf)
-            continue
-        operands = (moved[block], given[block], states[block])
-        for thetas, gs, its in [operands] if with_members else step_pieces(*operands):
-            directions = direction.update(gs, its)
-            if decay:
-                directions = list(torch._foreach_add(directions, thetas, alpha=decay))
-            _move(thetas, directions, lr)
+    move_all(
+        (moved, given, states),
+        direction,
+        alphas,
+        blocks,
+        decay=decay,
+        fused=fused,
+        found_inf=found_inf,
+        with_members=with_members,
+    )
     return h
-
-
-Alphas = Tensor | float | list[Tensor]
-"""One α for all tensors, or a list of one per tensor."""
-
-
-def _prepared(
-    params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool, scale: Tensor | None
-) -> list[Tensor]:
-    """The gradients as the op is to see them: unscaled, of what is to fall, with coupled weight decay."""
-    if scale is not None:
-        inverse = scale.double().reciprocal().float()  # as GradScaler does
-        grads = list(torch._foreach_mul(grads, inverse))
-    if maximize:
-        grads = list(torch._foreach_neg(grads))
-    if weight_decay:
-        grads = list(torch._foreach_add(grads, params, alpha=weight_decay))
-    return grads
-
-
-@contextmanager
-def _kept_if(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Undo at the end what happened to ``tensors`` if ``found_inf`` is not 0. For small ones: it copies."""
-    if found_inf is None:
-        yield
-        return
-    before = [tensor.clone() for tensor in tensors]
-    yield
-    for tensor, kept in zip(tensors, before, strict=True):
-        tensor.copy_(torch.where(found_inf.to(tensor.device) != 0, kept, tensor))
-
-
-def _move(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
-    """θ ← θ − α u, without waiting for a device."""
-    if isinstance(lr, Tensor) and lr.ndim == 0 and all(param.dtype == lr.dtype for param in params):
-        if lr.device.type == "cpu" and not torch.compiler.is_compiling():
-            lr = float(lr)
-        elif all(param.device == lr.device for param in params):
-            torch._foreach_sub_(params, torch._foreach_mul(directions, lr))
-            return
-    if isinstance(lr, float | int):
-        torch._foreach_add_(params, directions, alpha=-lr)
-        return
-    # With as many dimensions as θ, α takes part in type promotion: bfloat16 parameters move by a float32 α,
-    # which as a number or a 0-d tensor would be rounded to theirs.
-    steps = [
-        (-alpha).to(param.device).reshape(alpha.shape + (1,) * (param.ndim - alpha.ndim))
-        for alpha, param in zip(lr if isinstance(lr, list) else [lr] * len(params), params, strict=True)
-    ]
-    torch._foreach_addcmul_(params, directions, steps)

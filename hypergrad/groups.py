@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hypergrad import functional, rates
+from hypergrad import functional, kernels, rates
+from hypergrad.directions import Direction
 from hypergrad.hypergradients import no_moves
+
+
+class Settings:
+    """What a group's options mean, as long as they ``hold``: to find out anew takes longer than a small step.
+
+    Args:
+        group: the group.
+        names: its options.
+        direction: returns the op of a group.
+
+    Attributes:
+        direction: the op.
+        rate: the lop.
+        options: what ``functional.update`` takes by these names.
+        kernel: that of the last step, which the next one may take up.
+    """
+
+    __slots__ = ("_constant", "_read", "_values", "direction", "kernel", "options", "rate")
+
+    def __init__(
+        self, group: dict[str, Any], names: Sequence[str], direction: Callable[[dict[str, Any]], Direction]
+    ) -> None:
+        self.direction = direction(group)
+        self.rate = rate(group)
+        self.options = update_options(group)
+        self.kernel: kernels.Kernel | None = None
+        self._read = itemgetter(*names)
+        self._values: tuple[Any, ...] = self._read(group)
+        self._constant = not any(isinstance(value, list) for value in self._values)
+
+    def hold(self, group: dict[str, Any]) -> bool:
+        """Whether every option is the object that it was, and none of a kind that changes in place."""
+        return self._constant and all(map(is_, self._values, self._read(group)))
 
 
 def rate(group: dict[str, Any]) -> rates.Rate | None:
@@ -41,10 +77,7 @@ def update_options(group: dict[str, Any]) -> dict[str, Any]:
         "lr_bounds",
         "foreach",
     )
-    return {name: group[name] for name in names} | {
-        "fused": bool(group["fused"]),
-        "schedule": group.get("lr_factor"),
-    }
+    return {name: group[name] for name in names} | {"fused": bool(group["fused"])}
 
 
 def is_settled(group: dict[str, Any]) -> bool:
@@ -54,6 +87,7 @@ def is_settled(group: dict[str, Any]) -> bool:
         isinstance(alpha, Tensor)
         and alpha.device == group["params"][0].device
         and alpha.shape == group["hypergradient"].shape
+        and alpha.dtype == group["hypergradient"].dtype
         and ("moves" in group or not _moves_by_more_than_u(group))
     )
 

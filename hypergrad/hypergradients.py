@@ -46,6 +46,45 @@ def no_moves(tensors: int, alpha: Tensor, with_tensor_axis: bool) -> Moves:
     return {"gain": alpha.new_ones((tensors, *members)), "decay": alpha.new_zeros(tensors)}
 
 
+def products(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[ParamState],
+    direction: Direction,
+    alpha: Tensor,
+    *,
+    blocks: Sequence[slice],
+    decays: Tensor | None,
+    with_members: bool,
+    norms: bool,
+) -> list[tuple[Tensor, ...]]:
+    """Return of each tensor ⟨g, d⟩, and with ``norms`` ⟨g, g⟩ and ⟨d, d⟩, in the dtype of ``alpha``.
+
+    Args:
+        params: the T' tensors θ_{t−1} that have gradients.
+        grads: g_t of each.
+        states: of each, before g_t moves them.
+        direction: the op that the states belong to.
+        alpha: gives dtype and device.
+        blocks: the parts of the lists that are worked on at a time.
+        decays: λ of each in d = u + λθ, or ``None`` for d = u.
+        with_members: whether the first axis of a tensor is that of the members.
+        norms: see above.
+    """
+    rows: list[tuple[Tensor, ...]] = []
+    for block in blocks:
+        previous = direction.previous(states[block])
+        if decays is not None:
+            previous = [
+                torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
+                for u, theta, decay in zip(previous, params[block], decays[block], strict=True)
+            ]
+        for g, d in zip(grads[block], previous, strict=True):
+            pairs = ((g, d), (g, g), (d, d)) if norms else ((g, d),)
+            rows.append(tuple([_dot(a, b, alpha, with_members) for a, b in pairs]))
+    return rows
+
+
 def hypergradients(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -65,45 +104,42 @@ def hypergradients(
     """Return h of each tensor, (T', *members), or of all together, (*members), in the dtype of ``alpha``.
 
     Args:
-        params: the T' tensors θ_{t−1} that have gradients.
-        grads: g_t of each.
-        states: of each, before g_t moves them.
-        direction: the op that the states belong to.
-        alpha: gives dtype and device.
+        params: as for ``products``, and so are ``grads`` to ``alpha``, ``blocks`` and ``with_members``.
+        grads: see there.
+        states: see there.
+        direction: see there.
+        alpha: see there.
         whole: the parameters that ``params`` are the local parts of, or ``params`` themselves.
-        blocks: the parts of the lists that are worked on at a time.
+        blocks: see there.
         moves: what is remembered of the last move of all T tensors.
         present: which of the T these T' are.
-        with_members: whether the first axis of a tensor is that of the members.
+        with_members: see there.
         by_group: sum over the tensors.
         normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
         kernel: makes the products, and moves the states on the way.
     """
     decays = _rows(moves, "decay", present) if moves else None
     if kernel is not None:
-        products = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
+        dots = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
     else:
-        rows = []
-        for block in blocks:
-            previous = direction.previous(states[block])
-            if decays is not None:
-                previous = [
-                    torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
-                    for u, theta, decay in zip(previous, params[block], decays[block], strict=True)
-                ]
-            for g, d in zip(grads[block], previous, strict=True):
-                dot = _dot(g, d, alpha, with_members)
-                if normalize:
-                    squares = [_dot(g, g, alpha, with_members), _dot(d, d, alpha, with_members)]
-                    dot = torch.stack([dot, *squares])
-                rows.append(dot)
-        products = torch.stack(rows)
-    products = sum_over_shards(products, whole)  # (T', *members), or (T', 3, *members)
+        rows = products(
+            params,
+            grads,
+            states,
+            direction,
+            alpha,
+            blocks=blocks,
+            decays=decays,
+            with_members=with_members,
+            norms=normalize,
+        )
+        dots = torch.stack([torch.stack(row) if normalize else row[0] for row in rows])
+    dots = sum_over_shards(dots, whole)  # (T', *members), or (T', 3, *members)
     gains = _rows(moves, "gain", present) if moves else None
     if not normalize:
-        h = products.neg_() if gains is None else products.mul_(gains).neg_()
+        h = dots.neg_() if gains is None else dots.mul_(gains).neg_()
         return h.sum(0) if by_group else h
-    dots, g_squares, d_squares = products.unbind(1)
+    dots, g_squares, d_squares = dots.unbind(1)
     if gains is not None:
         dots, d_squares = dots * gains, d_squares * gains**2
     if by_group:
@@ -126,14 +162,21 @@ def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None 
 
 def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
     """⟨a, b⟩ over all elements, or per member: accumulated in α's dtype, on α's device."""
-    a, b = a.to(alpha.dtype), b.to(alpha.dtype)
-    if with_members:
-        members = a.shape[0]
-        dot: Tensor = torch.linalg.vecdot(a.reshape(members, -1), b.reshape(members, -1))
-    else:
-        if a.stride() == b.stride() and not a.is_contiguous():
+    if not with_members:
+        return dot(a, b, alpha.dtype).to(alpha.device)
+    members, a, b = a.shape[0], a.to(alpha.dtype), b.to(alpha.dtype)
+    dots: Tensor = torch.linalg.vecdot(a.reshape(members, -1), b.reshape(members, -1))
+    return dots.to(alpha.device)
+
+
+def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """⟨a, b⟩ over all elements, accumulated in ``dtype``."""
+    if a.dtype != dtype or b.dtype != dtype:
+        a, b = a.to(dtype), b.to(dtype)
+    if a.ndim != 1:  # which saves a call where calls are what takes time
+        if not a.is_contiguous() and a.stride() == b.stride():
             # Both alike in another layout, such as channels_last: in the order of memory nothing is copied.
             order = sorted(range(a.ndim), key=a.stride, reverse=True)
             a, b = a.permute(order), b.permute(order)
-        dot = torch.dot(a.reshape(-1), b.reshape(-1))
-    return dot.to(alpha.device)
+        a, b = a.reshape(-1), b.reshape(-1)
+    return torch.dot(a, b)

@@ -10,6 +10,15 @@ from torch import Tensor
 from hypergrad.rates import Rate, RateState
 
 
+def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
+    """Return the dtype of α and h for ``params``: theirs, but never below float32."""
+    dtype = torch.float32
+    for param in params:
+        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
+        dtype = torch.promote_types(dtype, own)
+    return dtype
+
+
 def learn(
     alpha: Tensor,
     h: Tensor,

@@ -42,8 +42,8 @@ class SGD(Hypergradient):
     .. code-block:: text
 
         multiplicative           α_t = α_{t−1} exp(−β lop(α_{t−1} h_t)): the rule on log α; α stays positive
-        normalize                h_t / (‖g_t‖ ‖u_{t−1}‖), a cosine: β carries over between models; times a
-                                 multiplicative move this is Baydin et al.'s multiplicative rule in log space
+        normalize                h_t / (‖g_t‖ ‖u_{t−1}‖), a cosine: β carries over between models; with
+                                 multiplicative, in log space, the multiplicative rule of Martínez Rubio 2017
         lr_bounds                α_t = min(max(α_t, low), high)
         decoupled_weight_decay   θ_t = θ_{t−1} − α_t d_t, d = u + λθ_{t−1}, and h_t = −⟨g_t, d_{t−1}⟩
 

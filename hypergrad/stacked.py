@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypergrad import functional, groups
 from hypergrad.directions import ParamState
+from hypergrad.learning import alpha_dtype
 from hypergrad.optimizer import SGD, Adam
 from hypergrad.rates import RateState
 
@@ -60,10 +61,10 @@ class Stacked:
         own = [optimizer.param_groups[0] for optimizer in optimizers]
         self.params = list(params)
         self._groups = [_portable(optimizer) for optimizer in optimizers]
-        self._options = groups.update_options(own[0]) | {"fused": False}
+        self._options = groups.update_options(own[0]) | {"fused": False, "schedule": own[0].get("lr_factor")}
         self._direction = optimizers[0]._direction(own[0])
         self._rate = groups.rate(own[0])
-        dtype, device = functional.alpha_dtype(self.params), self.params[0].device
+        dtype, device = alpha_dtype(self.params), self.params[0].device
 
         def stacked(values: Iterable[Any]) -> Tensor:
             return torch.stack([torch.as_tensor(value, dtype=dtype, device=device) for value in values], -1)

@@ -22,7 +22,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether ``view`` would return ``tensor`` itself."""
-    return not tensor.is_complex() and not is_sharded(tensor)
+    return not tensor.is_complex() and (type(tensor) in _PLAIN or not is_sharded(tensor))
 
 
 def view(tensor: Tensor) -> Tensor:

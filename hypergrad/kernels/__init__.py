@@ -12,7 +12,7 @@ or, for the report's three rules with no options, ``kernel.step``, which does it
 thousand parameters, calls are what takes the time.
 
 It is given gradients as they come: coupled weight decay and the sign of ``maximize`` are applied in pass 1. A
-kernel is made for one step, and its two methods are called once each, in this order. ``None`` means that the
+kernel is good for one step, and its two methods are called once each, in this order. ``None`` means that the
 caller goes on without: for tensors on other devices, of other dtypes or subclasses, with gaps, under
 torch.compile, for a direction that has no kernel, or where none can be compiled (``why_not`` says why).
 
@@ -45,7 +45,22 @@ __all__ = ["Kernel", "available", "choose", "why_not"]
 
 
 class Kernel(Protocol):
-    """The two passes of one step over T tensors."""
+    """The two passes of one step over T tensors, and after ``renew`` of another."""
+
+    def renew(
+        self,
+        direction: directions.Direction,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        states: Sequence[directions.ParamState],
+        *,
+        weight_decay: float,
+        maximize: bool,
+    ) -> bool:
+        """Take up the gradients of another step if all else is where and as it was; return whether it is.
+
+        Args: as for ``choose``, but a gradient or a state may be missing, and then it is not.
+        """
 
     def products(self, *, decays: Tensor | None = None, norms: bool = False) -> Tensor:
         """Return ⟨g_t, d_{t−1}⟩ of each tensor, d = u + λθ, and move the states to u_t.
@@ -66,6 +81,7 @@ class Kernel(Protocol):
         *,
         hypergrad_lr: Tensor | float,
         granularity: str,
+        out: Tensor | None = None,
     ) -> Tensor | None:
         """Take the whole step, in place of ``products`` and ``move``: no option but the granularity.
 
@@ -75,6 +91,7 @@ class Kernel(Protocol):
             alpha: (), or (T,) for ``"tensor"``; moves.
             hypergrad_lr: β.
             granularity: see ``hypergrad.functional``.
+            out: where h goes; like ``alpha``. ``None`` makes a new tensor.
 
         Returns:
             h in the shape of ``alpha``; ``None``, and nothing has moved, where the kernel lacks the rule.
@@ -92,6 +109,7 @@ def choose(
     *,
     weight_decay: float = 0.0,
     maximize: bool = False,
+    last: Kernel | None = None,
 ) -> Kernel | None:
     """Return a kernel for one step with a learned α, or ``None``.
 
@@ -102,12 +120,15 @@ def choose(
         states: what ``direction.init`` made with ``learned=True``.
         weight_decay: coupled.
         maximize: climb instead of descend.
+        last: that of the last step, which is returned again if only the gradients are others.
 
     Raises:
         ValueError: if a gradient or state has another shape than its parameter.
     """
     if torch.compiler.is_compiling() or not params[0].is_cpu:
         return None
+    if last and last.renew(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize):
+        return last
     try:
         return cpu.CPUKernel(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize)
     except build.UnavailableError:

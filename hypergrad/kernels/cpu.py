@@ -10,6 +10,8 @@ import struct
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
+from operator import attrgetter, is_
 from typing import NamedTuple
 
 import torch
@@ -30,9 +32,15 @@ _GRANULARITIES = {"group": 0, "tensor": 1, "released": 2}
 
 
 class CPUKernel:
-    """One step of ``direction``, whose learned α needs its ``previous``; see ``hypergrad.kernels.Kernel``."""
+    """A step of ``direction``, whose learned α needs its ``previous``; see ``hypergrad.kernels.Kernel``.
 
-    __slots__ = ("_call", "_columns", "_dtype", "_functions", "_held", "_written")
+    ``renew`` makes it one of the next step.
+    """
+
+    __slots__ = (
+        *("_addresses", "_call", "_described", "_dtype", "_functions", "_grads", "_keys", "_rule", "_shapes"),
+        *("_threads", "_written", "_written_at"),
+    )
 
     def __init__(
         self,
@@ -51,35 +59,73 @@ class CPUKernel:
             ValueError: if a gradient or state has another shape than its parameter.
         """
         name, keys, numbers = _described(direction)
+        self._described = (direction, weight_decay, maximize)
         self._dtype = params[0].dtype
         self._functions = _functions(self._dtype, name)
-        own = [[state[key] for state in states] for key in keys if key is not None]
-        grads = _suitable(params, grads, own, self._dtype)
-        written = [*params, *(tensor for tensors in own for tensor in tensors)]
-        addresses = array("q", [param.numel() for param in params])
-        addresses.extend([tensor.data_ptr() for tensor in grads])
-        addresses.extend([tensor.data_ptr() for tensor in written])
+        self._keys = tuple(filter(None, keys))
+        own = [[state[key] for state in states] for key in self._keys]
+        self._grads = _suitable(params, grads, own, self._dtype)
         if name == "adam":
-            steps = [state["step"] for state in states]
-            if any(step.dtype != torch.float32 or not step.is_cpu for step in steps):
+            self._keys += ("step",)
+            own.append([state["step"] for state in states])
+            if not _are_real(own[-1], torch.float32):
                 raise build.UnavailableError("they take Adam's step as float32 on the CPU")
-            addresses.extend([step.data_ptr() for step in steps])
-            written += steps
+        # What C reads through addresses lives as long as this object; the gradients, until the step is done.
+        self._written = [*params, *chain.from_iterable(own)]
+        self._written_at = list(map(Tensor.data_ptr, self._written))
+        self._shapes = list(map(_shape, params))
+        addresses = array("q", map(Tensor.data_ptr, self._grads))
+        addresses.extend(self._written_at)
+        addresses.extend(map(Tensor.numel, params))
+        self._addresses = addresses
         count = len(params)
         start, column = addresses.buffer_info()[0], addresses.itemsize * count
-        places = iter(range(start + 3 * column, start + 7 * column, column))
+        places = iter(range(start + 2 * column, start + 6 * column, column))
         fields = [0 if key is None else next(places) for key in keys]
+        step = next(places) if name == "adam" else 0
+        self._threads = torch.get_num_threads()
         self._call = _CALL.pack(
-            *(count, start, start + 2 * column, start + column, *fields),
-            next(places) if name == "adam" else 0,
-            *(*numbers, weight_decay, -1.0 if maximize else 1.0, torch.get_num_threads()),
+            *(count, next(places), start + column, start, *fields, step),
+            *(*numbers, weight_decay, -1.0 if maximize else 1.0, self._threads),
         )
-        # What C reads through its addresses lives as long as this object.
-        self._held, self._written, self._columns = (addresses, grads), written, count
+        self._rule: _Rule | None = None
+
+    def renew(
+        self,
+        direction: directions.Direction,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        states: Sequence[directions.ParamState],
+        *,
+        weight_decay: float,
+        maximize: bool,
+    ) -> bool:
+        """See ``hypergrad.kernels.Kernel``."""
+        if self._described != (direction, weight_decay, maximize) or len(params) != len(self._shapes):
+            return False
+        written = [*params, *[state.get(key) for key in self._keys for state in states]]
+        if not all(map(is_, written, self._written)) or self._threads != torch.get_num_threads():
+            return False
+        if list(map(Tensor.data_ptr, self._written)) != self._written_at:
+            return False
+        dtype, addresses = self._dtype, self._addresses
+        given: list[Tensor] = []
+        for param, grad, shape in zip(params, grads, self._shapes, strict=True):
+            # At one address all else can have changed: a model can give its parameters other data.
+            if param.dtype != dtype or param.shape != shape or not param.is_contiguous():
+                return False
+            if grad is None or type(grad) not in _PLAIN or not grad.is_cpu or grad.is_neg():
+                return False
+            if grad.dtype != dtype or grad.shape != shape or not grad.is_contiguous():
+                return False
+            addresses[len(given)] = grad.data_ptr()
+            given.append(grad)
+        self._grads = given
+        return True
 
     def products(self, *, decays: Tensor | None = None, norms: bool = False) -> Tensor:
         """See ``hypergrad.kernels.Kernel``."""
-        count = self._columns
+        count = len(self._shapes)
         products = torch.empty((count, 3) if norms else count, dtype=self._dtype)
         if decays is not None:
             decays = decays.to(self._dtype).contiguous()
@@ -92,6 +138,7 @@ class CPUKernel:
         if alpha.dtype != self._dtype or not alpha.is_contiguous():
             alpha = alpha.to(self._dtype).contiguous()
         _check(self._functions.move(self._call, alpha.data_ptr(), alpha.ndim, decay))
+        self._grads = ()
         # Autograd must hear of writes that it does not see.
         torch._C._increment_version(self._written)
 
@@ -103,34 +150,26 @@ class CPUKernel:
         *,
         hypergrad_lr: Tensor | float,
         granularity: str,
+        out: Tensor | None = None,
     ) -> Tensor | None:
         """See ``hypergrad.kernels.Kernel``."""
-        beta1 = beta2 = eps = 0.0
-        kept = [alpha]
-        if type(rate) is rates.SGD:
-            kind = 0
-        elif isinstance(rate, rates.SGDN) and type(rate) is rates.SGDN:
-            kind, beta1 = 1, rate.momentum
-            kept.append(state["momentum_buffer"])
-        elif isinstance(rate, rates.Adam) and type(rate) is rates.Adam:
-            kind, (beta1, beta2), eps = 2, rate.betas, rate.eps
-            kept += [state["exp_avg"], state["exp_avg_sq"], state["step"]]
-        else:
+        kind, names, numbers = _ruled(rate)
+        if kind is None or isinstance(hypergrad_lr, Tensor):
             return None
-        if isinstance(hypergrad_lr, Tensor):
-            return None
-        for tensor in kept:
-            if tensor.dtype != self._dtype or not tensor.is_cpu or not tensor.is_contiguous():
+        h = torch.empty_like(alpha) if out is None else out
+        kept = [alpha, h, *[state[name] for name in names]]
+        kept_at = list(map(Tensor.data_ptr, kept))
+        made_of = (rate, hypergrad_lr, granularity, kept_at)
+        rule = self._rule
+        if rule is None or rule.made_of != made_of or not all(map(is_, rule.kept, kept)):
+            if not _are_real(kept, self._dtype) or not all(map(Tensor.is_contiguous, kept)):
                 return None
-        h = torch.empty_like(alpha)
-        addresses = [tensor.data_ptr() for tensor in kept[1:]]
-        rule = _RULE.pack(
-            *(kind, _GRANULARITIES[granularity], alpha.data_ptr(), h.data_ptr()),
-            *(*addresses, 0, 0, 0)[:3],
-            *(hypergrad_lr, beta1, beta2, eps),
-        )
-        _check(self._functions.step(self._call, rule))
-        torch._C._increment_version([*self._written, *kept])
+            addresses = (*kept_at, 0, 0, 0)[:5]
+            packed = _RULE.pack(kind, _GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
+            rule = self._rule = _Rule(packed, made_of, kept)
+        _check(self._functions.step(self._call, rule.packed))
+        self._grads = ()
+        torch._C._increment_version(self._written + kept)
         return h
 
 
@@ -150,6 +189,23 @@ def _described(direction: directions.Direction) -> tuple[str, Keys, tuple[float,
             return "nesterov", ("direction", "momentum_buffer", None), numbers
         return "heavy_ball", (None, "momentum_buffer", None), numbers
     raise build.UnavailableError(f"there are none for {type(direction).__name__}")
+
+
+class _Rule(NamedTuple):
+    packed: bytes
+    made_of: tuple[object, ...]
+    kept: list[Tensor]
+
+
+def _ruled(rate: rates.Rate) -> tuple[int | None, tuple[str, ...], tuple[float, float, float]]:
+    """Return the rule's kind in cpu.c, its state, and its β₁ (or momentum), β₂ and ε; no kind for others."""
+    if type(rate) is rates.SGD:
+        return 0, (), (0.0, 0.0, 0.0)
+    if isinstance(rate, rates.SGDN) and type(rate) is rates.SGDN:
+        return 1, ("momentum_buffer",), (rate.momentum, 0.0, 0.0)
+    if isinstance(rate, rates.Adam) and type(rate) is rates.Adam:
+        return 2, ("exp_avg", "exp_avg_sq", "step"), (*rate.betas, rate.eps)
+    return None, (), (0.0, 0.0, 0.0)
 
 
 class _Functions(NamedTuple):
@@ -186,18 +242,18 @@ def _suitable(
             laid out as its parameter.
         ValueError: for another shape than the parameter's.
     """
-    contiguous = True
-    for tensors in (params, grads, *own):
-        for tensor, param in zip(tensors, params, strict=True):
-            if tensor.dtype != dtype or type(tensor) not in _PLAIN or not tensor.is_cpu:
-                raise build.UnavailableError(f"they take plain CPU tensors of one dtype, {dtype}")
-            if tensor is not param and tensor.shape != param.shape:
-                raise ValueError(f"shapes {tuple(tensor.shape)} and {tuple(param.shape)} differ")
-            contiguous = contiguous and tensor.is_contiguous() and not tensor.is_neg()
-    if contiguous:
+    tensors = [*params, *grads, *chain.from_iterable(own)]
+    if not (_PLAIN.issuperset(map(type, tensors)) and _are_real(tensors, dtype)):
+        raise build.UnavailableError(f"they take plain CPU tensors of one dtype, {dtype}")
+    shapes = list(map(_shape, params))
+    for others in (grads, *own):
+        for shape, other in zip(shapes, map(_shape, others), strict=True):
+            if shape != other:
+                raise ValueError(f"shapes {tuple(other)} and {tuple(shape)} differ")
+    if all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.is_neg, tensors)):
         return grads
-    for tensors in (params, *own):
-        for tensor, param in zip(tensors, params, strict=True):
+    for others in (params, *own):
+        for tensor, param in zip(others, params, strict=True):
             if tensor.is_neg() or not (_is_dense(tensor) and _lie_alike(tensor, param)):
                 raise build.UnavailableError(
                     "they take tensors without gaps, state laid out as its parameter"
@@ -208,7 +264,14 @@ def _suitable(
     ]
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+# Loops over tensors run in C where they can: a model may have a hundred.
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_dtype, _is_cpu, _shape = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("shape")
+
+
+def _are_real(tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether all are on the CPU, of ``dtype``."""
+    return {dtype}.issuperset(map(_dtype, tensors)) and all(map(_is_cpu, tensors))
 
 
 def _lie_alike(a: Tensor, b: Tensor) -> bool:
