@@ -17,7 +17,7 @@ EXPECTED = {
     "figure1-vgg": (["cifar10-vgg16"], (0.001,), 1e-8, 1, 200, "released", 9),
     "alpha0-logreg": (["mnist-logreg"], FIVE, 1e-7, 6, 20, "released", 270),
     "alpha0-mlp": (["mnist-mlp"], FIVE, 1e-7, 6, 20, "released", 270),
-    "alpha0-mlp-short": (["mnist-mlp"], FIVE, 1e-7, 6, 2, "released", 270),
+    "alpha0-mlp-short": (["mnist-mlp"], FIVE, 1e-7, 6, 1, "released", 270),
     "alpha0-vgg": (["cifar10-vgg16"], FIVE, 1e-8, 1, 200, "released", 45),
 }
 
@@ -63,7 +63,7 @@ def test_settings(name):
 def test_rivals_have_the_same_tuning_budget_as_the_reports_optimizers():
     study = load_study("rivals")
     trials = study.trials()
-    assert len(trials) == len({t.key for t in trials}) == 2 * 16 * 4 * 6
+    assert len(trials) == len({t.key for t in trials}) == 2 * 16 * 4 * 7
     labels = list(dict.fromkeys(t.label for t in trials))
     assert labels[:9] == NINE
     assert len(labels) == 16
@@ -71,8 +71,8 @@ def test_rivals_have_the_same_tuning_budget_as_the_reports_optimizers():
     assert Counter((workload, label) for workload, label, *_ in points) == {
         (workload, label): 4 for workload in ("digits-logreg", "mnist-logreg") for label in labels
     }
-    assert Counter((t.workload, t.label, t.alpha0, t.beta) for t in trials) == dict.fromkeys(points, 6)
-    assert {t.seed for t in trials} == set(range(6))
+    assert Counter((t.workload, t.label, t.alpha0, t.beta) for t in trials) == dict.fromkeys(points, 7)
+    assert {t.seed for t in trials} == set(range(7))
 
 
 def test_rivals_can_be_had():
