@@ -189,13 +189,13 @@ def update(
         direction.init(param, own, learned=rate is not None)
     if found_inf is not None:
         found_inf = (found_inf != 0).to(torch.float32)  # summed over devices it may be 2, kernels look for 1
-    whole = moved
+    whole, local = moved, True
     if not all(map(is_plain, moved)):
+        local = not any(map(is_sharded, whole))
         moved, given = list(map(view, moved)), list(map(view, given))
         states = [{key: view(value) for key, value in own.items()} for own in states]
     by_tensor = granularity == "tensor"
     with_members = learned is not None and learned.ndim > by_tensor
-    local = moved is whole or not any(map(is_sharded, whole))
     kernel = None
     if fused and learned is not None and not with_members and grad_scale is None and found_inf is None:
         kernel = kernels.choose(
@@ -235,12 +235,10 @@ def update(
         and not isinstance(hypergrad_lr, Tensor)
         and host.can_learn(learned, rate, state.rate, moved)
     ):
-        kinds = (direction, learned.dtype)
-        sums = host.products(given, states, *kinds, blocks=blocks, norms=normalize, kernel=kernel)
-        rule = (rate, state.rate, hypergrad_lr, state.h)
-        h = host.learn(
-            sums, learned, *rule, multiplicative=multiplicative, normalize=normalize, bounds=lr_bounds
-        )
+        operation = (direction, learned.dtype)
+        sums = host.products(given, states, *operation, blocks=blocks, norms=normalize, kernel=kernel)
+        extras = {"multiplicative": multiplicative, "normalize": normalize}
+        h = host.learn(sums, learned, rate, state.rate, hypergrad_lr, state.h, **extras, bounds=lr_bounds)
     elif rate is not None and learned is not None:
         alpha, total = learned, len(params)
         if not state.moves and (decay or schedule is not None):

@@ -164,6 +164,10 @@ class CPUKernel:
         if rule is None or rule.made_of != made_of or not all(map(is_, rule.kept, kept)):
             if not _are_real(kept, self._dtype) or not all(map(Tensor.is_contiguous, kept)):
                 return None
+            alphas = len(self._shapes) if granularity == "tensor" else 1
+            entries = 1 if granularity == "group" else len(self._shapes)
+            if list(map(Tensor.numel, kept)) != [alphas, alphas, *[entries] * len(names)]:
+                return None  # C would write past their ends
             addresses = (*kept_at, 0, 0, 0)[:5]
             packed = _RULE.pack(kind, _GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
             rule = self._rule = _Rule(packed, made_of, kept)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad import directions, kernels
+from hypergrad import directions, kernels, rates
 from hypergrad.kernels import build, cpu
 from hypergrad.reference import Reference
 
@@ -218,6 +218,19 @@ def test_shapes_that_do_not_match_are_refused():
     param = torch.zeros(3)
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
         kernels.choose(directions.SGD(), [param], [torch.zeros(2)], [{"direction": torch.zeros(3)}])
+
+
+@pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
+def test_no_step_with_an_alpha_or_a_state_of_another_size(granularity):
+    """As after another granularity was written into a group: C would write past their ends."""
+    rate = rates.SGDN()
+    params, fits = make([(3,), (2,)], torch.float32), {"group": (1, 1), "tensor": (2, 2), "released": (1, 2)}
+    for sizes in {(1, 1), (2, 2), (1, 2), (2, 1)}:
+        alpha, state = torch.zeros(sizes[0]), rate.init(torch.zeros(sizes[1]))
+        states = states_for(directions.SGD(), params)
+        kernel = kernels.choose(directions.SGD(), params, make([(3,), (2,)], torch.float32, 1), states)
+        h = kernel.step(rate, state, alpha, hypergrad_lr=0.1, granularity=granularity)
+        assert (h is not None) == (sizes == fits[granularity])
 
 
 def test_autograd_notices_the_move():
