@@ -33,6 +33,8 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A process that does not hear from its node in this time ends without a word.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 
 import ray
 from ray import tune
@@ -46,6 +48,8 @@ from study.worker import run_bundle
 
 MAX_DEATHS = 10
 """How often the process of a bundle may die before the bundle is given up."""
+STARTS = 3
+"""How often a local Ray is started that is not up in the 30 s that Ray gives it, as on a busy machine."""
 GUESSED_SLOTS = 16
 GONE_SECONDS = 10.0
 
@@ -120,18 +124,16 @@ def cluster(
     environment[imports.VARIABLE] = os.environ.get(imports.VARIABLE, "")
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(
-                **options,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                runtime_env={"env_vars": environment},
-            )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
-        raise ClusterError(f"{where}: {str(error).splitlines()[0]}") from error
+    for starts_left in reversed(range(1 if address else STARTS)):
+        try:
+            _init(options, environment)
+            break
+        except Exception as error:  # Ray raises no narrower one where a node does not start in time.
+            ray.shutdown()
+            if starts_left and "timed out" in str(error):
+                continue
+            where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
+            raise ClusterError(f"{where}: {_first_line(error)}") from error
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler prints a stack and ends the process at once.
         signal.signal(signal.SIGTERM, on_terminate)
@@ -142,6 +144,21 @@ def cluster(
         yield Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), grows=address is not None)
     finally:
         ray.shutdown()
+
+
+def _init(options: dict[str, Any], environment: dict[str, str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(
+            **options,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env={"env_vars": environment},
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def schedule(

@@ -189,3 +189,26 @@ def test_slots_are_limited_by_what_is_scarcest(needs, slots):
 def test_a_trial_that_fits_nowhere_is_refused():
     with pytest.raises(scheduling.ClusterError, match=r"asks for 1 CPUs and 3 GPUs, but Ray has 4"):
         scheduling.Cluster(cpus=4, gpus=2).slots(Resources(cpus=1, gpus=3))
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+def test_a_ray_that_is_slow_to_start_is_started_again_and_then_given_up_in_a_line(monkeypatch, failures):
+    slow = [Exception("The current node timed out during startup.\nMore.")] * failures
+    started = []
+
+    def init(**options):
+        started.append(options["address"])
+        if slow:
+            raise slow.pop()
+
+    monkeypatch.setattr(scheduling.ray, "init", init)
+    monkeypatch.setattr(scheduling.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(scheduling.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    if failures < 3:
+        with scheduling.cluster() as cluster:
+            assert cluster == scheduling.Cluster(cpus=2.0, gpus=0.0)
+    else:
+        expected = r"^a local Ray did not start: The current node timed out during startup\.$"
+        with pytest.raises(scheduling.ClusterError, match=expected), scheduling.cluster():
+            pass
+    assert started == ["local"] * min(failures + 1, 3)
