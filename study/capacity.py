@@ -15,8 +15,8 @@ from study.workloads.base import Data, Workload
 CPU_MEMBERS = 256
 """On a CPU nothing gets faster beyond; ``tests/benchmarks/packs.py`` shows it."""
 CPU_BYTES = 10e6
-"""Of parameters, what a core's cache may hold. Beyond, packs are slower than single trials: four members of 7 MB
-took 1.2 times as long as one after the other."""
+"""Of parameters, what a core's cache may hold. Beyond, packs are slower than single trials: four members of
+7 MB took 1.2 times as long as one after the other."""
 GPU_MEMBERS = 1024
 
 TENSORS = 10

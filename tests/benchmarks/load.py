@@ -47,8 +47,9 @@ def main() -> None:
 def write_study(folder: Path, name: str, trials: int) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(
-        f"name: {name}\nworkloads: digits-logreg\noptimizers: [sgd, sgd-sgd]\nalpha0: [0.1, 0.01]\n"
-        f"beta: 1e-3\nseeds: {trials // 4}\nepochs: 2\nthreshold: 1.0\n"
+        f"name: {name}\nworkloads: digits-logreg\noptimizers: [sgd, sgd-sgd]\n"
+        f"alpha0: {[round(0.01 * n, 2) for n in range(1, 11)]}\nbeta: 1e-3\n"
+        f"seeds: {trials // 20}\nepochs: 2\nthreshold: 1.0\n"
     )
     return path
 
