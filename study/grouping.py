@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 
 from study.trial import OPTIMIZERS, Trial
 
-_OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
-
 Limit = Callable[[Trial], int]
 """How many trials of a trial's kind fit into one pack; 1 if they do not pack."""
-
-
-def kind(trial: Trial) -> str:
-    """Return what trials must have in common to train in one pack: all but α₀, β, seed and budget."""
-    settings = {name: value for name, value in trial.settings().items() if name not in _OWN}
-    return json.dumps(settings, sort_keys=True)
 
 
 def reason_against(trial: Trial) -> str | None:
@@ -35,7 +26,7 @@ def kinds(trials: Iterable[Trial]) -> list[list[Trial]]:
     """
     found: dict[str, list[Trial]] = {}
     for trial in trials:
-        found.setdefault(kind(trial), []).append(trial)
+        found.setdefault(trial.kind, []).append(trial)
     return [sorted(members, key=lambda trial: trial.seed) for members in found.values()]
 
 

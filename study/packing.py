@@ -23,7 +23,6 @@ from torch import Tensor
 from hypergrad.stacked import Stacked
 from study import stacking
 from study.capture import CapturedIteration
-from study.grouping import kind
 from study.records import Array, EpochRecord
 from study.spec import Trial
 from study.training import EVALUATION_BATCH, Training
@@ -265,7 +264,7 @@ def _record(member: _Member, val_loss: float, val_accuracy: float) -> EpochRecor
 
 def _check(trials: Sequence[Trial], states: Mapping[str, Mapping[str, Any]] | None) -> None:
     for trial in trials[1:]:
-        if kind(trial) != kind(trials[0]):
+        if trial.kind != trials[0].kind:
             raise ValueError(
                 f"trials {trials[0].key} and {trial.key} do not pack: more than α₀, β, seed and budget differ"
             )

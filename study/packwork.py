@@ -68,7 +68,7 @@ def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
     known: dict[str, int] = {}
 
     def limit(trial: Trial) -> int:
-        name = grouping.kind(trial)
+        name = trial.kind
         if name not in known:
             known[name] = _worthwhile(trial, size, on_gpu=on_gpu)
         return known[name]

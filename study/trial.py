@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -123,6 +124,12 @@ class Trial:
         )
         return sha256(text.encode()).hexdigest()[:16]
 
+    @cached_property
+    def kind(self) -> str:
+        """What trials must have in common to train in one pack: all but α₀, β, seed and budget."""
+        settings = {name: value for name, value in self.settings().items() if name not in _OWN}
+        return sys.intern(json.dumps(settings, sort_keys=True))
+
     @property
     def name(self) -> str:
         """For people: ``adam-adam α₀=0.001 β=1e-07 seed=0``; without β for a plain optimizer."""
@@ -134,7 +141,7 @@ class Trial:
 
         A field that came later is absent at its default, so that the keys of earlier trials stay.
         """
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        settings = {name: getattr(self, name) for name in _IDENTITY}
         settings["workload_args"] = dict(self.workload_args)
         settings["optimizer_args"] = {
             name: list(value) if isinstance(value, tuple) else value
@@ -155,6 +162,11 @@ class Trial:
             ValueError: as the constructor.
         """
         return cls(**settings)
+
+
+_IDENTITY = tuple(f.name for f in fields(Trial) if f.compare)
+_OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
+"""In what the trials of one pack may differ."""
 
 
 def default_label(optimizer: str, schedule: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from study import stacking
-from study.grouping import kind
 from study.packing import PackTraining
 from study.training import Training
 from study.trial import GRANULARITIES, OPTIMIZERS, Trial
@@ -274,7 +273,7 @@ def test_what_does_not_pack_is_refused():
     work, trials = workload(), grid("adam-adam")
     data = work.load(None)
     other = Trial(**trials[0].settings() | {"weight_decay": 0.5})
-    assert kind(other) != kind(trials[0]) == kind(trials[3])
+    assert other.kind != trials[0].kind == trials[3].kind
     with pytest.raises(ValueError, match=f"{trials[1].key} and {other.key} do not pack"):
         PackTraining([trials[1], other], work, data, CPU)
     with pytest.raises(ValueError, match="none of them twice"):
