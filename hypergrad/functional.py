@@ -118,7 +118,7 @@ def update(
     lr_bounds: tuple[float, float] | None = None,
     schedule: Tensor | float | None = None,
     foreach: bool | None = None,
-    fused: bool = False,
+    fused: bool | None = None,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> Tensor | None:
@@ -147,17 +147,18 @@ def update(
         foreach: ``True`` makes one call for all tensors, ``False`` goes tensor by tensor, which needs less
             memory at a time; ``None`` goes tensor by tensor on a CPU with a million elements or more, where
             that is faster.
-        fused: take the step in two passes of ``hypergrad.kernels`` where it has some, else let torch's fused
-            kernels move the parameters (no members, one device and dtype).
+        fused: ``True`` takes the step in two passes of ``hypergrad.kernels`` where it has some, else lets
+            torch's fused kernels move the parameters (no members, one device and dtype); ``False`` does
+            without either; ``None`` does the first where it can, unless ``foreach`` says how to do without.
         grad_scale: 0-d; the gradients are divided by it first.
-        found_inf: 0-d; not 0 if a gradient is not finite, and then nothing moves. Needs ``fused``.
+        found_inf: 0-d; not 0 if a gradient is not finite, and then nothing moves. Needs ``fused=True``.
 
     Returns:
         h_t in the shape of α ("released": the sum over the tensors), in α's dtype and on its device; 0 for a
         tensor without a gradient. ``None`` if α is fixed or nothing has a gradient.
 
     Raises:
-        ValueError: for ``found_inf`` without ``fused``.
+        ValueError: for ``found_inf`` without ``fused=True``.
         TypeError: for a learned α that is no tensor.
     """
     learned = state.alpha if rate is not None and isinstance(state.alpha, Tensor) else None
@@ -165,11 +166,12 @@ def update(
     coupled = weight_decay - decay
     # Whether α moves by h, which is local, and the parameters by α, with nothing besides.
     simply = not (state.moves or decay) and schedule is None and found_inf is None
+    by_kernel = bool(fused) or (fused is None and foreach is None and kernels.at_hand(params[0]))
     plainly = simply and not (normalize or multiplicative) and lr_bounds is None and grad_scale is None
     if plainly and rate is not None and learned is not None:
         operands = (params, grads, state.params, direction, learned, rate, state.rate)
         options = (hypergrad_lr, granularity, coupled, maximize, state.h)
-        if fused:
+        if by_kernel:
             h = plain.step_again(state.kernel, *operands, *options)
         else:
             h = None if foreach is False else plain.step_small(*operands, *options)
@@ -197,7 +199,7 @@ def update(
     by_tensor = granularity == "tensor"
     with_members = learned is not None and learned.ndim > by_tensor
     kernel = None
-    if fused and learned is not None and not with_members and grad_scale is None and found_inf is None:
+    if by_kernel and learned is not None and not with_members and grad_scale is None and found_inf is None:
         kernel = kernels.choose(
             direction, moved, given, states, weight_decay=coupled, maximize=maximize, last=state.kernel
         )
@@ -291,7 +293,7 @@ def update(
         alphas,
         blocks,
         decay=decay,
-        fused=fused,
+        fused=bool(fused),
         found_inf=found_inf,
         with_members=with_members,
     )

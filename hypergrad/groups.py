@@ -76,8 +76,9 @@ def update_options(group: dict[str, Any]) -> dict[str, Any]:
         "normalize",
         "lr_bounds",
         "foreach",
+        "fused",
     )
-    return {name: group[name] for name in names} | {"fused": bool(group["fused"])}
+    return {name: group[name] for name in names}
 
 
 def is_settled(group: dict[str, Any]) -> bool:

@@ -69,10 +69,11 @@ class SGD(Hypergradient):
         maximize: climb instead of descend.
         foreach: ``True`` makes one call for all tensors, ``False`` goes tensor by tensor, which needs less
             memory at a time; ``None`` chooses the faster.
-        fused: ``True`` takes a step with a learned α in two passes over memory, by kernels that the system's
-            C compiler makes on first use (``hypergrad.kernels``); where there are none, such as on a GPU,
-            torch's fused kernels move the parameters and h is a pass of its own. Each group needs parameters
-            of one dtype on one device.
+        fused: a step with a learned α takes two passes over memory, by kernels that the system's C compiler
+            makes on first use (``hypergrad.kernels``). ``None`` uses them where there are some, unless
+            ``foreach`` is given; ``False`` does not. With ``True``, where there are none, such as on a GPU,
+            torch's fused kernels move the parameters and h is a pass of its own; each group then needs
+            parameters of one dtype on one device.
         differentiable: refused: a step learns α in place.
 
     Every option may differ between parameter groups. A learned α lies in ``param_groups[i]["lr"]``, a tensor

@@ -1,4 +1,4 @@
-"""Kernels that take a step with a learned α in two passes over memory: what ``fused=True`` uses where it can.
+"""Kernels that take a step with a learned α in two passes over memory: the default where there are some.
 
 The hook, for ``functional.update``: between the two calls α is learned as it always is::
 
@@ -41,7 +41,7 @@ from hypergrad import directions
 from hypergrad.kernels import build, cpu
 from hypergrad.rates import Rate, RateState
 
-__all__ = ["Kernel", "available", "choose", "why_not"]
+__all__ = ["Kernel", "at_hand", "available", "choose", "why_not"]
 
 
 class Kernel(Protocol):
@@ -133,6 +133,11 @@ def choose(
         return cpu.CPUKernel(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize)
     except build.UnavailableError:
         return None
+
+
+def at_hand(like: Tensor) -> bool:
+    """Whether there are kernels for plain tensors such as ``like``; compiles them if need be."""
+    return like.is_cpu and not torch.compiler.is_compiling() and build.is_loadable(cpu.REALS.get(like.dtype))
 
 
 def available(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> bool:

@@ -47,6 +47,11 @@ def library(real: str) -> ctypes.CDLL:
     return outcome
 
 
+def is_loadable(real: str | None) -> bool:
+    """Whether ``library`` returns one; ``None`` is no C type."""
+    return real is not None and not isinstance(_attempt(real), str)
+
+
 @functools.cache
 def _attempt(real: str) -> ctypes.CDLL | str:
     try:

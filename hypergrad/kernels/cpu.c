@@ -84,13 +84,17 @@ void use_openmp(Parallel *gomp_parallel, int (*omp_get_thread_num)(void), int (*
 
 static int64_t blocks_of(int64_t size) { return (size + BLOCK - 1) / BLOCK; }
 
+/* Blocks first to last - 1. The second pass begins where the first one ended, with what is still in the cache. */
 static void visit_run(const Pass *pass, int64_t first, int64_t last)
 {
     const int64_t *sizes = pass->call->sizes;
     int64_t tensor = 0, start = 0; /* the tensor of block `index`, and the number of that tensor's first block */
-    for (int64_t index = first; index < last; index++) {
+    for (int64_t done = 0; done < last - first; done++) {
+        int64_t index = pass->sums ? first + done : last - 1 - done;
         while (index >= start + blocks_of(sizes[tensor]))
             start += blocks_of(sizes[tensor++]);
+        while (index < start)
+            start -= blocks_of(sizes[--tensor]);
         int64_t from = (index - start) * BLOCK;
         int64_t to = from + BLOCK < sizes[tensor] ? from + BLOCK : sizes[tensor];
         Sums sums = pass->visit(pass, tensor, from, to);

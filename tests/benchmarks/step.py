@@ -38,6 +38,12 @@ from hypergrad import kernels
 clock = time.perf_counter
 OPS = ("sgd", "sgdn", "adam")
 LOPS = ("sgd", "sgdn", "adam")
+LEARNED_WAYS = {
+    "default": {},
+    "no kernels": {"fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 # Least reads + writes of a parameter-sized tensor per step: with a fixed learning rate, with a learned one.
 TRAFFIC = {"sgd": (3, 6), "sgdn": (5, 8), "adam": (7, 9)}
 
@@ -129,7 +135,7 @@ def contenders(op: str, params: list[Tensor], lops: list[str]) -> dict[tuple[str
     for lop in lops:
         name = f"{op}-{lop}"
         made[name, "loop"] = Loop(params, op, lop, 1e-9, 1e-30)
-        for way, options in {"default": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}.items():
+        for way, options in LEARNED_WAYS.items():
             made[name, way] = hypergrad.create(name, params, lr=1e-9, hypergrad_lr=1e-30, **options)
     return made
 
@@ -242,7 +248,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, float32, {kind}, medians of {options.turns} turns")
     for device in map(torch.device, devices):
         reason = kernels.why_not(device)
-        print(f"\n{device.type}, kernels: {reason or 'in use with fused=True'}")
+        print(f"\n{device.type}, kernels: {reason or 'in use unless fused=False or foreach is given'}")
         if device.type == "cuda":
             print(torch.cuda.get_device_name(device))
         for name in options.parameters or PARAMETERS:

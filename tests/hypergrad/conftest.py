@@ -84,6 +84,8 @@ class Problem:
     ) -> list[list[float]]:
         """Train 50 steps and assert that the slow reference, on its own way, ends at the same.
 
+        With kernels, where there are some, and without, unless ``kwargs`` say which.
+
         Args:
             name, granularity, weight_decay: of the optimizer and the reference.
             groups: the tensors of each parameter group.
@@ -98,6 +100,14 @@ class Problem:
         Returns:
             α of the first group's first tensor at each step, in one list per group.
         """
+        if not {"fused", "foreach"} & {*kwargs, *(options or {})}:
+            arguments = (name, granularity, weight_decay, groups, missing)
+            given = {"rates": rates, "options": options, "reference": reference, "schedule": schedule}
+            for fused in (False, None):
+                paths = self.check_against_reference(
+                    *arguments, **given, tolerance=tolerance, fused=fused, **kwargs
+                )
+            return paths
         alpha0, beta = rates or self.rates(name)
         missing = missing or {}
         params = self.initial()
@@ -127,7 +137,7 @@ class Problem:
             for members, (lr, hypergrad_lr) in zip(groups, settings, strict=True)
         ]
         factors = torch.optim.lr_scheduler.LambdaLR(optimizer.schedule, schedule) if schedule else None
-        paths: list[list[float]] = [[] for _ in groups]
+        paths = [[] for _ in groups]
         for step in range(50):
             self.train(optimizer, params, range(step, step + 1), missing)
             if factors is not None:

@@ -57,7 +57,9 @@ def step_scaled(problem, scaler, optimizer, params, step, poison=False):
     scaler.update()
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": True}, {"fused": True, **EVERYTHING}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"fused": False}, {"fused": True}, {"fused": True, **EVERYTHING}], ids=str
+)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", ["sgd", "sgd-sgd", "sgdn-sgdn", "adam-adam", "adam-lion"])
 def test_scaled_gradients_move_as_unscaled_ones(problem, name, granularity, options):
@@ -74,7 +76,9 @@ def test_scaled_gradients_move_as_unscaled_ones(problem, name, granularity, opti
     torch.testing.assert_close(scaled.hypergradients, plain.hypergradients, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": True}, {"fused": True, **EVERYTHING}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"fused": False}, {"fused": True}, {"fused": True, **EVERYTHING}], ids=str
+)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", ["sgd", "sgd-sgd", "sgdn-sgdn", "adam-adam", "adam-lion"])
 def test_a_skipped_step_changes_nothing(problem, name, granularity, options):
@@ -95,7 +99,7 @@ def test_a_skipped_step_changes_nothing(problem, name, granularity, options):
     torch.testing.assert_close(skipping.learning_rates, plain.learning_rates, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("fused", [None, False, True])
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["default", "everything"])
 @pytest.mark.parametrize("name", ["sgd-sgd", "adam-adam"])
 def test_the_first_step_may_be_skipped(problem, name, options, fused):

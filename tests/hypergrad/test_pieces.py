@@ -16,15 +16,13 @@ SHAPES = [(PIECE + 5,), (3,), (2, PIECE), (1000, 1001)]
 @pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-adam", "adam-adam", "adam", "sgdn"])
 def test_pieces_have_the_bits_of_the_whole(name, granularity, layout):
     runs = []
-    for foreach in (None, True):
+    for way in ({"fused": False}, {"foreach": True}):  # in pieces, whole
         generator = torch.Generator().manual_seed(0)
         params = [torch.randn(shape, generator=generator) for shape in SHAPES]
         if layout == "transposed":
             params[3] = params[3].T.contiguous().T
         params = [torch.nn.Parameter(param) for param in params]
-        optimizer = hypergrad.create(
-            name, params, lr=1e-3, weight_decay=0.1, granularity=granularity, foreach=foreach
-        )
+        optimizer = hypergrad.create(name, params, lr=1e-3, weight_decay=0.1, granularity=granularity, **way)
         for _ in range(3):
             for param in params:
                 param.grad = torch.empty_like(param).normal_(generator=generator)

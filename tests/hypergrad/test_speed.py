@@ -13,14 +13,14 @@ import torch
 import hypergrad
 from hypergrad import host, kernels, learning, rates
 
-WAYS = {"default": {}, "fused": {"fused": True}}
+WAYS = {"torch": {"fused": False}, "kernels": {}}
 NAMES = ["sgd-sgd", "sgdn-sgdn", "adam-adam", "adam-lion"]
 SHAPES = [(4, 3), (5,), ()]
 
 
 @pytest.fixture(params=WAYS)
 def way(request, _own_folders):
-    if request.param == "fused" and (reason := kernels.why_not()):
+    if request.param == "kernels" and (reason := kernels.why_not()):
         pytest.skip(f"no kernels here: {reason}")
     return WAYS[request.param]
 
