@@ -199,9 +199,16 @@ def update(
     by_tensor = granularity == "tensor"
     with_members = learned is not None and learned.ndim > by_tensor
     kernel = None
-    if by_kernel and learned is not None and not with_members and grad_scale is None and found_inf is None:
+    if by_kernel and learned is not None and grad_scale is None and found_inf is None:
         kernel = kernels.choose(
-            direction, moved, given, states, weight_decay=coupled, maximize=maximize, last=state.kernel
+            direction,
+            moved,
+            given,
+            states,
+            weight_decay=coupled,
+            maximize=maximize,
+            members=learned.shape[-1] if with_members else None,
+            last=state.kernel,
         )
         state.kernel = kernel
     every = granularity == "group" or len(moved) == len(params)

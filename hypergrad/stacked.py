@@ -61,7 +61,9 @@ class Stacked:
         own = [optimizer.param_groups[0] for optimizer in optimizers]
         self.params = list(params)
         self._groups = [_portable(optimizer) for optimizer in optimizers]
-        self._options = groups.update_options(own[0]) | {"fused": False, "schedule": own[0].get("lr_factor")}
+        self._options = groups.update_options(own[0]) | {"schedule": own[0].get("lr_factor")}
+        if self._options["fused"]:
+            self._options["fused"] = None  # torch's fused kernels know one α for all
         self._direction = optimizers[0]._direction(own[0])
         self._rate = groups.rate(own[0])
         dtype, device = alpha_dtype(self.params), self.params[0].device

@@ -9,7 +9,7 @@ The hook, for ``functional.update``: between the two calls α is learned as it a
         kernel.move(alpha)            # pass 2: θ ← θ − α u_t
 
 or, for the report's three rules with no options, ``kernel.step``, which does it all in one call: at ten
-thousand parameters, calls are what takes the time.
+thousand parameters, calls are what takes the time. T tensors may stack members, with an α each.
 
 It is given gradients as they come: coupled weight decay and the sign of ``maximize`` are applied in pass 1. A
 kernel is good for one step, and its two methods are called once each, in this order. ``None`` means that the
@@ -67,10 +67,10 @@ class Kernel(Protocol):
 
         Args:
             decays: λ of each tensor at its last move, shape (T,), in α's dtype; ``None`` for 0.
-            norms: return (T, 3): ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩ of each.
+            norms: return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩ of each.
 
         Returns:
-            Shape (T,) or (T, 3), in α's dtype, on the device of the parameters.
+            Shape (T, *members), or (T, 3, *members) with ``norms``, in α's dtype, on the parameters' device.
         """
 
     def step(
@@ -83,14 +83,14 @@ class Kernel(Protocol):
         granularity: str,
         out: Tensor | None = None,
     ) -> Tensor | None:
-        """Take the whole step, in place of ``products`` and ``move``: no option but the granularity.
+        """Take the whole step, in place of ``products`` and ``move``: without members or other options.
 
         Args:
             rate: the lop.
             state: its state, with an entry for each tensor unless ``"group"``; moves.
             alpha: (), or (T,) for ``"tensor"``; moves.
             hypergrad_lr: β.
-            granularity: see ``hypergrad.functional``.
+            granularity: see ``hypergrad.functional``; the only option.
             out: where h goes; like ``alpha``. ``None`` makes a new tensor.
 
         Returns:
@@ -98,7 +98,7 @@ class Kernel(Protocol):
         """
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
-        """θ ← θ − α (u_t + λθ), for α of shape () or (T,) and λ = ``decay``."""
+        """θ ← θ − α (u_t + λθ), for α of shape (*members) or (T, *members) and λ = ``decay``."""
 
 
 def choose(
@@ -109,6 +109,7 @@ def choose(
     *,
     weight_decay: float = 0.0,
     maximize: bool = False,
+    members: int | None = None,
     last: Kernel | None = None,
 ) -> Kernel | None:
     """Return a kernel for one step with a learned α, or ``None``.
@@ -120,7 +121,8 @@ def choose(
         states: what ``direction.init`` made with ``learned=True``.
         weight_decay: coupled.
         maximize: climb instead of descend.
-        last: that of the last step, which is returned again if only the gradients are others.
+        members: N, if the first axis of every tensor stacks N members with a product and an α each.
+        last: that of the last step of as many members, returned again if only the gradients are others.
 
     Raises:
         ValueError: if a gradient or state has another shape than its parameter.
@@ -130,7 +132,9 @@ def choose(
     if last and last.renew(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize):
         return last
     try:
-        return cpu.CPUKernel(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize)
+        return cpu.CPUKernel(
+            direction, params, grads, states, weight_decay=weight_decay, maximize=maximize, members=members
+        )
     except build.UnavailableError:
         return None
 

@@ -4,7 +4,8 @@
  *   move         theta <- theta - alpha (u_t + lambda theta)
  *   step_*       both, with the report's rate rules between them, for models so small that calls are what takes time
  *
- * Every tensor is cut into blocks of one size. One thread sums a block, in float64, and a tensor's blocks are added in
+ * A tensor may stack members along its first axis, with sums and an alpha of their own; below, each is a *row*, tensors
+ * first. Every row is cut into blocks of one size. One thread sums a block, in float64, and a row's blocks are added in
  * their order: a sum depends neither on the number of threads nor on who was faster.
  */
 
@@ -17,7 +18,8 @@ enum { BLOCK = 16384, BLOCKS_PER_THREAD = 2 };
 /* The operands of a step, packed by kernels/cpu.py. Pointers are to one entry per tensor, or NULL. */
 typedef struct {
     int64_t tensors;
-    const int64_t *sizes; /* in elements */
+    int64_t members;      /* of each tensor */
+    const int64_t *sizes; /* of a member, in elements */
     REAL *const *theta;
     const REAL *const *grad;
     REAL *const *direction; /* u of SGD and Nesterov momentum */
@@ -56,10 +58,10 @@ typedef struct {
 typedef struct Pass Pass;
 struct Pass {
     const Call *call;
-    Sums (*visit)(const Pass *, int64_t tensor, int64_t from, int64_t to); /* elements [from, to) */
+    Sums (*visit)(const Pass *, int64_t tensor, int64_t row, int64_t from, int64_t to); /* elements [from, to) */
     Sums *sums;              /* products: of each block */
     const REAL *decays;      /* products: lambda of each tensor, or NULL */
-    const REAL *alpha;       /* move: of each tensor if stride is 1, of all if 0 */
+    const REAL *alpha;       /* move: of each row if stride is 1, of all if 0 */
     int64_t stride;
     REAL decay;              /* move: lambda */
     REAL *const *along;      /* move: u of each tensor, but for Adam */
@@ -87,17 +89,19 @@ static int64_t blocks_of(int64_t size) { return (size + BLOCK - 1) / BLOCK; }
 /* Blocks first to last - 1. The second pass begins where the first one ended, with what is still in the cache. */
 static void visit_run(const Pass *pass, int64_t first, int64_t last)
 {
-    const int64_t *sizes = pass->call->sizes;
+    const int64_t *sizes = pass->call->sizes, members = pass->call->members;
     int64_t tensor = 0, start = 0; /* the tensor of block `index`, and the number of that tensor's first block */
     for (int64_t done = 0; done < last - first; done++) {
         int64_t index = pass->sums ? first + done : last - 1 - done;
-        while (index >= start + blocks_of(sizes[tensor]))
-            start += blocks_of(sizes[tensor++]);
+        while (index >= start + members * blocks_of(sizes[tensor]))
+            start += members * blocks_of(sizes[tensor++]);
         while (index < start)
-            start -= blocks_of(sizes[--tensor]);
-        int64_t from = (index - start) * BLOCK;
+            start -= members * blocks_of(sizes[--tensor]);
+        int64_t member = (index - start) / blocks_of(sizes[tensor]);
+        int64_t from = (index - start) % blocks_of(sizes[tensor]) * BLOCK;
         int64_t to = from + BLOCK < sizes[tensor] ? from + BLOCK : sizes[tensor];
-        Sums sums = pass->visit(pass, tensor, from, to);
+        int64_t origin = member * sizes[tensor];
+        Sums sums = pass->visit(pass, tensor, tensor * members + member, origin + from, origin + to);
         if (pass->sums)
             pass->sums[index] = sums;
     }
@@ -124,13 +128,13 @@ static void visit_all(Pass *pass)
 
 /* ---- Passes ---- */
 
-/* Run a first pass, which leaves `columns` (1 or 3) products of each tensor in `products` and counts the step, or a
+/* Run a first pass, which leaves `columns` (1 or 3) products of each row in `products` and counts the step, or a
  * second one, where `products` is NULL. Returns 1 if there is no memory, and has then done nothing. */
 static int run(Pass pass, REAL *products, int columns)
 {
     const Call *call = pass.call;
     for (int64_t t = 0; t < call->tensors; t++)
-        pass.blocks += blocks_of(call->sizes[t]);
+        pass.blocks += call->members * blocks_of(call->sizes[t]);
     if (products)
         pass.sums = malloc((pass.blocks + 1) * sizeof *pass.sums);
     if (call->step)
@@ -145,21 +149,21 @@ static int run(Pass pass, REAL *products, int columns)
         }
         visit_all(&pass);
         const Sums *next = pass.sums;
-        for (int64_t t = 0; products && t < call->tensors; t++) {
+        for (int64_t row = 0; products && row < call->tensors * call->members; row++) {
             Sums sums = {0, 0, 0};
-            for (int64_t left = blocks_of(call->sizes[t]); left > 0; left--, next++) {
+            for (int64_t left = blocks_of(call->sizes[row / call->members]); left > 0; left--, next++) {
                 sums.dot += next->dot;
                 sums.g_square += next->g_square;
                 sums.d_square += next->d_square;
             }
-            products[t * columns] = sums.dot;
+            products[row * columns] = sums.dot;
             if (columns == 3) {
-                products[t * columns + 1] = sums.g_square;
-                products[t * columns + 2] = sums.d_square;
+                products[row * columns + 1] = sums.g_square;
+                products[row * columns + 2] = sums.d_square;
             }
-            if (call->step)
-                *call->step[t] += 1;
         }
+        for (int64_t t = 0; products && call->step && t < call->tensors; t++)
+            *call->step[t] += 1;
     }
     free(pass.sums);
     free(pass.corrections);
@@ -169,7 +173,7 @@ static int run(Pass pass, REAL *products, int columns)
 /* The loops over elements. Each is compiled for every use: with weight decay or without (`coupled`), and with all that d
  * and the norms need or without (`full`). Only with one of them is theta read. A choice inside a loop keeps compilers
  * from vectorizing it. */
-#define ELEMENTS const Pass *pass, int64_t tensor, int64_t from, int64_t to
+#define ELEMENTS const Pass *pass, int64_t tensor, int64_t row, int64_t from, int64_t to
 #define BEGIN                                                                                                           \
     const Call *call = pass->call;                                                                                      \
     const REAL *restrict grad = call->grad[tensor];                                                                     \
@@ -257,10 +261,10 @@ INLINE Sums adam(ELEMENTS, int coupled, int full)
 
 /* `columns` 1: <g, d>; 3: <g, g> and <d, d> as well. */
 #define PRODUCTS(op)                                                                                                    \
-    static Sums op##_plain(ELEMENTS) { return op(pass, tensor, from, to, 0, 0); }                                       \
-    static Sums op##_full(ELEMENTS) { return op(pass, tensor, from, to, 0, 1); }                                        \
-    static Sums op##_coupled(ELEMENTS) { return op(pass, tensor, from, to, 1, 0); }                                     \
-    static Sums op##_coupled_full(ELEMENTS) { return op(pass, tensor, from, to, 1, 1); }                                \
+    static Sums op##_plain(ELEMENTS) { return op(pass, tensor, row, from, to, 0, 0); }                                       \
+    static Sums op##_full(ELEMENTS) { return op(pass, tensor, row, from, to, 0, 1); }                                        \
+    static Sums op##_coupled(ELEMENTS) { return op(pass, tensor, row, from, to, 1, 0); }                                     \
+    static Sums op##_coupled_full(ELEMENTS) { return op(pass, tensor, row, from, to, 1, 1); }                                \
     int products_##op(const Call *call, const REAL *decays, REAL *products, int64_t columns)                            \
     {                                                                                                                   \
         int full = decays || columns == 3;                                                                              \
@@ -283,7 +287,7 @@ INLINE Sums move_stored(ELEMENTS, int decoupled)
 {
     REAL *restrict theta = pass->call->theta[tensor];
     const REAL *restrict u = pass->along[tensor];
-    const REAL alpha = pass->alpha[tensor * pass->stride], decay = pass->decay;
+    const REAL alpha = pass->alpha[row * pass->stride], decay = pass->decay;
 #pragma omp simd
     for (int64_t i = from; i < to; i++)
         theta[i] -= alpha * (decoupled ? u[i] + decay * theta[i] : u[i]);
@@ -296,7 +300,7 @@ INLINE Sums move_rebuilt(ELEMENTS, int decoupled)
     const REAL *restrict m = pass->call->first[tensor];
     const REAL *restrict v = pass->call->second[tensor];
     const REAL scale = pass->corrections[tensor].scale, shift = pass->corrections[tensor].shift;
-    const REAL alpha = pass->alpha[tensor * pass->stride], decay = pass->decay;
+    const REAL alpha = pass->alpha[row * pass->stride], decay = pass->decay;
 #pragma omp simd
     for (int64_t i = from; i < to; i++) {
         REAL u = m[i] / (sqrt(v[i]) * scale + shift);
@@ -305,12 +309,12 @@ INLINE Sums move_rebuilt(ELEMENTS, int decoupled)
     return (Sums){0, 0, 0};
 }
 
-static Sums stored_plain(ELEMENTS) { return move_stored(pass, tensor, from, to, 0); }
-static Sums stored_decoupled(ELEMENTS) { return move_stored(pass, tensor, from, to, 1); }
-static Sums rebuilt_plain(ELEMENTS) { return move_rebuilt(pass, tensor, from, to, 0); }
-static Sums rebuilt_decoupled(ELEMENTS) { return move_rebuilt(pass, tensor, from, to, 1); }
+static Sums stored_plain(ELEMENTS) { return move_stored(pass, tensor, row, from, to, 0); }
+static Sums stored_decoupled(ELEMENTS) { return move_stored(pass, tensor, row, from, to, 1); }
+static Sums rebuilt_plain(ELEMENTS) { return move_rebuilt(pass, tensor, row, from, to, 0); }
+static Sums rebuilt_decoupled(ELEMENTS) { return move_rebuilt(pass, tensor, row, from, to, 1); }
 
-/* `alpha` of each tensor if stride is 1, of all if 0. */
+/* `alpha` of each row if stride is 1, of all if 0. */
 int move(const Call *call, const REAL *alpha, int64_t stride, double decay)
 {
     Pass pass = {.call = call, .alpha = alpha, .stride = stride, .decay = decay};
@@ -322,7 +326,7 @@ int move(const Call *call, const REAL *alpha, int64_t stride, double decay)
     return run(pass, NULL, 0);
 }
 
-/* ---- Whole steps ---- */
+/* ---- Whole steps, of tensors without members ---- */
 
 /* What an alpha moves along: the rule of rates.py, with the i-th entry of its state. */
 static double ruled(const Rule *rule, double h, int64_t i)

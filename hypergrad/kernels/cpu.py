@@ -22,9 +22,9 @@ from hypergrad.kernels import build
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 
-# ``Call`` in cpu.c: a count and addresses (tensors, sizes, theta, grad, direction, first, second, step),
-# numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
-_CALL = struct.Struct("@8q6dq")
+# ``Call`` in cpu.c: counts (tensors, members), addresses (sizes, theta, grad, direction, first, second,
+# step), numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
+_CALL = struct.Struct("@9q6dq")
 # ``Rule``: kind, granularity, addresses (alpha, h, first, second, step), numbers (hypergrad_lr, beta1, beta2,
 # eps).
 _RULE = struct.Struct("@7q4d")
@@ -38,8 +38,8 @@ class CPUKernel:
     """
 
     __slots__ = (
-        *("_addresses", "_call", "_described", "_dtype", "_functions", "_grads", "_keys", "_rule", "_shapes"),
-        *("_threads", "_written", "_written_at"),
+        *("_addresses", "_call", "_described", "_dtype", "_functions", "_grads", "_keys", "_members"),
+        *("_rule", "_shapes", "_threads", "_written", "_written_at"),
     )
 
     def __init__(
@@ -51,6 +51,7 @@ class CPUKernel:
         *,
         weight_decay: float,
         maximize: bool,
+        members: int | None = None,
     ) -> None:
         """Take the operands of one step.
 
@@ -60,7 +61,7 @@ class CPUKernel:
         """
         name, keys, numbers = _described(direction)
         self._described = (direction, weight_decay, maximize)
-        self._dtype = params[0].dtype
+        self._dtype, self._members = params[0].dtype, members
         self._functions = _functions(self._dtype, name)
         self._keys = tuple(filter(None, keys))
         own = [[state[key] for state in states] for key in self._keys]
@@ -76,7 +77,7 @@ class CPUKernel:
         self._shapes = list(map(_shape, params))
         addresses = array("q", map(Tensor.data_ptr, self._grads))
         addresses.extend(self._written_at)
-        addresses.extend(map(Tensor.numel, params))
+        addresses.extend(param.numel() // (members or 1) for param in params)
         self._addresses = addresses
         count = len(params)
         start, column = addresses.buffer_info()[0], addresses.itemsize * count
@@ -85,7 +86,7 @@ class CPUKernel:
         step = next(places) if name == "adam" else 0
         self._threads = torch.get_num_threads()
         self._call = _CALL.pack(
-            *(count, next(places), start + column, start, *fields, step),
+            *(count, members or 1, next(places), start + column, start, *fields, step),
             *(*numbers, weight_decay, -1.0 if maximize else 1.0, self._threads),
         )
         self._rule: _Rule | None = None
@@ -125,19 +126,22 @@ class CPUKernel:
 
     def products(self, *, decays: Tensor | None = None, norms: bool = False) -> Tensor:
         """See ``hypergrad.kernels.Kernel``."""
-        count = len(self._shapes)
-        products = torch.empty((count, 3) if norms else count, dtype=self._dtype)
+        columns = (3,) if norms else ()
+        axis = () if self._members is None else (self._members,)
+        products = torch.empty((len(self._shapes), *axis, *columns), dtype=self._dtype)
         if decays is not None:
             decays = decays.to(self._dtype).contiguous()
         address = None if decays is None else decays.data_ptr()
         _check(self._functions.products(self._call, address, products.data_ptr(), 3 if norms else 1))
-        return products
+        return products.movedim(-1, 1) if norms else products
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
         """See ``hypergrad.kernels.Kernel``."""
+        if self._members is not None:
+            alpha = alpha.expand(len(self._shapes), self._members)
         if alpha.dtype != self._dtype or not alpha.is_contiguous():
             alpha = alpha.to(self._dtype).contiguous()
-        _check(self._functions.move(self._call, alpha.data_ptr(), alpha.ndim, decay))
+        _check(self._functions.move(self._call, alpha.data_ptr(), min(1, alpha.ndim), decay))
         self._grads = ()
         # Autograd must hear of writes that it does not see.
         torch._C._increment_version(self._written)
@@ -154,7 +158,7 @@ class CPUKernel:
     ) -> Tensor | None:
         """See ``hypergrad.kernels.Kernel``."""
         kind, names, numbers = _ruled(rate)
-        if kind is None or isinstance(hypergrad_lr, Tensor):
+        if kind is None or self._members is not None or isinstance(hypergrad_lr, Tensor):
             return None
         h = torch.empty_like(alpha) if out is None else out
         kept = [alpha, h, *[state[name] for name in names]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad import directions, functional, rates
+from hypergrad import directions, functional, kernels, rates
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
 LOPS = {
@@ -61,36 +61,40 @@ def check_members(problem, name, granularity, missing, rates_, options):
             hypergrad_lr=float(betas[k]),
             granularity=granularity,
             weight_decay=0.1,
+            fused=False,
             **options,
         )
         problem.train(optimizer, params, range(steps), missing)
         alone.append((params, optimizer))
 
-    stacked = [torch.stack(tensors).requires_grad_() for tensors in zip(*starts, strict=True)]
-    state = functional.init(stacked, LOPS[lop], lr=lrs, granularity=granularity, members=members)
-    for step in range(steps):
-        each = [problem.gradients([p[k] for p in stacked], step) for k in range(members)]
-        grads = [torch.stack(tensors) for tensors in zip(*each, strict=True)]
-        h = functional.update(
-            stacked,
-            [None if i in missing.get(step, ()) else grad for i, grad in enumerate(grads)],
-            state,
-            OPS[op],
-            LOPS[lop],
-            hypergrad_lr=betas,
-            weight_decay=0.1,
-            granularity=granularity,
-            **options,
-        )
+    for fused in (False, None):  # without kernels and, where there are some, with them
+        stacked = [torch.stack(tensors).requires_grad_() for tensors in zip(*starts, strict=True)]
+        state = functional.init(stacked, LOPS[lop], lr=lrs, granularity=granularity, members=members)
+        for step in range(steps):
+            each = [problem.gradients([p[k] for p in stacked], step) for k in range(members)]
+            grads = [torch.stack(tensors) for tensors in zip(*each, strict=True)]
+            h = functional.update(
+                stacked,
+                [None if i in missing.get(step, ()) else grad for i, grad in enumerate(grads)],
+                state,
+                OPS[op],
+                LOPS[lop],
+                hypergrad_lr=betas,
+                weight_decay=0.1,
+                granularity=granularity,
+                fused=fused,
+                **options,
+            )
+        assert (state.kernel is not None) == (bool(lop) and fused is None and kernels.available())
 
-    for k, (params, optimizer) in enumerate(alone):
-        for together, single in zip(stacked, params, strict=True):
-            torch.testing.assert_close(together[k], single, rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(state.alpha[..., k], optimizer.learning_rates[0], rtol=1e-12, atol=0)
-        if lop:
-            assert h.shape == state.alpha.shape
-            torch.testing.assert_close(h[..., k], optimizer.hypergradients[0], rtol=1e-9, atol=1e-12)
-            assert not torch.equal(state.alpha[..., k], lrs[k].expand_as(state.alpha[..., k]))
+        for k, (params, optimizer) in enumerate(alone):
+            for together, single in zip(stacked, params, strict=True):
+                torch.testing.assert_close(together[k], single, rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(state.alpha[..., k], optimizer.learning_rates[0], rtol=1e-12, atol=0)
+            if lop:
+                assert h.shape == state.alpha.shape
+                torch.testing.assert_close(h[..., k], optimizer.hypergradients[0], rtol=1e-9, atol=1e-12)
+                assert not torch.equal(state.alpha[..., k], lrs[k].expand_as(state.alpha[..., k]))
 
 
 def test_gradients_and_other_members_stay_as_they_are():

@@ -111,6 +111,34 @@ def test_norms_and_decoupled_decay(kind):
                 torch.testing.assert_close(state[key], value, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_members_move_as_they_would_alone(kind):
+    """With products and an α of their own, over tensors of no element, of one, of a block and of several."""
+    direction, members = DIRECTIONS[kind], 3
+    shapes = [(5, 7), (0,), (), (16384,), (40_000,)]
+    params = make([(members, *shape) for shape in shapes], torch.float64)
+    states = states_for(direction, params)
+    alone = [[param[k].clone() for param in params] for k in range(members)]
+    own = [states_for(direction, copies) for copies in alone]
+    alphas = torch.rand(len(shapes), members, dtype=torch.float64)
+    decays = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    kernel = None
+    for step in range(3):
+        grads = make([(members, *shape) for shape in shapes], torch.float64, seed=step + 1)
+        kernel = kernels.choose(direction, params, grads, states, members=members, last=kernel)
+        products = kernel.products(decays=decays, norms=True)
+        kernel.move(alphas if step else alphas[0], decay=0.5)
+        for k in range(members):
+            single = kernels.choose(direction, alone[k], [grad[k] for grad in grads], own[k])
+            expected = single.products(decays=decays, norms=True)
+            single.move(alphas[:, k] if step else alphas[0, k], decay=0.5)
+            assert torch.equal(products[..., k], expected)
+            assert all(torch.equal(param[k], copy) for param, copy in zip(params, alone[k], strict=True))
+            for state, one in zip(states, own[k], strict=True):
+                for key, value in one.items():
+                    assert torch.equal(state[key] if key == "step" else state[key][k], value)
+
+
 @pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
 @pytest.mark.parametrize("lop", ["sgd", "sgdn", "adam", "adagrad", "lion"])
 @pytest.mark.parametrize("op", ["sgd", "sgdn", "heavy ball", "adam"])
