@@ -33,6 +33,9 @@ from study.workloads import storage
 
 POLL_SECONDS = 1.0
 TRACKING_RETRY_SECONDS = 10.0
+LIVE_SHARE = 0.05
+"""Of the driver's time, for sending what trials under way have so far; what ended is sent at once. The driver
+shares its cores with them."""
 
 
 class BusyError(RuntimeError):
@@ -134,6 +137,8 @@ class Follower:
         self._folder = folder
         self._readers: dict[str, JournalReader] = {}
         self._unsent: set[str] = set()
+        self._fresh: set[str] = set()
+        self._next_live = 0.0
         self._trials: list[Trial] = []
         self._ahead: list[TrialRecord] = []
         self._tracker = tracker
@@ -166,6 +171,7 @@ class Follower:
     def finish(self) -> Progress:
         """Stop; then take in and send all that is there, and return how the study stands."""
         self.stop()
+        self._next_live = 0.0
         self._advance()
         return self._tell()
 
@@ -197,22 +203,31 @@ class Follower:
                 self._kept = self._study.found
             except TrackingError as error:
                 self._error = str(error)
+        live = time.monotonic() >= self._next_live
+        spent = 0.0
         for key in [trial.key for trial in self._trials if trial.key in self._unsent]:
             reader = self._readers[key]
-            changed = reader.poll()
+            if reader.poll():
+                self._fresh.add(key)
             record = reader.record
-            if self._error or not (changed or record.closed):
+            if self._error or not (record.closed or (live and key in self._fresh)):
                 continue
             if not self._may_send():
                 return
+            begun = time.monotonic()
             try:
                 if not self._tracker.is_complete(record):
                     self._tracker.replay(record)
             except TrackingError as error:
                 self._error = str(error)
             else:
+                self._fresh.discard(key)
                 if record.ended:
                     self._unsent.discard(key)
+            if not record.closed:
+                spent += time.monotonic() - begun
+        if live:
+            self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
 
     def _tell(self) -> Progress:
         progress = progress_of([*self.records(), *self._ahead], self._slots)

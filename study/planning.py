@@ -1,15 +1,14 @@
-"""How a study's trials are shared out among workers, and what they will cost. Pure: runs nothing."""
+"""What a study's trials will cost, and how they are shared out among workers. Pure: runs nothing."""
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from study import grouping
+from study import bundling, grouping
 from study.grouping import Limit
 from study.trial import Trial
 
@@ -40,27 +39,20 @@ ROUGH_RATES = {
 ROUGH_PACKED_RATES = {
     "digits-logreg": 0.00002,
     "digits-mlp": 0.0001,
-    "mnist-logreg": 0.00015,
+    "mnist-logreg": 0.00012,
 }
 """The same for a trial in a pack, where that is faster."""
 START_SECONDS = 3.0
 """What starting a worker process and importing torch cost, to an order of magnitude."""
 
-# Starting a worker process costs seconds, so a bundle should be worth about this many; and more than a few
-# bundles per slot balance no better.
-BUNDLE_SECONDS = 60.0
-BUNDLES_PER_SLOT = 4
+UNIT_SECONDS = 60.0
+"""What a search asks for at a time should be worth about this much, where all slots have work."""
 
 # The journal keeps three float32 per iteration in base64, the Parquet file about as much; MLflow keeps
 # about 150 bytes for each point of a curve, of which there are at most about 1000 after thinning.
 BYTES_PER_ITERATION = 2 * 12 * 4 / 3
 BYTES_PER_POINT = 150
 MAX_POINTS = 1_000
-
-# Trials of one kind are cut into pieces that balance the bundles, three or so to a bundle, but not into such
-# small ones that packing them no longer pays.
-PIECES_PER_BUNDLE = 3
-LEAST_PIECE = 8
 
 
 @dataclass(frozen=True)
@@ -108,22 +100,22 @@ def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
 def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
     """Return how many arms' points of a search one process trains.
 
-    As many as are worth its start, if all slots have work; one if a scheduler stops trials, which would stop
-    those beside it, or if nobody knows how long a point takes.
+    As many as are worth :data:`UNIT_SECONDS`, if all slots have work; one if a scheduler stops trials, which
+    would stop those beside it, or if nobody knows how long a point takes.
     """
     arms = study.arms()
     points = plan([trial for arm in arms for trial in arm.trials(arm.middle, arm.search.seeds)], 1, rates)
     if study.scheduler is not None or not points.seconds:
         return 1
-    return max(1, min(int(BUNDLE_SECONDS * len(arms) / points.seconds), -(-len(arms) // slots)))
+    return max(1, min(int(UNIT_SECONDS * len(arms) / points.seconds), -(-len(arms) // slots)))
 
 
 def search_starts(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> float:
-    """Return the seconds, of one slot, that a search has yet to spend on starting processes; 0 for a grid."""
+    """Return the seconds that a search has yet to spend on starting a process in each slot; 0 for a grid."""
     if study.search is None:
         return 0.0
     ahead = sum(arm.search.points - len(arm.points(study.found)) for arm in study.arms())
-    return START_SECONDS * math.ceil(ahead / unit_size(study, slots, rates))
+    return START_SECONDS * min(slots, math.ceil(ahead / unit_size(study, slots, rates)))
 
 
 def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:
@@ -148,9 +140,7 @@ def plan(
     rates: Mapping[tuple[str, str], float] | None = None,
     limit: Limit = _alone,
 ) -> Plan:
-    """Shares out trials among bundles of about equal cost, costliest trials first.
-
-    Trials that pack are dealt in pieces of one kind, so that a worker finds them in its bundle together.
+    """Say what would run, in which bundles and packs, and what it would cost.
 
     Args:
         trials: distinct trials.
@@ -172,7 +162,7 @@ def plan(
     seconds: list[float | None] = []
     for trial, count in zip(trials, counts, strict=True):
         rough = ROUGH_RATES.get(trial.workload)
-        if limit(trial) >= LEAST_PIECE:
+        if limit(trial) >= bundling.LEAST_PIECE:
             rough = ROUGH_PACKED_RATES.get(trial.workload, rough)
         rate = rates.get((trial.workload, trial.optimizer), rough)
         seconds.append(None if count is None or rate is None else count * rate)
@@ -180,7 +170,7 @@ def plan(
     known = _total(counts)
     measured = all((trial.workload, trial.optimizer) in rates for trial in trials)
     points = sum(min(MAX_POINTS, 3 * count) for count in counts if count is not None)
-    bundles = _bundles(trials, seconds, slots, limit)
+    bundles = bundling.bundles(trials, seconds, slots, limit)
     return Plan(
         trials=tuple(trials),
         bundles=bundles,
@@ -195,45 +185,3 @@ def plan(
 def _total(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
-
-
-def _bundles(
-    trials: Sequence[Trial], seconds: Sequence[float | None], slots: int, limit: Limit
-) -> tuple[tuple[Trial, ...], ...]:
-    if not trials:
-        return ()
-    longest = max((s for s in seconds if s is not None), default=BUNDLE_SECONDS)
-    costs = {trial: longest if s is None else s for trial, s in zip(trials, seconds, strict=True)}
-    total = sum(costs.values())
-    worth = int(total / BUNDLE_SECONDS)
-    number = min(len(trials), max(slots, min(worth, BUNDLES_PER_SLOT * slots)))
-    pieces = _pieces(trials, costs, total / (PIECES_PER_BUNDLE * number), slots, limit)
-    number = min(number, len(pieces))
-    # Longest processing time first: the next costliest piece goes to the lightest bundle.
-    heap: list[tuple[float, int, list[int]]] = [(0.0, i, []) for i in range(number)]
-    loads = [sum(costs[trial] for trial in piece) for piece in pieces]
-    for index in sorted(range(len(pieces)), key=lambda i: (-loads[i], i)):
-        load, i, members = heap[0]
-        members.append(index)
-        heapq.heapreplace(heap, (load + loads[index], i, members))
-    ordered = sorted(heap, key=lambda entry: (-entry[0], entry[1]))
-    return tuple(tuple(trial for i in sorted(members) for trial in pieces[i]) for _, _, members in ordered)
-
-
-def _pieces(
-    trials: Sequence[Trial], costs: Mapping[Trial, float], share: float, slots: int, limit: Limit
-) -> list[list[Trial]]:
-    """Trials by themselves, or where they pack, some of one kind that cost about ``share``."""
-    alone = [[trial] for trial in trials if limit(trial) == 1]
-    together = grouping.kinds(trial for trial in trials if limit(trial) > 1)
-    counts = []
-    for members in together:
-        wanted = round(sum(costs[trial] for trial in members) / share) if share else 1
-        wanted = min(wanted, len(members) // LEAST_PIECE)
-        counts.append(max(1, wanted, -(-len(members) // limit(members[0]))))
-    while together and len(alone) + sum(counts) < min(slots, len(trials)):
-        # Rather small packs than slots without work.
-        largest = max(range(len(counts)), key=lambda i: len(together[i]) / counts[i])
-        counts[largest] += 1
-    cuts = [grouping.cut(members, count) for members, count in zip(together, counts, strict=True)]
-    return alone + [piece for pieces in cuts for piece in pieces]

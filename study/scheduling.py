@@ -201,6 +201,8 @@ def schedule(
     tuner = tune.Tuner(
         tune.with_resources(host, needs(resources)),
         param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
+        # A process takes bundle after bundle: to start one and load the data takes seconds.
+        tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:12],
             storage_path=str(folder.tune),

@@ -95,6 +95,7 @@ def _fit(
             scheduler=scheduler,
             num_samples=sum(arm.arm.search.points for arm in searcher.arms) + len(searcher.arms),
             max_concurrent_trials=slots,
+            reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
@@ -210,34 +211,39 @@ class Tracker:
             self._client.delete_run(run.info.run_id)
             run = None
             self._sent.pop(key, None)
+        known = run is not None
         if run is None:
             run = self._runs[key] = self._start(record)
         run_id = run.info.run_id
+        params: dict[str, Any] = {}
         if key not in self._sent:
-            self._describe(run_id, record)
+            # A driver that died may have left the parameters out and the run as ended.
+            params = content.params(record.trial)
+            if known and not record.closed:
+                self._client.update_run(run_id, status="RUNNING")
         sent = self._sent.setdefault(key, content.Sent(self._points))
-        self._send(run_id, sent.fresh(record))
-        if record.ended or record.status == "pruned":
-            self._end(run_id, record)
-            self._complete[key] = end(record)
-            del self._sent[key]
-        elif record.status == "failed":
-            # Without summaries: it may yet be run again, and a metric has one value.
-            self._client.set_tag(run_id, "outcome", "failed")
+        metrics = list(sent.fresh(record))
+        tags: dict[str, str] = self._verdict(record) if record.closed else {}
+        if record.closed and record.status != "failed":
+            # Not of a failed trial: it may yet be run again, and a metric has one value.
+            summaries = measures.summarise(record, self.study.threshold(record.trial))
+            metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
+        self._send(run_id, metrics, params, tags)
+        if record.closed:
             self._keep_artifacts(run_id, record)
-            self._client.set_terminated(run_id, "FAILED", end_time=record.ended_ms)
+            # Last: a run that says it is finished is not looked at again.
+            self._client.set_terminated(run_id, end(record), end_time=record.ended_ms)
+            if record.status != "failed":
+                self._complete[key] = end(record)
             del self._sent[key]
 
-    def _end(self, run_id: str, record: TrialRecord) -> None:
-        threshold = self.study.threshold(record.trial)
-        summaries = measures.summarise(record, threshold)
-        self._send(run_id, [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()])
-        self._client.set_tag(run_id, "outcome", measures.outcome(record, threshold))
+    def _verdict(self, record: TrialRecord) -> dict[str, str]:
+        if record.status == "failed":
+            return {"outcome": "failed"}
+        tags: dict[str, str] = {"outcome": measures.outcome(record, self.study.threshold(record.trial))}
         if self.study.search is not None:
-            self._client.set_tag(run_id, "pruned", str(record.status == "pruned").lower())
-        self._keep_artifacts(run_id, record)
-        # Last: a run that says it is finished is not looked at again.
-        self._client.set_terminated(run_id, end(record), end_time=record.ended_ms)
+            tags["pruned"] = str(record.status == "pruned").lower()
+        return tags
 
     def _start(self, record: TrialRecord) -> Run:
         trial = record.trial
@@ -261,17 +267,17 @@ class Tracker:
             run_name=f"{trial.workload} {trial.name}" if self._several_workloads else trial.name,
         )
 
-    def _describe(self, run_id: str, record: TrialRecord) -> None:
-        """Send the run's parameters, which a driver that died may have left out, and mark it as running."""
-        self._client.log_batch(
-            run_id, params=[Param(name, str(value)) for name, value in content.params(record.trial).items()]
-        )
-        self._client.update_run(run_id, status="RUNNING")
-
-    def _send(self, run_id: str, metrics: Iterable[Metric]) -> None:
-        points = list(metrics)
-        for start in range(0, len(points), _BATCH):
-            self._client.log_batch(run_id, metrics=points[start : start + _BATCH])
+    def _send(
+        self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """In as few requests as there may be: each is a transaction of a dozen statements."""
+        given = [Param(name, str(value)) for name, value in params.items()]
+        marks = [RunTag(name, value) for name, value in tags.items()]
+        first = _BATCH - len(given) - len(marks)
+        if given or marks or metrics:
+            self._client.log_batch(run_id, metrics=metrics[:first], params=given, tags=marks)
+        for start in range(first, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
     def _keep_artifacts(self, run_id: str, record: TrialRecord) -> None:
         with tempfile.TemporaryDirectory() as name:

@@ -287,7 +287,7 @@ class TestWorth:
 
 
 class TestPlanning:
-    def test_points_share_a_process_while_they_are_short_and_all_slots_have_work(self, searched):
+    def test_points_share_a_unit_while_they_are_short_and_all_slots_have_work(self, searched):
         study = searched(optimizers=["sgd", "sgdn", "adam", "sgd-sgd"], epochs=None, iterations=100)
         optimizers = [arm.template.optimizer for arm in study.arms()]
 
@@ -303,9 +303,10 @@ class TestPlanning:
         study = searched(optimizers=["sgd"], points=3, epochs=None, iterations=100, scheduler="asha")
         (arm,) = study.arms()
         rates = {("digits-logreg", "sgd"): 1.0}
-        assert planning.search_starts(study, 1, rates) == 3 * planning.START_SECONDS
+        assert planning.search_starts(study, 1, rates) == planning.START_SECONDS
+        assert planning.search_starts(study, 9, rates) == 3 * planning.START_SECONDS
         known = study.with_found(Found((arm.point(0, {"alpha0": 0.1}),)))
-        assert planning.search_starts(known, 1, rates) == 2 * planning.START_SECONDS
+        assert planning.search_starts(known, 9, rates) == 2 * planning.START_SECONDS
         assert planning.plan(planning.left(known, map(TrialRecord, known.outline())), 1, rates).seconds == 800
         first, second, *others = map(TrialRecord, known.outline())
         records = [replace(first, status="finished"), replace(second, status="pruned"), *others]
