@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from study.records import Array, TrialRecord
 
@@ -75,8 +75,11 @@ def smoothed(train_loss: Array, decay: float = SMOOTHING) -> NDArray[np.float64]
     losses, so a threshold near the initial loss is crossed by luck here too.
     """
     loss = np.asarray(train_loss, dtype=np.float64)
-    average = lfilter([1 - decay], [1, -decay], loss)
-    return np.asarray(average / (1 - decay ** np.arange(1, len(loss) + 1)), dtype=np.float64)
+    average = pd.Series(loss).ewm(alpha=1 - decay).mean().to_numpy(copy=True)
+    unusable = ~np.isfinite(loss)
+    if unusable.any():
+        average[unusable.argmax() :] = np.nan  # pandas passes them over
+    return average
 
 
 def outcome(record: TrialRecord, threshold: float | None) -> Outcome:
