@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,12 @@ from study.workloads.storage import open_or_download
 
 __all__ = ["load", "logreg", "mlp"]
 
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 MEAN, STD = 0.1307, 0.3081
 """Of the training pixels, which are 0 to 1."""
 
@@ -26,6 +34,9 @@ def load(folder: Path) -> Data:
     Raises:
         DataError: the files are not there and cannot be downloaded.
     """
+    found = [tensor for name in FILES if (tensor := _read_idx(folder / "MNIST" / "raw" / name)) is not None]
+    if [tensor.ndim for tensor in found] == [3, 1, 3, 1]:
+        return _data(*found)
     from torchvision.datasets import MNIST
 
     train, val = open_or_download(
@@ -35,7 +46,31 @@ def load(folder: Path) -> Data:
         files="MNIST/raw",
         source=" or ".join(MNIST.mirrors),
     )
-    return Data(_normalised(train.data), train.targets, _normalised(val.data), val.targets)
+    return _data(train.data, train.targets, val.data, val.targets)
+
+
+def _data(images: Tensor, labels: Tensor, val_images: Tensor, val_labels: Tensor) -> Data:
+    return Data(_normalised(images), labels.long(), _normalised(val_images), val_labels.long())
+
+
+def _read_idx(path: Path) -> Tensor | None:
+    """Return what a file in MNIST's format holds; ``None``, and torchvision sees to it, if it is not whole.
+
+    To import torchvision takes longer than to read the files, in every worker.
+    """
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError:
+        return None
+    if len(content) < 4 or tuple(content[:3]) != (0, 0, 8):  # 8: unsigned bytes
+        return None
+    start = 4 * (1 + int(content[3]))
+    if len(content) < start:
+        return None
+    shape = content[4:start].view(">i4").tolist()
+    return (
+        torch.from_numpy(content[start:].reshape(shape)) if len(content) - start == math.prod(shape) else None
+    )
 
 
 def _normalised(pictures: Tensor) -> Tensor:

@@ -118,14 +118,14 @@ def machine_lock(name: str) -> Iterator[None]:
 def open_or_download(
     dataset: Callable[[Path, bool], T], folder: Path, *, what: str, files: str, source: str
 ) -> T:
-    """Return ``dataset(folder, False)``, after downloading into ``folder`` if that raises ``RuntimeError``.
+    """Return ``dataset(folder, False)``, after downloading into ``folder`` if they are absent or damaged.
 
     The download goes to a folder beside the data and each file is renamed into place when all have come, so
     a process that is killed meanwhile leaves nothing half-written where the data belong.
 
     Args:
         dataset: opens the data in a folder, downloading them first if the second argument is true, as
-            torchvision's classes do; raises ``RuntimeError`` if they are absent or damaged.
+            torchvision's classes do.
         folder: the data folder; made if absent.
         what: the data set's name, for messages.
         files: where in ``folder`` its files belong, for messages.
@@ -136,7 +136,12 @@ def open_or_download(
     """
     try:
         return dataset(folder, False)
-    except RuntimeError:
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        AssertionError,
+    ):  # what torchvision raises of cut off files
         pass
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -182,6 +182,22 @@ def test_mnist_is_read_without_writing_to_its_folder(tmp_path: Path, monkeypatch
     assert data.train_inputs.dtype == torch.float32
     assert data.train_targets.tolist() == labels.tolist()
     assert data.val_inputs.shape == (2, 784)
+    theirs = MNIST(folder, train=False)
+    np.testing.assert_allclose((data.val_inputs * 0.3081 + 0.1307) * 255, theirs.data.flatten(1), atol=1e-3)
+    assert torch.equal(data.val_targets, theirs.targets)
+
+
+@pytest.mark.parametrize("length", [0, 3, 6, 15, 16, 100])
+def test_an_mnist_file_that_was_cut_off_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr(MNIST, "download", offline)
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw)
+    file = raw / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(DataError, match="MNIST is not whole"):
+        mnist.load(tmp_path)
 
 
 def test_mnist_is_downloaded_into_the_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
