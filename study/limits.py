@@ -102,6 +102,11 @@ def _machine(records: Sequence[TrialRecord]) -> Iterator[str]:
             "Some trials ran on a GPU, whose libraries do not promise the same bits twice: running a trial "
             "again gives a curve close to this one, not this one."
         )
+    if len({record.machine["kernels"] for record in records if "kernels" in record.machine}) > 1:
+        yield (
+            "Some trials ran with hypergrad's compiled kernels and some on machines without a C compiler: "
+            "the same trial may differ there in its last digits."
+        )
     for name, what in (("commit", "commits of this project"), ("torch", "versions of torch")):
         different = sorted({record.machine[name] for record in records if record.machine.get(name)})
         if len(different) > 1:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hypergrad import kernels
 from study import optimizers, provenance
 from study.records import EpochRecord
 from study.spec import Trial
@@ -49,6 +50,8 @@ def machine(device: torch.device) -> dict[str, str]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
     }
+    if not on_gpu:
+        said["kernels"] = "compiled" if kernels.available() else "none"
     return said | ({"commit": commit} if (commit := provenance.commit()) else {})
 
 

@@ -1,8 +1,9 @@
-"""What many trials cost: ``python tests/benchmarks/load.py [--trials 2000] [--planned 100000] [--cpus 2]``.
+"""What many trials cost: ``python tests/benchmarks/load.py [--trials 500 2000 --planned 100000 --cpus 2]``.
 
-Plans a study of ``--planned`` trials; runs one of ``--trials`` short ones and watches the driver's memory;
-then asks for its status and its report. Prints seconds, megabytes and, for the driver, megabytes per
-thousand trials, from a straight line through its resident memory over the trials that had ended.
+Plans a study of ``--planned`` trials; runs one for each of ``--trials``, of short trials, and watches the
+driver's memory; then asks for its status and its report. Prints seconds, megabytes and, for the driver,
+megabytes per thousand trials, from a straight line through its resident memory over the trials that had
+ended. ``--figure`` draws how all of it grows.
 """
 
 from __future__ import annotations
@@ -29,19 +30,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--trials", type=int, nargs="+", default=[2000])
     parser.add_argument("--planned", type=int, default=100_000)
     parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--figure", type=Path, help="draw seconds and memory over --trials")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        planned = write_study(folder, "planned", options.planned)
+        planned = write_study(Path(name), "planned", options.planned)
         say(f"plan of {options.planned} trials", *timed(["plan", str(planned), "--runs", name]))
-        path = write_study(folder, "load", options.trials)
-        run(path, folder, options)
-        for command in (["status", "load"], ["report", "load"]):
-            say(f"{command[0]} of {options.trials} trials", *timed([*command, "--runs", name]))
-        check_store(folder, options.trials)
+    measured = [measure(count, options.cpus) for count in sorted(options.trials)]
+    if options.figure:
+        draw(measured, options.figure)
+
+
+def measure(trials: int, cpus: int) -> dict[str, float]:
+    """Run a study of ``trials`` trials and look at it; return its figures by what they are of."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = {"trials": trials} | run(write_study(folder, "load", trials), folder, trials, cpus)
+        for command in ("status", "report"):
+            figures[command], megabytes = timed([command, "load", "--runs", name])
+            say(f"{command} of {trials} trials", figures[command], megabytes)
+        check_store(folder, trials)
+    return figures
+
+
+def draw(measured: list[dict[str, float]], path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    trials = [figures["trials"] for figures in measured]
+    for name in ("run", "report", "status"):
+        left.plot(trials, [figures[name] for figures in measured], "o-", label=name)
+    right.plot(trials, [figures["memory"] for figures in measured], "o-")
+    left.set(xlabel="trials", ylabel="seconds")
+    right.set(xlabel="trials", ylabel="driver's memory while trials run, MB")
+    for axes in (left, right):
+        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.grid(True, alpha=0.3)
+    left.legend(frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 def write_study(folder: Path, name: str, trials: int) -> Path:
@@ -54,11 +82,11 @@ def write_study(folder: Path, name: str, trials: int) -> Path:
     return path
 
 
-def run(path: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Run the study and print how long it took and how the driver's memory grew."""
+def run(path: Path, folder: Path, count: int, cpus: int) -> dict[str, float]:
+    """Run the study; print and return how long it took and how the driver's memory grew."""
     command = [sys.executable, "-m", "study", "run", str(path), "--runs", str(folder)]
     begun = time.perf_counter()
-    driver = psutil.Popen([*command, "--cpus", str(options.cpus)], stdout=subprocess.DEVNULL)
+    driver = psutil.Popen([*command, "--cpus", str(cpus)], stdout=subprocess.DEVNULL)
     home = StudyFolder(folder, "load")
     samples = []
     while driver.poll() is None:
@@ -67,15 +95,15 @@ def run(path: Path, folder: Path, options: argparse.Namespace) -> None:
         time.sleep(2)
     seconds = time.perf_counter() - begun
     # The report, which loads figures and all curves, comes after the last trial.
-    trials, memory = np.array([sample for sample in samples if 50 < sample[0] < options.trials]).T
+    trials, memory = np.array([sample for sample in samples if 50 < sample[0] < count]).T
     slope, _ = np.polyfit(trials / 1000, memory, 1)
-    rate = options.trials / seconds
     print(
-        f"run of {options.trials} trials on {options.cpus} CPUs: {seconds:.0f} s, {rate:.1f} trials/s, exit "
+        f"run of {count} trials on {cpus} CPUs: {seconds:.0f} s, {count / seconds:.1f} trials/s, exit "
         f"code {driver.returncode}; driver {memory[0]:.0f} MB to {memory[-1]:.0f} MB, "
         f"{slope:+.1f} MB per 1000 trials while they ran",
         flush=True,
     )
+    return {"run": seconds, "memory": float(memory[-1])}
 
 
 def timed(arguments: list[str]) -> tuple[float, float]:

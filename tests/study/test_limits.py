@@ -71,3 +71,9 @@ def test_trials_of_several_commits_or_versions_are_said():
     text = said(trial_table(made, STUDY), made)
     assert "Trials ran with 2 commits of this project: aaa, bbb." in text
     assert "versions of torch" not in text
+    assert "compiled kernels" not in text
+
+
+def test_trials_with_and_without_compiled_kernels_are_said():
+    made = records(lambda trial: 10, lambda trial: {"kernels": "none" if trial.seed else "compiled"})
+    assert "some on machines without a C compiler" in said(trial_table(made, STUDY), made)
