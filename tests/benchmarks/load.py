@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, nargs="+", default=[2000])
+    parser.add_argument("--trials", type=int, nargs="+", default=[2000], help="each a multiple of 20")
     parser.add_argument("--planned", type=int, default=100_000)
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--figure", type=Path, help="draw seconds and memory over --trials")
@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         planned = write_study(Path(name), "planned", options.planned)
         say(f"plan of {options.planned} trials", *timed(["plan", str(planned), "--runs", name]))
-    measured = [measure(count, options.cpus) for count in sorted(options.trials)]
+    measured = [measure(count // 20 * 20, options.cpus) for count in sorted(options.trials)]
     if options.figure:
         draw(measured, options.figure)
 
@@ -66,7 +66,7 @@ def draw(measured: list[dict[str, float]], path: Path) -> None:
     left.set(xlabel="trials", ylabel="seconds")
     right.set(xlabel="trials", ylabel="driver's memory while trials run, MB")
     for axes in (left, right):
-        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.set(xlim=(0, None), ylim=(0, 1.1 * axes.dataLim.y1))
         axes.grid(True, alpha=0.3)
     left.legend(frameon=False)
     figure.savefig(path, dpi=150)
@@ -103,7 +103,7 @@ def run(path: Path, folder: Path, count: int, cpus: int) -> dict[str, float]:
         f"{slope:+.1f} MB per 1000 trials while they ran",
         flush=True,
     )
-    return {"run": seconds, "memory": float(memory[-1])}
+    return {"run": seconds, "memory": float(np.median(memory))}
 
 
 def timed(arguments: list[str]) -> tuple[float, float]:
