@@ -96,7 +96,7 @@ def run(path: Path, folder: Path, count: int, cpus: int) -> dict[str, float]:
     seconds = time.perf_counter() - begun
     # The report, which loads figures and all curves, comes after the last trial.
     trials, memory = np.array([sample for sample in samples if 50 < sample[0] < count]).T
-    slope, _ = np.polyfit(trials / 1000, memory, 1)
+    slope = np.polyfit(trials / 1000, memory, 1)[0] if len(trials) >= 10 else np.nan
     print(
         f"run of {count} trials on {cpus} CPUs: {seconds:.0f} s, {count / seconds:.1f} trials/s, exit "
         f"code {driver.returncode}; driver {memory[0]:.0f} MB to {memory[-1]:.0f} MB, "
