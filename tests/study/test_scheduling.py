@@ -92,6 +92,15 @@ def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_p
         assert [epoch.val_loss for epoch in ours.epochs] == [epoch.val_loss for epoch in theirs.epochs]
 
 
+def test_a_process_takes_bundle_after_bundle(cluster, folder, tmp_path, write_study):
+    trials, notes = probes(write_study, tmp_path, seeds=6)
+    scheduling.schedule([[trial] for trial in trials], folder, Resources(cpus=2))
+    assert [record.status for record in folder.records(trials)] == ["finished"] * 6
+    processes = [note.name.partition("-")[0] for note in notes.iterdir()]
+    assert len(processes) == 6
+    assert len(set(processes)) <= 3
+
+
 def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study):
     """The table of outcomes, the keys, and what MLflow is told but for times and last digits."""
     study, _ = write_study(optimizers=["sgd", "sgd-sgdn", "adam-adam"], seeds=4, epochs=3, threshold=1.0)
