@@ -132,6 +132,8 @@ def missing() -> str | None:
         return "not installed: pip install '.[cluster]'"
     if os.geteuid() != 0:
         return "namespaces with an sshd need root"
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        return f"{sys.prefix} lies under /tmp, of which each machine has one of its own"
     needed = "mount -t tmpfs tmpfs /mnt; ip link add name t0 type bridge; ip link add name t1 type veth"
     tried = subprocess.run([*UNSHARE, "sh", "-ec", needed], capture_output=True, text=True)
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else None
