@@ -63,20 +63,20 @@ def _packs(
         largest = max(range(len(counts)), key=lambda i: len(kinds[i]) / counts[i])
         counts[largest] += 1
     others = [costs[trial] for trial in alone]
-    best, last = _time(kinds, counts, others, costs, slots, limit)
+    best, last = _makespan(kinds, counts, others, costs, slots, limit)
     while last is not None and len(kinds[last]) // (counts[last] + 1) >= LEAST_PIECE:
         counts[last] += 1
-        time, following = _time(kinds, counts, others, costs, slots, limit)
-        if time > WORTH_CUTTING * best:
+        makespan, following = _makespan(kinds, counts, others, costs, slots, limit)
+        if makespan > WORTH_CUTTING * best:
             counts[last] -= 1
             break
-        best, last = time, following
+        best, last = makespan, following
     return [
         pack for members, count in zip(kinds, counts, strict=True) for pack in grouping.cut(members, count)
     ]
 
 
-def _time(
+def _makespan(
     kinds: Sequence[Sequence[Trial]],
     counts: Sequence[int],
     others: Sequence[float],
@@ -91,9 +91,9 @@ def _time(
         for pack in grouping.cut(members, count):
             loads.append(_load(pack, costs, limit))
             owners.append(kind)
-    time, pieces = _deal(loads, slots)[0]
+    makespan, pieces = _deal(loads, slots)[0]
     packs = [index for index in pieces if owners[index] is not None]
-    return time, owners[min(packs, key=lambda index: loads[index])] if packs else None
+    return makespan, owners[min(packs, key=lambda index: loads[index])] if packs else None
 
 
 def _load(pack: Sequence[Trial], costs: Mapping[Trial, float], limit: Limit) -> float:

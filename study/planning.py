@@ -98,7 +98,7 @@ def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
 
 
 def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
-    """Return how many arms' points of a search one process trains.
+    """Return how many arms' points a search asks for at a time, for one process to train.
 
     As many as are worth :data:`UNIT_SECONDS`, if all slots have work; one if a scheduler stops trials, which
     would stop those beside it, or if nobody knows how long a point takes.

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -134,15 +134,10 @@ def open_or_download(
     Raises:
         DataError: the data are neither there nor to be downloaded.
     """
-    try:
+    # torchvision's own error for absent files, and those that it runs into in files that were cut off.
+    unusable = (RuntimeError, ValueError, LookupError, AssertionError)
+    with suppress(*unusable):
         return dataset(folder, False)
-    except (
-        RuntimeError,
-        ValueError,
-        LookupError,
-        AssertionError,
-    ):  # what torchvision raises of cut off files
-        pass
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
