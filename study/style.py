@@ -173,8 +173,10 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     with mpl.rc_context(STYLE):
+        # Laid out and measured once: "tight" would draw the figure again for every file.
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, and not again for every file
-        figure.savefig(png, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-        figure.savefig(svg, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine(None)
+        tight = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
+        figure.savefig(png, dpi=DPI, bbox_inches=tight, metadata={"Software": None})
+        figure.savefig(svg, bbox_inches=tight, metadata={"Date": None, "Creator": None})
     return [png, svg]
