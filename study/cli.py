@@ -23,6 +23,7 @@ from study.progress import progress_of
 from study.spec import SpecError, Study, load_study, preset_names, preset_path
 
 if TYPE_CHECKING:
+    from study.cluster import Connection
     from study.tracking import Tracker
 
 # The modules that import torch, Ray or MLflow take seconds; each command imports what it needs.
@@ -73,10 +74,23 @@ def run(
     if no_imports:
         os.environ[imports.VARIABLE] = "1"
     folder = StudyFolder(runs_folder(runs), spec.name)
+    from study import planning
+    from study.cluster import Connection
+
+    alone = spec.resources.cpus <= 1 and not spec.resources.gpus  # then there are as many workers as CPUs
+    with Connection(address, cpus, gpus, ready=alone) as connection:
+        if planning.left(spec, folder.outline(spec)):
+            connection.begin()  # comes up while the rest is imported
+        _run(spec, folder, connection, data, tracking_uri)
+
+
+def _run(
+    spec: Study, folder: StudyFolder, connection: Connection, data: Path | None, tracking_uri: str | None
+) -> None:
     from study import driver, tracking
+    from study.cluster import ClusterError, LostClusterError
     from study.optimizers import OptimizerError
     from study.samplers import SamplerError
-    from study.scheduling import ClusterError, LostClusterError
     from study.workloads import WorkloadError
     from study.workloads.storage import DataError
 
@@ -87,8 +101,7 @@ def run(
         tracker = tracking.Tracker(spec, uri, folder)
         out.print(f"[bold]{spec.name}[/]: {len(spec.outline())} trials; MLflow at {uri}")
         with view.watching(out) as watch:
-            settings = driver.Settings(data, address, cpus, gpus, watch, say=say)
-            progress = driver.run(spec, folder, tracker, settings)
+            progress = driver.run(spec, folder, tracker, connection, data_folder=data, watch=watch, say=say)
         spec = folder.so_far(spec)
         _show_results(spec, folder, tracker)
     except LostClusterError as error:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from study import (
@@ -20,6 +20,7 @@ from study import (
     searching,
     workloads,
 )
+from study.cluster import Connection
 from study.folder import StudyFolder
 from study.journal import JournalReader
 from study.lease import Lease, LeaseError
@@ -42,23 +43,29 @@ class BusyError(RuntimeError):
     """Another process runs the same study, or has taken it over."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Where and with what a study runs; every field as the command's option of that name."""
-
-    data: Path | None = None
-    address: str | None = None
-    cpus: int | None = None
-    gpus: int | None = None
-    watch: Watch = field(default=lambda progress: None)
-    say: Callable[[str], None] = field(default=lambda line: None)
-
-
-def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings) -> Progress:
+def run(
+    study: Study,
+    folder: StudyFolder,
+    tracker: Tracker,
+    connection: Connection,
+    *,
+    data_folder: Path | None = None,
+    watch: Watch = lambda progress: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Progress:
     """Run what is left of ``study`` and keep everything in MLflow; return how it stands at the end.
 
     Trials that have ended, in this study's earlier runs, are not run again, and their MLflow runs are
     completed where something is missing.
+
+    Args:
+        study: what to run.
+        folder: where its journals are.
+        tracker: where its runs go.
+        connection: whose Ray to run it on, which is left as soon as nothing more is to be run.
+        data_folder: of the data sets; None for the default.
+        watch: told how it stands, every second.
+        say: told, in a line, what is waited for.
 
     Raises:
         BusyError: another process runs this study, or has taken it over from this one.
@@ -67,22 +74,22 @@ def run(study: Study, folder: StudyFolder, tracker: Tracker, settings: Settings)
         SamplerError: a search's sampler cannot be made.
         KeyboardInterrupt: interrupted; all that the journals have is in MLflow.
     """
-    with _alone(folder, settings.say) as lease:
-        _check(study, settings)
+    with _alone(folder, say) as lease:
+        _check(study, data_folder, here=connection.is_local)
         folder.keep(study)
         tracker.begin()
-        follower = Follower(study, folder, tracker, settings.watch, lease.held)
+        follower = Follower(study, folder, tracker, watch, lease.held)
         try:
             _choose(study, folder)
             if planning.left(study, folder.outline(study)):
-                with scheduling.cluster(settings.address, settings.cpus, settings.gpus) as cluster:
-                    slots = cluster.slots(study.resources)
-                    follower.start(slots)
-                    if study.search is not None:
-                        searching.search(study, folder, slots=slots, data_folder=settings.data)
-                        _choose(study, folder)
-                    _train(study, folder, slots, settings.data)
+                slots = connection.cluster().slots(study.resources)
+                follower.start(slots)
+                if study.search is not None:
+                    searching.search(study, folder, slots=slots, data_folder=data_folder)
+                    _choose(study, folder)
+                _train(study, folder, slots, data_folder)
         finally:
+            connection.leave()
             follower.stop()
             lease.check()
             progress = follower.finish()
@@ -266,7 +273,7 @@ def _alone(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[Lease]:
         raise BusyError(f"the study {folder.name!r} {error}") from error
 
 
-def _check(study: Study, settings: Settings) -> None:
+def _check(study: Study, data_folder: Path | None, *, here: bool) -> None:
     """Find what is missing before any trial starts; download and decode once, not once per worker."""
     checked = set()
     for arm in study.arms():
@@ -277,5 +284,5 @@ def _check(study: Study, settings: Settings) -> None:
             optimizers.check(trial)
     for name, args in {(trial.workload, tuple(trial.workload_args.items())) for trial in study.outline()}:
         workload = workloads.resolve(name, dict(args))
-        if settings.address is None:
-            storage.load(workload, settings.data, "cpu")
+        if here:
+            storage.load(workload, data_folder, "cpu")

@@ -1,4 +1,5 @@
-"""Runs bundles of trials on Ray Tune: the only module that imports ray, beside ``study.tuning``.
+"""Runs bundles of trials on Ray Tune: only this module, ``study.cluster`` and ``study.searching``
+import ray.
 
 One Tune trial hosts one bundle, because a Tune trial costs seconds of process start and imports while
 many of ours cost less. Workers leave their results in journals; Tune schedules, places and retries.
@@ -7,158 +8,35 @@ many of ours cost less. Workers leave their results in journals; Tune schedules,
 from __future__ import annotations
 
 import _thread
-import logging
-import os
-import platform
 import signal
-import socket
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-# Read when ray is imported: no CSV, JSON and TensorBoard writers, the interrupt left to the command
-# line, no chatter about errors that the journals hold.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A process that does not hear from its node in this time ends without a word.
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+# First, for what it sets in the environment before ray is imported.
+from study.cluster import LostClusterError
 
+# isort: split
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.execution.placement_groups import PlacementGroupFactory
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study import imports
 from study.folder import StudyFolder
 from study.spec import Resources, Trial
 from study.worker import run_bundle
 
+# Tune asks for processes with these variables, which are for other libraries; Ray would start new ones for
+# them while those it has are idle.
+class_cache.DEFAULT_ENV_VARS.clear()
+
 MAX_DEATHS = 10
 """How often the process of a bundle may die before the bundle is given up."""
-STARTS = 3
-"""How often a local Ray is started that is not up in the 30 s that Ray gives it, as on a busy machine."""
-GUESSED_SLOTS = 16
 GONE_SECONDS = 10.0
-
-
-class ClusterError(RuntimeError):
-    """Ray cannot be started or reached, or cannot hold a trial of the study."""
-
-
-class LostClusterError(ClusterError):
-    """Ray went away in the middle of a study; what the trials did so far is kept."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What a running Ray offers."""
-
-    cpus: float
-    gpus: float
-    grows: bool = False
-    """Whether it may have more when more is asked for, as an autoscaling cluster that starts from zero."""
-
-    def slots(self, resources: Resources) -> int:
-        """Return how many trials with ``resources`` run at a time; a guess where a cluster has yet to grow.
-
-        Raises:
-            ClusterError: not even one, and it does not grow.
-        """
-        fits = [
-            int(have / need + 1e-9)
-            for have, need in ((self.cpus, resources.cpus), (self.gpus, resources.gpus))
-            if need > 0
-        ]
-        if slots := min(fits):
-            return slots
-        if self.grows:
-            return GUESSED_SLOTS
-        raise ClusterError(
-            f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but Ray has "
-            f"{self.cpus:g} CPUs and {self.gpus:g} GPUs in all; lower `resources` in the study file"
-        )
-
-
-@contextmanager
-def cluster(
-    address: str | None = None, cpus: int | None = None, gpus: int | None = None
-) -> Iterator[Cluster]:
-    """Connect to the Ray at ``address``, or start one here and stop it at the end.
-
-    Args:
-        address: of a running cluster, as in ``ray.init``; None starts a local Ray.
-        cpus: logical CPUs of a local Ray; None for all that this process may use.
-        gpus: logical GPUs of a local Ray; None for those found.
-
-    Raises:
-        ClusterError: no Ray at ``address``, or with other versions; or a local one does not start.
-    """
-    options: dict[str, Any] = (
-        {"address": address}
-        if address
-        else {
-            "address": "local",
-            "num_cpus": cpus or len(os.sched_getaffinity(0)),
-            "num_gpus": gpus,
-            "include_dashboard": False,
-        }
-    )
-    if address:
-        _check_answers(address)
-    # A user's own workload is imported on the workers as it is here.
-    paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-    environment[imports.VARIABLE] = os.environ.get(imports.VARIABLE, "")
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    for starts_left in reversed(range(1 if address else STARTS)):
-        try:
-            _init(options, environment)
-            break
-        except Exception as error:  # Ray raises no narrower one where a node does not start in time.
-            ray.shutdown()
-            if starts_left and "timed out" in str(error):
-                continue
-            where = f"no Ray cluster answers at {address}" if address else "a local Ray did not start"
-            raise ClusterError(f"{where}: {_first_line(error)}") from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler prints a stack and ends the process at once.
-        signal.signal(signal.SIGTERM, on_terminate)
-    try:
-        if address:
-            _check_versions()
-        total = ray.cluster_resources()
-        yield Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), grows=address is not None)
-    finally:
-        ray.shutdown()
-
-
-def _init(options: dict[str, Any], environment: dict[str, str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(
-            **options,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env={"env_vars": environment},
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def schedule(
@@ -254,17 +132,6 @@ def needs(resources: Resources) -> PlacementGroupFactory:
     return PlacementGroupFactory([wanted])
 
 
-def _check_answers(address: str) -> None:
-    """Ray waits for minutes for a cluster that is not there; a person should not."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not (separator and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address} ({error})") from error
-
-
 def _host(
     config: dict[str, int],
     bundles: tuple[tuple[Trial, ...], ...],
@@ -289,37 +156,3 @@ def _host(
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})
-
-
-def _versions() -> dict[str, str]:
-    """What must be the same on every node for a trial to mean the same everywhere."""
-    packages = ("hypergrad-study", "torch", "numpy", "ray")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
-
-
-def _check_versions() -> None:
-    """Compare every node that is up with this process. Nodes that join later are not looked at.
-
-    Raises:
-        ClusterError: a node has other versions, or does not have the package.
-    """
-    here = _versions()
-    ask = ray.remote(num_cpus=0)(_versions)
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        name = node["NodeManagerHostname"]
-        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        try:
-            there = ray.get(ask.options(scheduling_strategy=on_node).remote(), timeout=120)
-        except ray.exceptions.GetTimeoutError as error:
-            raise ClusterError(f"node {name} did not start a task within 120 s") from error
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ClusterError(f"node {name} cannot run this study: {reason}") from error
-        for package, version in here.items():
-            if there[package] != version:
-                raise ClusterError(
-                    f"node {name} has {package} {there[package]}, this process has {version}; "
-                    "install the same on both"
-                )

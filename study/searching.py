@@ -1,4 +1,4 @@
-"""Runs a search on Ray Tune with Optuna: beside ``study.scheduling`` the only module that imports ray.
+"""Runs a search on Ray Tune with Optuna.
 
 Tune asks :class:`UnitSearch` for work. Each piece of work is a *unit*: points of different arms that one
 process trains, as many as are worth its start. Every arm has an ``OptunaSearch`` of its own, and its next

@@ -1,7 +1,6 @@
 """Bundles on a real Ray, with logical GPUs: the numbers of a plain loop, nothing lost with a worker."""
 
 import os
-import re
 import textwrap
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from study import scheduling
+from study.cluster import Connection
 from study.folder import StudyFolder
 from study.packwork import planned_limit
 from study.planning import plan
@@ -61,8 +61,8 @@ def cluster(tmp_path_factory):
     before = os.getcwd()
     os.chdir(home)
     try:
-        with scheduling.cluster(cpus=4, gpus=2) as started:
-            yield started
+        with Connection(cpus=4, gpus=2) as connection:
+            yield connection.cluster()
     finally:
         os.chdir(before)
 
@@ -172,52 +172,3 @@ def test_a_trial_that_raises_does_not_stop_the_others(cluster, folder, write_stu
     assert (finished.status, failed.status) == ("finished", "failed")
     assert "ValueError" in failed.error
     assert np.isfinite(finished.train_loss).all()
-
-
-def test_a_node_with_other_versions_is_refused_with_both(cluster, monkeypatch):
-    scheduling._check_versions()
-    real = scheduling.metadata.version
-    monkeypatch.setattr(scheduling.metadata, "version", lambda name: "9.9" if name == "torch" else real(name))
-    expected = rf"has torch {re.escape(real('torch'))}, this process has 9\.9"
-    with pytest.raises(scheduling.ClusterError, match=expected):
-        scheduling._check_versions()
-
-
-def test_a_cluster_that_grows_is_not_refused_for_what_it_does_not_have_yet():
-    assert scheduling.Cluster(cpus=0, gpus=0, grows=True).slots(Resources(cpus=1, gpus=1)) > 0
-
-
-@pytest.mark.parametrize(
-    ("needs", "slots"),
-    [((1, 0), 4), ((0.5, 0), 8), ((0.1, 0.1), 20), ((1, 1), 2), ((3, 0), 1), ((0, 0.5), 4)],
-)
-def test_slots_are_limited_by_what_is_scarcest(needs, slots):
-    assert scheduling.Cluster(cpus=4, gpus=2).slots(Resources(cpus=needs[0], gpus=needs[1])) == slots
-
-
-def test_a_trial_that_fits_nowhere_is_refused():
-    with pytest.raises(scheduling.ClusterError, match=r"asks for 1 CPUs and 3 GPUs, but Ray has 4"):
-        scheduling.Cluster(cpus=4, gpus=2).slots(Resources(cpus=1, gpus=3))
-
-
-@pytest.mark.parametrize("failures", [0, 2, 3])
-def test_a_ray_that_is_slow_to_start_is_started_again_and_then_given_up_in_a_line(monkeypatch, failures):
-    slow = [Exception("The current node timed out during startup.\nMore.")] * failures
-    started = []
-
-    def init(**options):
-        started.append(options["address"])
-        if slow:
-            raise slow.pop()
-
-    monkeypatch.setattr(scheduling.ray, "init", init)
-    monkeypatch.setattr(scheduling.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(scheduling.ray, "cluster_resources", lambda: {"CPU": 2.0})
-    if failures < 3:
-        with scheduling.cluster() as cluster:
-            assert cluster == scheduling.Cluster(cpus=2.0, gpus=0.0)
-    else:
-        expected = r"^a local Ray did not start: The current node timed out during startup\.$"
-        with pytest.raises(scheduling.ClusterError, match=expected), scheduling.cluster():
-            pass
-    assert started == ["local"] * min(failures + 1, 3)

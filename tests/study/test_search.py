@@ -602,6 +602,7 @@ ON_RAY = """
 import json, sys
 from pathlib import Path
 from study import driver
+from study.cluster import Connection
 from study.folder import StudyFolder
 from study.spec import load_study
 from study.tracking import Tracker, embedded_uri
@@ -612,7 +613,8 @@ def tell(progress):
 study, runs = load_study(sys.argv[1]), Path(sys.argv[2])
 folder = StudyFolder(runs, study.name)
 tracker = Tracker(study, embedded_uri(runs), folder)
-tell(driver.run(study, folder, tracker, driver.Settings(cpus=2, watch=tell)))
+with Connection(cpus=2) as connection:
+    tell(driver.run(study, folder, tracker, connection, watch=tell))
 """
 
 

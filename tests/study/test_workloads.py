@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,12 @@ def test_data_refuses_rows_that_do_not_match() -> None:
 # Digits
 
 
-def test_digits_are_sklearns_split_in_two_without_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_digits_are_sklearns_split_in_two_without_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    if elsewhere:  # a version of scikit-learn that keeps the file in another place
+        monkeypatch.setattr(digits, "find_spec", lambda name: ModuleSpec(name, None, origin=None))
     data = digits.load(tmp_path)
     assert data.train_inputs.shape == (1437, 64)
     assert data.val_inputs.shape == (360, 64)
