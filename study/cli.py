@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import webbrowser
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,9 +80,14 @@ def run(
 
     alone = spec.resources.cpus <= 1 and not spec.resources.gpus  # then there are as many workers as CPUs
     with Connection(address, cpus, gpus, ready=alone) as connection:
-        if planning.left(spec, folder.outline(spec)):
-            connection.begin()  # comes up while the rest is imported
-        _run(spec, folder, connection, data, tracking_uri)
+        with suppress(OSError):  # what cannot be read is said where it is needed
+            if planning.left(spec, folder.outline(spec)):
+                connection.begin()  # comes up while the rest is imported
+        try:
+            _run(spec, folder, connection, data, tracking_uri)
+        except KeyboardInterrupt:
+            err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
+            raise
 
 
 def _run(
