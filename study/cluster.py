@@ -5,6 +5,7 @@ To start one takes seconds in which this process would wait, so that it is done 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -12,7 +13,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from types import TracebackType
@@ -132,9 +133,20 @@ class Connection:
         return self._coming.result()
 
     def leave(self) -> None:
-        """Have it left, and a Ray of our own stopped, in the background; it cannot be had again."""
-        if self._coming is not None:
-            self._thread.submit(ray.shutdown)
+        """Leave it, and stop a Ray of our own; it cannot be had again."""
+        if self._coming is None:
+            return
+        with suppress(Exception):  # of the start, told where it was waited for
+            self._coming.result()
+        # Ray ends the process if another thread reaches into it now, as one does that collects its garbage.
+        gc.collect()
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def _start(cpus: int | None, gpus: int | None, ready: bool) -> Cluster:

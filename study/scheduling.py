@@ -124,6 +124,7 @@ def _noticing_the_end_of_ray() -> Iterator[None]:
         raise
     finally:
         over.set()
+        watcher.join(GONE_SECONDS)  # who asks a Ray that is being left is ended by it
 
 
 def needs(resources: Resources) -> PlacementGroupFactory:
