@@ -41,6 +41,17 @@ STARTS = 3
 """How often a local Ray is started that is not up in the 30 s that Ray gives it, as on a busy machine."""
 GUESSED_SLOTS = 16
 
+# What the processes of a Ray of our own inherit. In place of a runtime environment, for which Ray would not
+# use those that it has started already; it adds the current folder to their path by itself.
+_OF_ITS_PROCESSES = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
+_READY = {
+    "RAY_prestart_worker_first_driver": "1",
+    "RAY_preload_python_modules": "study.scheduling",
+    # Not before they are asked for anything.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
+_NOT_READY = {"RAY_prestart_worker_first_driver": "0"}
+
 
 class ClusterError(RuntimeError):
     """Ray cannot be started or reached, or cannot hold a trial of the study."""
@@ -167,18 +178,6 @@ def _start(cpus: int | None, gpus: int | None, ready: bool) -> Cluster:
     return _offered(grows=False)
 
 
-# What the processes of a Ray of our own inherit. In place of a runtime environment, for which Ray would not
-# use those that it has started already; it adds the current folder to their path by itself.
-_OF_ITS_PROCESSES = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
-_READY = {
-    "RAY_prestart_worker_first_driver": "1",
-    "RAY_preload_python_modules": "study.scheduling",
-    # Not before they are asked for anything.
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
-}
-_NOT_READY = {"RAY_prestart_worker_first_driver": "0"}
-
-
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set ``variables`` for processes that are started within; afterwards they are unset."""
@@ -209,9 +208,9 @@ def _join(address: str) -> Cluster:
 
 
 def _init(**options: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+    # For good: a filter for a while is not one thread's alone.
+    warnings.filterwarnings("ignore", module=r"ray\.")
+    ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def _offered(*, grows: bool) -> Cluster:
