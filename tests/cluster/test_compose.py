@@ -240,9 +240,9 @@ def metric(run: dict[str, object], name: str) -> float:
 def assert_whole(cluster: Cluster, study: Study, tmp_path: Path, *, rounding: float = 0.0) -> None:
     """Every trial has one finished run, with the curves that a plain loop without a cluster draws here.
 
-    To the bit, or of trials that train in packs up to a share ``rounding`` of the curve's largest value. Of 50
-    of these one may be at the edge of stability, where what is rounded otherwise grows to anything: its first
-    quarter agrees.
+    To the bit, or of trials that train in packs up to a share ``rounding`` of the curve's largest value.
+    One in 50 of these may be at the edge of stability, where what is rounded otherwise grows to anything:
+    its first quarter agrees.
     """
     at_the_edge = []
     trials = study.trials()
