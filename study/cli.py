@@ -78,15 +78,16 @@ def run(
     from study import planning
     from study.cluster import Connection
 
-    alone = spec.resources.cpus <= 1 and not spec.resources.gpus  # then there are as many workers as CPUs
-    with Connection(address, cpus, gpus, ready=alone) as connection:
+    a_cpu_each = spec.resources.cpus <= 1 and not spec.resources.gpus
+    with Connection(address, cpus, gpus, ready=a_cpu_each) as connection:
         with suppress(OSError):  # what cannot be read is said where it is needed
             if planning.left(spec, folder.outline(spec)):
                 connection.begin()  # comes up while the rest is imported
         try:
             _run(spec, folder, connection, data, tracking_uri)
         except KeyboardInterrupt:
-            err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
+            if connection.is_starting:
+                err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
             raise
 
 

@@ -118,6 +118,11 @@ class Connection:
         """Whether it is a Ray of our own, here."""
         return self._address is None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it has been begun and is not up yet."""
+        return self._coming is not None and not self._coming.done()
+
     def __enter__(self) -> Self:
         return self
 

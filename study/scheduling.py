@@ -1,5 +1,4 @@
-"""Runs bundles of trials on Ray Tune: only this module, ``study.cluster`` and ``study.searching``
-import ray.
+"""Runs bundles of trials on Ray Tune; beside it only ``study.cluster`` and ``study.searching`` import ray.
 
 One Tune trial hosts one bundle, because a Tune trial costs seconds of process start and imports while
 many of ours cost less. Workers leave their results in journals; Tune schedules, places and retries.
