@@ -25,10 +25,11 @@ test-chaos: .venv/.ready  ## a study under dozens of kills, over PostgreSQL
 ui: .venv/.ready  ## the MLflow UI over the studies under ./runs
 	$(BIN)/hypergrad-study ui --port $(PORT)
 
-check: .venv/.ready  ## lint, types, known vulnerabilities
+check: .venv/.ready  ## lint, types, direction of imports, known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	.ci/audit
 
 bench: .venv/.ready  ## ratios against a peer measured in the same run

@@ -5,6 +5,6 @@
 ``hypergrad.functional`` is the same without objects, and trains many members stacked on one axis.
 """
 
-from hypergrad.optimizer import NAMES, SGD, Adam, create
+from hypergrad._optimizers import NAMES, SGD, Adam, create
 
 __all__ = ["NAMES", "SGD", "Adam", "create"]

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hypergrad.pieces import pieces
+from hypergrad._cache_blocking import pieces
 from hypergrad.rates import correction
 
 ParamState = dict[str, Tensor]

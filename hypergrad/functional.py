@@ -29,13 +29,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hypergrad import host, kernels, plain
+from hypergrad import _host, _plain, kernels
+from hypergrad._alpha_update import alpha_dtype, learn, scattered
+from hypergrad._hypergradients import Moves, hypergradients, no_moves, remember
+from hypergrad._param_update import Alphas, kept_if, move_all, prepared, without_grad
+from hypergrad._tensor_views import is_plain, is_sharded, view
 from hypergrad.directions import Direction, ParamState
-from hypergrad.hypergradients import Moves, hypergradients, no_moves, remember
-from hypergrad.learning import alpha_dtype, learn, scattered
-from hypergrad.moving import Alphas, kept_if, move_all, prepared, without_grad
 from hypergrad.rates import Rate, RateState
-from hypergrad.views import is_plain, is_sharded, view
 
 GRANULARITIES = ("group", "tensor", "released")
 
@@ -172,9 +172,9 @@ def update(
         operands = (params, grads, state.params, direction, learned, rate, state.rate)
         options = (hypergrad_lr, granularity, coupled, maximize, state.h)
         if by_kernel:
-            h = plain.step_again(state.kernel, *operands, *options)
+            h = _plain.step_again(state.kernel, *operands, *options)
         else:
-            h = None if foreach is False else plain.step_small(*operands, *options)
+            h = None if foreach is False else _plain.step_small(*operands, *options)
         if h is not None:
             return h
     present = [index for index, grad in enumerate(grads) if grad is not None]
@@ -227,7 +227,7 @@ def update(
                 for grad, param in zip(given, moved, strict=True)
             ]
     if foreach is None:
-        foreach = not moved[0].is_cpu or sum(map(Tensor.numel, moved)) < plain.SMALL
+        foreach = not moved[0].is_cpu or sum(map(Tensor.numel, moved)) < _plain.SMALL
     size = len(moved) if foreach else 1
     blocks = [slice(start, start + size) for start in range(0, len(moved), size)]
 
@@ -242,12 +242,12 @@ def update(
         and learned is not None
         and granularity == "group"
         and not isinstance(hypergrad_lr, Tensor)
-        and host.can_learn(learned, rate, state.rate, moved)
+        and _host.can_learn(learned, rate, state.rate, moved)
     ):
         operation = (direction, learned.dtype)
-        sums = host.products(given, states, *operation, blocks=blocks, norms=normalize, kernel=kernel)
+        sums = _host.products(given, states, *operation, blocks=blocks, norms=normalize, kernel=kernel)
         extras = {"multiplicative": multiplicative, "normalize": normalize}
-        h = host.learn(sums, learned, rate, state.rate, hypergrad_lr, state.h, **extras, bounds=lr_bounds)
+        h = _host.learn(sums, learned, rate, state.rate, hypergrad_lr, state.h, **extras, bounds=lr_bounds)
     elif rate is not None and learned is not None:
         alpha, total = learned, len(params)
         if not state.moves and (decay or schedule is not None):

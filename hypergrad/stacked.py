@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergrad import functional, groups
+from hypergrad import _param_groups, functional
+from hypergrad._alpha_update import alpha_dtype
+from hypergrad._optimizers import SGD, Adam
 from hypergrad.directions import ParamState
-from hypergrad.learning import alpha_dtype
-from hypergrad.optimizer import SGD, Adam
 from hypergrad.rates import RateState
 
 BLOCK_BYTES = 1 << 19
@@ -61,11 +61,11 @@ class Stacked:
         own = [optimizer.param_groups[0] for optimizer in optimizers]
         self.params = list(params)
         self._groups = [_portable(optimizer) for optimizer in optimizers]
-        self._options = groups.update_options(own[0]) | {"schedule": own[0].get("lr_factor")}
+        self._options = _param_groups.update_options(own[0]) | {"schedule": own[0].get("lr_factor")}
         if self._options["fused"]:
             self._options["fused"] = None  # torch's fused kernels know one α for all
         self._direction = optimizers[0]._direction(own[0])
-        self._rate = groups.rate(own[0])
+        self._rate = _param_groups.rate(own[0])
         dtype, device = alpha_dtype(self.params), self.params[0].device
 
         def stacked(values: Iterable[Any]) -> Tensor:

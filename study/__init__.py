@@ -1,1 +1,37 @@
-"""A distributed study of hypergradient optimizers, run by Ray Tune and kept in MLflow."""
+"""A distributed study of hypergradient optimizers, run by Ray Tune and kept in MLflow.
+
+Rooms, each of which imports only those below it::
+
+    cli          commands and what they print
+    execution    runs a study: plans it, trains it on Ray, searches with Optuna
+    tracking     sends results to a tracker (MLflow)    | report    figures, page, exports
+    training     trains trials and packs in one process | analysis  metrics, tables, claims
+    workloads    data, model and loss of what is trained | storage  what a study keeps on disk
+    config       what a study file says
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study.config.loader import load_study
+    from study.config.study import Study
+    from study.config.trial import Trial
+    from study.workloads.base import Data, Workload
+
+__all__ = ["Data", "Study", "Trial", "Workload", "load_study"]
+
+_HOMES = {
+    "Data": "study.workloads.base",
+    "Study": "study.config.study",
+    "Trial": "study.config.trial",
+    "Workload": "study.workloads.base",
+    "load_study": "study.config.loader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``Workload`` and ``Data`` bring torch with them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -10,7 +10,7 @@ def main() -> None:
     # and once more at the end.
     gc.set_threshold(50_000, 20, 100)
     try:
-        from study.cli import main as run
+        from study.cli.commands import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     try:

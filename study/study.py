@@ -49,12 +49,12 @@ def main() -> None:
     words = arguments(sys.argv[1:])
     leave(HERE)
     try:
-        from study import cli
+        from study.cli import commands
     except ModuleNotFoundError as error:
         sys.exit(_missing(error))
     # What is printed to be pasted is the installed program; Ray, too, derives a folder for workers from this.
     sys.argv = [PROGRAM, *words]
-    cli.main()
+    commands.main()
 
 
 def _is_study_file(word: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from study.spec import Study, load_study
+from study.config.loader import Study, load_study
 
 # Hypothesis would fail an example for being slow; how fast things are is the benchmarks' affair.
 settings.register_profile("untimed", deadline=None)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from study import cli
-from study.spec import load_study
+from study.cli import commands
+from study.config.loader import load_study
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "mlflow-ui.md"]
@@ -19,7 +19,7 @@ def test_studies_load_and_commands_exist(page, tmp_path):
     for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
         (tmp_path / "study.yaml").write_text(block)
         assert load_study(tmp_path / "study.yaml").trials()
-    listed = CliRunner().invoke(cli.app, ["--help"]).output
+    listed = CliRunner().invoke(commands.app, ["--help"]).output
     for command in re.findall(r"hypergrad-study ([a-z]+)", text):
         assert re.search(rf"\b{command}\b", listed), command
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from study import cli
-from study.spec import load_study, preset_names
+from study.cli import commands
+from study.config.loader import load_study, preset_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,10 +42,10 @@ def test_links_lead_to_files():
 
 
 def test_commands_and_targets_exist():
-    commands = set(re.findall(r"hypergrad-study ([a-z]+)", README))
-    listed = CliRunner().invoke(cli.app, ["--help"]).output
-    assert commands
-    assert [name for name in commands if not re.search(rf"\b{name}\b", listed)] == []
+    named = set(re.findall(r"hypergrad-study ([a-z]+)", README))
+    listed = CliRunner().invoke(commands.app, ["--help"]).output
+    assert named
+    assert [name for name in named if not re.search(rf"\b{name}\b", listed)] == []
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.M), target

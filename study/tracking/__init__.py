@@ -17,16 +17,16 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from study.tracking.fetching import fetch
-from study.tracking.store import (
-    TrackingError,
+from study.tracking.base import TrackingError
+from study.tracking.mlflow_backend.client import (
     embedded_database,
     embedded_uri,
     runs_page,
     tracking_uri,
     ui_address,
 )
-from study.tracking.tracker import Tracker
+from study.tracking.mlflow_backend.download import fetch
+from study.tracking.mlflow_backend.tracker import Tracker
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)

@@ -38,7 +38,7 @@ A workload of your own is a function that returns a :class:`Workload`. This is a
         return Workload("spirals", load, build, prepare=jitter)
 
 A study then names it ``spirals:spirals``, and gives ``hidden`` another value under the workload's arguments.
-``load`` need not care about devices or about other trials: :func:`study.workloads.storage.load` calls it
+``load`` need not care about devices or about other trials: :func:`study.workloads.datasets.load` calls it
 once per process, in one process of a machine at a time, and moves the result to the device.
 '''
 

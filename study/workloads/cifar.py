@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from study.workloads import models, pictures
+from study.workloads import image_folder, models
 from study.workloads.base import Data, Workload
-from study.workloads.storage import open_or_download
+from study.workloads.datasets import open_or_download
 
 __all__ = ["cifar10_vgg16", "imagefolder_vgg16", "load_cifar10", "prepare"]
 
@@ -86,7 +86,7 @@ def cifar10_vgg16() -> Workload:
 
 
 def imagefolder_vgg16(path: str, classes: int = 10, size: int = 32) -> Workload:
-    """VGG-16 with batch normalisation on a folder of pictures; see :func:`study.workloads.pictures.load`.
+    """VGG-16 with batch normalisation on a folder of pictures; see :func:`study.workloads.image_folder.load`.
 
     Args:
         path: the folder, absolute or relative to the data folder.
@@ -104,7 +104,7 @@ def imagefolder_vgg16(path: str, classes: int = 10, size: int = 32) -> Workload:
         raise ValueError(f"size must be a whole number from 32, got {size!r}")
     return Workload(
         "imagefolder-vgg16",
-        partial(pictures.load, path=path, classes=classes, size=size),
+        partial(image_folder.load, path=path, classes=classes, size=size),
         partial(models.vgg16, classes, size),
         prepare=prepare,
     )

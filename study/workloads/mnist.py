@@ -12,7 +12,7 @@ from torch import Tensor
 
 from study.workloads import models
 from study.workloads.base import Data, Workload
-from study.workloads.storage import open_or_download
+from study.workloads.datasets import open_or_download
 
 __all__ = ["load", "logreg", "mlp"]
 

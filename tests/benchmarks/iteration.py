@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 import hypergrad
-from study import workloads
-from study.spec import Trial
-from study.training import choose_device, train
-from study.workloads import storage
+from study.config.loader import Trial
+from study.training.device import choose_device
+from study.training.trainer import train
+from study.workloads import datasets, registry
 
 
 def bare_loop(trial, workload, data, device):
@@ -65,8 +65,8 @@ def main():
     print(f"{'workload':<20} {'optimizer':<10} {'study ms':>9} {'bare ms':>9} {'ratio':>6}")
     names = options.workload or ["digits-logreg", "digits-mlp"]
     for name, optimizer in itertools.product(names, options.optimizer or ["sgd-sgdn", "adam-adam"]):
-        workload = workloads.resolve(name, dict(pair.split("=", 1) for pair in options.argument))
-        data = storage.load(workload, options.data, device)
+        workload = registry.resolve(name, dict(pair.split("=", 1) for pair in options.argument))
+        data = datasets.load(workload, options.data, device)
         trial = Trial(
             name, optimizer, 1e-3, 1e-6, seed=0, iterations=options.iterations, batch_size=options.batch_size
         )

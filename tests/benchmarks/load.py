@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 from mlflow import MlflowClient
 
-from study.folder import StudyFolder
-from study.spec import load_study
+from study.config.loader import load_study
+from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri
 
 MEGABYTE = 1e6

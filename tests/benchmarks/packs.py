@@ -23,11 +23,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from study import stacking, workloads
-from study.packing import PackTraining
-from study.spec import Trial
-from study.training import Training, choose_device
-from study.workloads import storage
+from study.config.loader import Trial
+from study.training import stacked_model
+from study.training.device import choose_device
+from study.training.packed_trainer import PackTraining
+from study.training.trainer import Training
+from study.workloads import datasets, registry
 
 HEADING = (
     f"{'members':>7} {'packed it/s':>12} {'unpacked it/s':>14} {'ratio':>6} {'products':>9} "
@@ -92,7 +93,7 @@ def products(trials, workload, data, device):
     """
     model = workload.build()
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    if not isinstance(stacking.forward(model, data.train_inputs.ndim), stacking.Perceptron):
+    if not isinstance(stacked_model.forward(model, data.train_inputs.ndim), stacked_model.Perceptron):
         return None
     members, batch = len(trials), trials[0].batch_size
     seeds = [trial.seed for trial in trials]
@@ -144,8 +145,8 @@ def measure(options, name, optimizer, members, results):
     """One line of the table, in a process of its own so that the memory is its own."""
     torch.set_num_threads(options.threads)
     device = choose_device()
-    workload = workloads.resolve(name, {})
-    data = storage.load(workload, options.data, device)
+    workload = registry.resolve(name, {})
+    data = datasets.load(workload, options.data, device)
     trials = trials_of(options, name, optimizer, members)
     packed(trials_of(options, name, optimizer, min(2, members))[:1], workload, data, device, options.capture)
     ours, theirs, validation = [], [], []
@@ -209,13 +210,13 @@ def tune(options, name, optimizer, count):
 
     trials = trials_of(options, name, optimizer, count)
     iterations = trials[0].iterations
-    folder = str((options.data or storage.data_dir()).resolve())
+    folder = str((options.data or datasets.data_dir()).resolve())
 
     def train(config):
         torch.set_num_threads(1)
         trial = trials[config["index"]]
-        workload = workloads.resolve(name, {})
-        data = storage.load(workload, Path(folder), "cpu")
+        workload = registry.resolve(name, {})
+        data = datasets.load(workload, Path(folder), "cpu")
         for record in Training(trial, workload, data, torch.device("cpu")).epochs():
             ray_tune.report({"val_loss": record.val_loss, "train_loss": record.train_loss_epoch})
 

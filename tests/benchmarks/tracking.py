@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from mlflow import MlflowClient
 
-from study.folder import StudyFolder
-from study.journal import Journal, read
-from study.records import EpochRecord, TrialRecord
-from study.spec import Study, Trial
+from study.config.loader import Study, Trial
+from study.storage.journal import Journal, read
+from study.storage.records import EpochRecord, TrialRecord
+from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, embedded_uri
 
 EPOCHS, ITERATIONS = 20, 469

@@ -14,8 +14,8 @@ from random import Random
 
 import psutil
 
-from study.folder import StudyFolder
-from study.spec import Study
+from study.config.loader import Study
+from study.storage.study_folder import StudyFolder
 
 from .services import MlflowServer, Postgres, kill_tree
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from study.folder import StudyFolder
-from study.spec import load_study
+from study.config.loader import load_study
+from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri
 
 from .blows import Driver, Stage, beat, command, schedule_of_blows

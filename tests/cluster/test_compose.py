@@ -26,11 +26,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from study.folder import StudyFolder
-from study.records import TrialRecord
-from study.spec import Study, load_study
+from study.config.loader import Study, load_study
+from study.storage.records import TrialRecord
+from study.storage.study_folder import StudyFolder
 from study.tracking import runs_page
-from study.worker import run_bundle
+from study.training.worker import run_bundle
 
 ROOT = Path(__file__).parents[2]
 BASE, IMAGE = "python:3.11-slim-bookworm", "hypergrad-study:test"
@@ -63,7 +63,7 @@ PACED = {
 PACED_MODULE = """
 import os, time
 from dataclasses import replace
-from study.workloads import resolve
+from study.workloads.registry import resolve
 
 PAUSE = float(os.environ.get("PAUSE", "0.02"))
 

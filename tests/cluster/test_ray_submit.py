@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from study.folder import StudyFolder
-from study.spec import load_study
+from study.config.loader import load_study
+from study.storage.study_folder import StudyFolder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -59,7 +59,7 @@ WHEREABOUTS = '''
 import socket, time
 from pathlib import Path
 import ray, study
-from study.workloads import resolve
+from study.workloads.registry import resolve
 from dataclasses import replace
 
 def noting():
@@ -286,7 +286,7 @@ def test_a_job_brings_its_study_and_its_code_with_it(cluster, tmp_path):
     studies = laptop.home / "studies"
     studies.mkdir()
     (studies / "mine.py").write_text(
-        "from study.workloads import resolve\ndef own(): return resolve('digits-logreg', {})\n"
+        "from study.workloads.registry import resolve\ndef own(): return resolve('digits-logreg', {})\n"
     )
     (studies / "own.yaml").write_text(yaml.safe_dump(SMALL | {"name": "own", "workloads": ["mine:own"]}))
     forwarding = laptop.start(*RAY, "dashboard", str(file))

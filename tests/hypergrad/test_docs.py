@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad import options
+from hypergrad import _validation
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted((ROOT / "docs" / "hypergrad").glob("*.md"))
@@ -27,8 +27,8 @@ def test_python_runs_and_links_lead_somewhere(name):
 
 
 def test_there_is_a_page_per_op_and_rule():
-    ops = {f"op-{op}.md" for op in options.OPS}
-    lops = {f"lop-{lop}.md" for lop in options.LOPS if lop}
+    ops = {f"op-{op}.md" for op in _validation.OPS}
+    lops = {f"lop-{lop}.md" for lop in _validation.LOPS if lop}
     assert ops | lops <= set(TEXT)
     linked = set(re.findall(r"\]\(([a-z-]+\.md)\)", TEXT["README.md"]))
     assert linked == set(TEXT) - {"README.md"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad.pieces import PIECE, pieces, step_pieces
+from hypergrad._cache_blocking import PIECE, pieces, step_pieces
 
 SHAPES = [(PIECE + 5,), (3,), (2, PIECE), (1000, 1001)]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad import host, kernels, learning, rates
+from hypergrad import _alpha_update, _host, kernels, rates
 
 WAYS = {"torch": {"fused": False}, "kernels": {}}
 NAMES = ["sgd-sgd", "sgdn-sgdn", "adam-adam", "adam-lion"]
@@ -213,7 +213,7 @@ def test_the_host_learns_what_torch_does(rule, multiplicative, normalize, bounds
     alphas = [torch.tensor(0.1, dtype=torch.float64) for _ in range(2)]
     states = [rate.init(alpha.new_zeros(())) for alpha in alphas]
     for value in values:
-        h = host.learn(
+        h = _host.learn(
             (-value, 1.0, 0.25) if normalize else (-value,),
             alphas[0],
             rate,
@@ -224,7 +224,7 @@ def test_the_host_learns_what_torch_does(rule, multiplicative, normalize, bounds
             bounds=bounds,
         )
         assert float(h) == (2 * value if normalize else value)
-        learning.learn(
+        _alpha_update.learn(
             alphas[1],
             h,
             rate,
@@ -248,6 +248,6 @@ def test_a_diverging_alpha_is_no_error(rule, multiplicative, value):
     rate, alpha = RULES[rule], torch.tensor(0.1)
     state = rate.init(alpha.new_zeros(()))
     for _ in range(3):
-        host.learn((value,), alpha, rate, state, 1.0, multiplicative=multiplicative)
+        _host.learn((value,), alpha, rate, state, 1.0, multiplicative=multiplicative)
     if rule == "sgd":
         assert not math.isfinite(alpha) or alpha == 0

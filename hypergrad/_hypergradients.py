@@ -1,0 +1,182 @@
+"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of tensors: dot products with what α multiplied in the last step.
+
+    d = s(u + λθ)        s the schedule's factor, λ the decoupled weight decay; plainly d = u
+
+Of d only u is at hand. θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1} gives the rest back without keeping θ_{t−2}:
+
+    d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
+
+so that a tensor is remembered by two numbers, its ``gain`` c and its ``decay`` λ at its last move. That holds
+as long as nothing but the optimizer moves the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hypergrad._tensor_views import sum_over_shards
+from hypergrad.directions import Direction, ParamState
+from hypergrad.kernels import Kernel
+
+Moves = dict[str, Tensor]
+"""What is remembered of the last move: ``gain`` (T, *members) and ``decay`` (T,); nothing if d = u."""
+
+
+def remember(
+    moves: Moves,
+    alphas: Tensor | Sequence[Tensor],
+    schedule: Tensor | float,
+    decay: float,
+    present: Sequence[int],
+) -> None:
+    """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``."""
+    if not isinstance(alphas, Tensor):
+        alphas = torch.stack(list(alphas))
+    gains = (schedule / (1 - alphas * schedule * decay)).expand(len(present), *moves["gain"].shape[1:])
+    _rows(moves, "gain", present, write=gains)
+    _rows(moves, "decay", present, write=moves["decay"].new_full((len(present),), decay))
+
+
+def no_moves(tensors: int, alpha: Tensor, with_tensor_axis: bool) -> Moves:
+    """Return ``Moves`` before the first step, for α ``alpha`` with or without an axis for the tensors."""
+    members = alpha.shape[1:] if with_tensor_axis else alpha.shape
+    return {"gain": alpha.new_ones((tensors, *members)), "decay": alpha.new_zeros(tensors)}
+
+
+def products(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[ParamState],
+    direction: Direction,
+    alpha: Tensor,
+    *,
+    blocks: Sequence[slice],
+    decays: Tensor | None,
+    with_members: bool,
+    norms: bool,
+) -> list[tuple[Tensor, ...]]:
+    """Return of each tensor ⟨g, d⟩, and with ``norms`` ⟨g, g⟩ and ⟨d, d⟩, in the dtype of ``alpha``.
+
+    Args:
+        params: the T' tensors θ_{t−1} that have gradients.
+        grads: g_t of each.
+        states: of each, before g_t moves them.
+        direction: the op that the states belong to.
+        alpha: gives dtype and device.
+        blocks: the parts of the lists that are worked on at a time.
+        decays: λ of each in d = u + λθ, or ``None`` for d = u.
+        with_members: whether the first axis of a tensor is that of the members.
+        norms: see above.
+    """
+    rows: list[tuple[Tensor, ...]] = []
+    for block in blocks:
+        previous = direction.previous(states[block])
+        if decays is not None:
+            previous = [
+                torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
+                for u, theta, decay in zip(previous, params[block], decays[block], strict=True)
+            ]
+        for g, d in zip(grads[block], previous, strict=True):
+            pairs = ((g, d), (g, g), (d, d)) if norms else ((g, d),)
+            rows.append(tuple([_dot(a, b, alpha, with_members) for a, b in pairs]))
+    return rows
+
+
+def hypergradients(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[ParamState],
+    direction: Direction,
+    alpha: Tensor,
+    *,
+    whole: Sequence[Tensor],
+    blocks: Sequence[slice],
+    moves: Moves,
+    present: Sequence[int],
+    with_members: bool,
+    by_group: bool,
+    normalize: bool,
+    kernel: Kernel | None = None,
+) -> Tensor:
+    """Return h of each tensor, (T', *members), or of all together, (*members), in the dtype of ``alpha``.
+
+    Args:
+        params: as for ``products``, and so are ``grads`` to ``alpha``, ``blocks`` and ``with_members``.
+        grads: see there.
+        states: see there.
+        direction: see there.
+        alpha: see there.
+        whole: the parameters that ``params`` are the local parts of, or ``params`` themselves.
+        blocks: see there.
+        moves: what is remembered of the last move of all T tensors.
+        present: which of the T these T' are.
+        with_members: see there.
+        by_group: sum over the tensors.
+        normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
+        kernel: makes the products, and moves the states on the way.
+    """
+    decays = _rows(moves, "decay", present) if moves else None
+    if kernel is not None:
+        dots = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
+    else:
+        rows = products(
+            params,
+            grads,
+            states,
+            direction,
+            alpha,
+            blocks=blocks,
+            decays=decays,
+            with_members=with_members,
+            norms=normalize,
+        )
+        dots = torch.stack([torch.stack(row) if normalize else row[0] for row in rows])
+    dots = sum_over_shards(dots, whole)  # (T', *members), or (T', 3, *members)
+    gains = _rows(moves, "gain", present) if moves else None
+    if not normalize:
+        h = dots.neg_() if gains is None else dots.mul_(gains).neg_()
+        return h.sum(0) if by_group else h
+    dots, g_squares, d_squares = dots.unbind(1)
+    if gains is not None:
+        dots, d_squares = dots * gains, d_squares * gains**2
+    if by_group:
+        dots, g_squares, d_squares = dots.sum(0), g_squares.sum(0), d_squares.sum(0)
+    norms = g_squares.sqrt() * d_squares.sqrt()
+    return dots.neg() / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+
+
+def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None = None) -> Tensor:
+    """Return the rows of the tensors ``present``, after writing them if there is what to ``write``."""
+    value = moves[name]
+    if len(present) == len(value):
+        return value if write is None else value.copy_(write)
+    # Row by row: an index tensor would have to be sent to the device.
+    rows = [value[index] for index in present]
+    if write is not None:
+        torch._foreach_copy_(rows, list(write.unbind()))
+    return torch.stack(rows)
+
+
+def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
+    """⟨a, b⟩ over all elements, or per member: accumulated in α's dtype, on α's device."""
+    if not with_members:
+        return dot(a, b, alpha.dtype).to(alpha.device)
+    members, a, b = a.shape[0], a.to(alpha.dtype), b.to(alpha.dtype)
+    dots: Tensor = torch.linalg.vecdot(a.reshape(members, -1), b.reshape(members, -1))
+    return dots.to(alpha.device)
+
+
+def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """⟨a, b⟩ over all elements, accumulated in ``dtype``."""
+    if a.dtype != dtype or b.dtype != dtype:
+        a, b = a.to(dtype), b.to(dtype)
+    if a.ndim != 1:  # which saves a call where calls are what takes time
+        if not a.is_contiguous() and a.stride() == b.stride():
+            # Both alike in another layout, such as channels_last: in the order of memory nothing is copied.
+            order = sorted(range(a.ndim), key=a.stride, reverse=True)
+            a, b = a.permute(order), b.permute(order)
+        a, b = a.reshape(-1), b.reshape(-1)
+    return torch.dot(a, b)

@@ -1,0 +1,119 @@
+"""A parameter group: what its options mean to ``hypergrad.functional``, and where its α and state lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import is_, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergrad import functional, kernels, rates
+from hypergrad._hypergradients import no_moves
+from hypergrad.directions import Direction
+
+
+class Settings:
+    """What a group's options mean, as long as they ``hold``: to find out anew takes longer than a small step.
+
+    Args:
+        group: the group.
+        names: its options.
+        direction: returns the op of a group.
+
+    Attributes:
+        direction: the op.
+        rate: the lop.
+        options: what ``functional.update`` takes by these names.
+        kernel: that of the last step, which the next one may take up.
+    """
+
+    __slots__ = ("_constant", "_read", "_values", "direction", "kernel", "options", "rate")
+
+    def __init__(
+        self, group: dict[str, Any], names: Sequence[str], direction: Callable[[dict[str, Any]], Direction]
+    ) -> None:
+        self.direction = direction(group)
+        self.rate = rate(group)
+        self.options = update_options(group)
+        self.kernel: kernels.Kernel | None = None
+        self._read = itemgetter(*names)
+        self._values: tuple[Any, ...] = self._read(group)
+        self._constant = not any(isinstance(value, list) for value in self._values)
+
+    def hold(self, group: dict[str, Any]) -> bool:
+        """Whether every option is the object that it was, and none of a kind that changes in place."""
+        return self._constant and all(map(is_, self._values, self._read(group)))
+
+
+def rate(group: dict[str, Any]) -> rates.Rate | None:
+    """Return the group's lop."""
+    betas = {} if group["lop_betas"] is None else {"betas": tuple(group["lop_betas"])}
+    match group["lop"]:
+        case "sgd":
+            return rates.SGD()
+        case "sgdn":
+            return rates.SGDN(group["lop_momentum"])
+        case "adam":
+            return rates.Adam(**betas, eps=group["lop_eps"])
+        case "adagrad":
+            return rates.AdaGrad(group["lop_eps"])
+        case "lion":
+            return rates.Lion(**betas)
+    return None
+
+
+def update_options(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the group's options that ``functional.update`` takes by these names."""
+    names = (
+        "hypergrad_lr",
+        "weight_decay",
+        "decoupled_weight_decay",
+        "maximize",
+        "granularity",
+        "multiplicative",
+        "normalize",
+        "lr_bounds",
+        "foreach",
+        "fused",
+    )
+    return {name: group[name] for name in names}
+
+
+def is_settled(group: dict[str, Any]) -> bool:
+    """Whether α is where and what ``settle`` left it: users move models and assign learning rates."""
+    alpha = group["lr"]
+    return (
+        isinstance(alpha, Tensor)
+        and alpha.device == group["params"][0].device
+        and alpha.shape == group["hypergradient"].shape
+        and alpha.dtype == group["hypergradient"].dtype
+        and ("moves" in group or not _moves_by_more_than_u(group))
+    )
+
+
+def settle(group: dict[str, Any]) -> None:
+    """Make α a tensor of the group's own; its rule's state, h and the rest alike in device and dtype."""
+    lop = rate(group)
+    if lop is None or not group["params"]:
+        return
+    fresh = functional.init(group["params"], lop, lr=group["lr"], granularity=group["granularity"])
+    alpha = fresh.alpha
+    assert isinstance(alpha, Tensor)
+    group["lr"] = alpha
+    group["lop_state"] = fresh.rate | _like(alpha, group.get("lop_state", {}))
+    group["hypergradient"] = group.get("hypergradient", torch.zeros_like(alpha)).to(alpha)
+    if "lr_factor" in group:
+        group["lr_factor"] = torch.as_tensor(group["lr_factor"]).to(alpha)
+    if "moves" in group or _moves_by_more_than_u(group):
+        moves = no_moves(len(group["params"]), alpha, group["granularity"] == "tensor")
+        group["moves"] = moves | _like(alpha, group.get("moves", {}))
+
+
+def _moves_by_more_than_u(group: dict[str, Any]) -> bool:
+    return "lr_factor" in group or bool(group["decoupled_weight_decay"] and group["weight_decay"])
+
+
+def _like(alpha: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(alpha) for name, value in state.items()}

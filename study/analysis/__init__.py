@@ -1,0 +1,1 @@
+"""From stored records to metrics, tables and claims. Imports no torch; begin with ``tables``."""

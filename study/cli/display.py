@@ -1,0 +1,338 @@
+"""What the person sees while a study runs, and the tables after it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from study.analysis.formatting import iterations, label, method, several, span
+from study.config.loader import Study
+from study.execution.planning import Plan
+from study.storage.progress import Progress, Watch
+
+if TYPE_CHECKING:
+    from study.analysis.comparison import Comparison
+
+if TYPE_CHECKING:
+    from study.analysis.objective import ArmStanding
+
+LINE_SECONDS = 10.0
+_SHOWN = {
+    "final_train_loss": "train loss",
+    "best_val_loss": "best val loss",
+    "alpha_final": "last α",
+    "alpha_range": "α range",
+    "iterations": "iterations",
+}
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """Yield what shows progress: live on a terminal, else a line now and then."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda progress: live.update(_panel(progress))
+
+
+def describe(progress: Progress) -> str:
+    """Return one line that says how a study stands."""
+    parts = [f"{progress.done}/{progress.total} trials done"]
+    parts += [
+        f"{count} {what}"
+        for count, what in (
+            (progress.running, "running"),
+            (progress.diverged, "diverged"),
+            (progress.pruned, "pruned"),
+            (progress.failed, "failed"),
+        )
+        if count
+    ]
+    if progress.best is not None:
+        best = progress.best
+        loss = min(epoch.val_loss for epoch in best.epochs)
+        parts.append(f"best validation loss {loss:.4g} ({best.trial.workload} {best.trial.name})")
+    if progress.seconds_left is not None and progress.share < 1:
+        parts.append(f"about {duration(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` as people say them: 40 s, 3 min, 2.5 h, 4 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def show_summary(console: Console, summary: pd.DataFrame) -> None:
+    """Print the table over seeds: medians, with their ranges where the terminal is wide enough for them."""
+    table = _summary_table(summary, _spread)
+    if console.is_terminal and _width(console, table) > console.width:
+        table = _summary_table(summary, _middle)
+    _print_whole(console, table)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table with nothing cut off; a terminal that is narrower breaks its lines."""
+    width = console.width
+    console.width = max(width, _width(console, table))
+    console.print(table)
+    console.width = width
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=1000)).maximum
+
+
+def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str], str]) -> Table:
+    several_workloads = summary["workload"].nunique() > 1
+    shown = {
+        name: heading
+        for name, heading in _SHOWN.items()
+        if name != "iterations" or summary["threshold"].notna().any()
+    }
+    title = "Medians over seeds" + (" (range)" if show is _spread else "")
+    title += ": mean training loss of the last epoch, best validation loss, α"
+    title += ", iterations to the threshold" if "iterations" in shown else ""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    headings = ["workload"] * several_workloads + ["optimizer", "α₀", "β", *shown.values(), "trials"]
+    for heading in headings:
+        left = heading in ("workload", "optimizer")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in summary.to_dict("records"):
+        cells = [row["workload"]] * several_workloads
+        cells += [row["optimizer"], _number(row["alpha0"]), _number(row["beta"])]
+        cells += [show(row, name) for name in shown]
+        notes = [f"{row[name]} {name}" for name in ("diverged", "missing") if row[name]]
+        table.add_row(*cells, ", ".join([str(row["seeds"]), *notes]))
+    return table
+
+
+def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> None:
+    """Print the best point of each arm of a search, as the search's own seeds say."""
+    if study.search is None:
+        return
+    searched = study.search
+    seeds = ", ".join(map(str, searched.seeds))
+    heading = f"Best points of the search so far, by {searched.objective}: median over its seeds {seeds}"
+    table = Table(box=None, pad_edge=False)
+    several_workloads = len(study.workloads) > 1
+    for name in ["workload"] * several_workloads + ["optimizer"]:
+        table.add_column(name, no_wrap=True)
+    for name in ("α₀", "β", searched.objective, "points"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for standing in arms:
+        template, best = standing.arm.template, standing.best
+        cells = [template.workload] * several_workloads + [template.optimizer]
+        cells += ["–"] * 3 if best is None else [_number(best.point.alpha0), _number(best.point.beta)]
+        if best is not None:
+            cells.append("none" if _is_infinite(best.measured) else _number(best.measured, digits=5))
+        points = [f"{len(standing.worths) - standing.count('open')}"]
+        points += [f"{count} {s}" for s in ("pruned", "failed", "open") if (count := standing.count(s))]
+        table.add_row(*cells, ", ".join(points))
+    console.print(Text(heading, "italic"), soft_wrap=True)
+    console.print(table, width=_width(console, table), crop=False, no_wrap=True)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _is_infinite(value: float | None) -> bool:
+    return value is not None and math.isinf(value)
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print studies or optimizers side by side, point by point, and what to know of them.
+
+    A terminal that is too narrow for intervals is shown medians and ratios alone.
+    """
+    table = _comparison_table(comparison, intervals=True)
+    if console.is_terminal and _width(console, table) > console.width:
+        table = _comparison_table(comparison, intervals=False)
+    _print_whole(console, table)
+    for note in comparison.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+
+
+def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
+    rows = comparison.rows
+    timed = bool(rows["threshold"].notna().any())
+    many = rows[["workload", "workload_args"]].drop_duplicates().shape[0] > 1
+    said = (" with its interval", " with its range") if intervals else ("", "")
+    title = "Medians over seeds: " + (f"N{said[0]}, " if timed else "") + f"best validation loss{said[1]}\n"
+    title += f"÷ first: paired by seed{said[0]}; below 1 is better"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    headings = ["workload"] * many + ["optimizer"] * comparison.of_studies + ["α₀", "who"]
+    headings += ["N", "reached", "N ÷ first"] if timed else []
+    for heading in [*headings, "best val loss", "÷ first", "seeds"]:
+        left = heading in ("workload", "optimizer", "who")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for _, lines in rows.groupby("point", sort=False):
+        for place, row in enumerate(lines.to_dict("records")):
+            first = place == 0
+            cells = [label(row) if first else ""] * many
+            cells += [method(row, with_beta=True) if first else ""] * comparison.of_studies
+            cells += [_number(row["alpha0"]) if first else "", row["who"]]
+            if timed:
+                cells += [_hits(row, intervals), f"{row['reached']}/{row['seeds']}"]
+                cells.append(_ratio(row, "iterations", intervals))
+            cells.append(_spread(row, "best_val_loss") if intervals else _middle(row, "best_val_loss"))
+            table.add_row(*cells, _ratio(row, "loss", intervals), str(row["seeds"]))
+    return table
+
+
+def show_plan(
+    console: Console, study: Study, planned: Plan, *, done: int, slots: int, single: Mapping[str, str]
+) -> None:
+    """Print what would run and what it would cost.
+
+    Args:
+        console: where to.
+        study: the study.
+        planned: its trials that are left.
+        done: how many trials have ended already.
+        slots: how many processes run at a time; 0 if the machine cannot hold one.
+        single: workloads and optimizers whose trials do not pack, and why.
+    """
+    table = Table(title=study.name, title_justify="left", box=None, pad_edge=False, show_header=False)
+    trials = Counter((trial.workload, trial.label) for trial in planned.trials)
+    for (workload, optimizer), count in trials.items():
+        table.add_row(workload, optimizer, f"{count} trials")
+    console.print(table)
+    needs = study.resources
+    number = "" if study.search else f"{len(planned.bundles)} "
+    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
+    lines = [
+        f"{len(planned.trials)} trials to run, {done} done already",
+        f"{number}processes, {slots} at a time, each with {takes}"
+        if slots
+        else f"a trial needs {takes}: more than there are here",
+        _packs_line(planned),
+    ]
+    if study.search is not None:
+        searched = study.search
+        how = searched.sampler + (", asha" if study.scheduler else "")
+        lines.insert(
+            1,
+            f"search: {searched.points} points of each optimizer by {searched.objective} ({how}), "
+            f"each on {_several(len(searched.seeds), 'seed')}; "
+            f"then the best on {_several(len(study.seeds), 'other')}",
+        )
+    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
+    time = (
+        "unknown, until a trial has run"
+        if planned.seconds is None
+        else f"about {duration(planned.seconds / max(1, slots))}"
+    )
+    if planned.estimated is not None:
+        time += f" ({planned.estimated})"
+    lines += [f"iterations: {iterations}", f"time: {time}", f"disk: about {size(planned.bytes or 0)}"]
+    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _packs_line(planned: Plan) -> str:
+    together = [len(pack) for pack in planned.packs if len(pack) > 1]
+    if not together:
+        return "every trial trains by itself"
+    least, most = min(together), max(together)
+    sizes = f"{most}" if least == most else f"{least} to {most}"
+    alone = len(planned.packs) - len(together)
+    return f"{len(together)} packs of {sizes} trials" + (f", {alone} by themselves" if alone else "")
+
+
+def show_next(console: Console, places: dict[str, str]) -> None:
+    """Print where things are and what to type next, one line each, unbroken so that they can be copied."""
+    width = max(map(len, places))
+    for name, place in places.items():
+        console.print(Text(f"{name:>{width}}  {place}"), soft_wrap=True)
+
+
+def _spread(row: Mapping[Any, Any], name: str) -> str:
+    if name == "iterations":
+        return row["iterations_text"] or "–"
+    if name in ("alpha_range", "alpha_final"):
+        return _middle(row, name)
+    low, high = row[f"{name}_min"], row[f"{name}_max"]
+    return _middle(row, name) + (f" ({_number(low)} – {_number(high)})" if low < high else "")
+
+
+def _hits(row: Mapping[Any, Any], interval: bool) -> str:
+    """N as a median, with its interval."""
+    if math.isnan(row["threshold"]) or not row["seeds"]:
+        return "–"
+    inside = span(*(iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high")))
+    return _middle(row, "iterations") + (f" ({inside})" if inside and interval else "")
+
+
+def _ratio(row: Mapping[Any, Any], name: str, interval: bool) -> str:
+    """The ratio to the first, with its interval, and over how many seeds if not over all."""
+    if row["is_base"]:
+        return "1"
+    value, low, high = (row[f"{name}_ratio{end}"] for end in ("", "_low", "_high"))
+    pairs = f" [{several(row[f'{name}_pairs'], 'pair')}]" if 0 < row[f"{name}_pairs"] < row["seeds"] else ""
+    inside = "" if math.isnan(low) or not interval else f" ({_number(low)} – {_number(high)})"
+    return _number(value) + inside + pairs
+
+
+def _middle(row: Mapping[Any, Any], name: str) -> str:
+    if name == "iterations":
+        return str(row["iterations_text"]).partition(" (")[0] or "–"
+    if name == "alpha_range":
+        return f"{_number(row['alpha_min_min'])} – {_number(row['alpha_max_max'])}"
+    return _number(row[name])
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or value != value else f"{value:.{digits}g}"
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+        self._last = ""
+
+    def __call__(self, progress: Progress) -> None:
+        line = describe(progress)
+        if progress.tracking_error:
+            line += f"; {progress.tracking_error}"
+        if line != self._last and (time.monotonic() >= self._next or progress.done == progress.total):
+            self._console.print(line, highlight=False, soft_wrap=True)
+            self._next = time.monotonic() + LINE_SECONDS
+            self._last = line
+
+
+def _panel(progress: Progress) -> Group:
+    bar = ProgressBar(total=1.0, completed=progress.share, width=60)
+    lines: list[ProgressBar | Text] = [bar, Text(describe(progress))]
+    if progress.tracking_error:
+        lines.append(Text(f"{progress.tracking_error}; the journals keep everything, trying again", "yellow"))
+    return Group(*lines)

@@ -1,0 +1,92 @@
+"""What the commands share: where they print, the options they have in common, and how they refuse."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from study.config import messages
+from study.config.loader import SpecError, Study, load_study
+from study.config.validators import is_study_name
+from study.storage.study_folder import RUNS_VARIABLE, StudyFolder, runs_folder
+
+# Where lines are read by programs and kept in logs, nothing is folded.
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+BAD_INPUT = 2
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A study's name, or its file to score its results anew.")
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
+]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow's tracking URI.",
+        envvar="MLFLOW_TRACKING_URI",
+        show_default="SQLite in the folder of runs",
+    ),
+]
+
+
+def refuse(*problems: str) -> NoReturn:
+    """Say what is wrong, one line each, and exit with :data:`BAD_INPUT`."""
+    for problem in problems:
+        err.print(f"error: {problem}")
+    sys.exit(BAD_INPUT)
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def find_study(
+    name: str, runs: Path | None, tracking_uri: str | None
+) -> tuple[Study, StudyFolder, dict[str, float]]:
+    """Return a study that was run, its folder, and what a server tells of trials under way elsewhere.
+
+    What the server has of the study is brought here first; see :func:`study.tracking.fetch`.
+    """
+    folder = runs_folder(runs)
+    elsewhere: dict[str, float] = {}
+    if (tracking_uri or "").startswith("http") and Path(name).name == name:
+        from study import tracking
+
+        try:
+            elsewhere = tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
+        except tracking.TrackingError as error:
+            refuse(str(error))
+    return *find_run(name, folder), elsewhere
+
+
+def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
+    """Return a study that has been run, with what its search has found, and its folder.
+
+    ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
+    results are those of the file's name, scored by what the file says now.
+
+    Raises:
+        SpecError: the study has not been run under ``runs``, or its file is not valid.
+    """
+    if is_study_name(source) and (folder := StudyFolder(runs, source)).spec.is_file():
+        return folder.so_far(load_study(folder.spec)), folder
+    if os.path.isfile(source):
+        study = load_study(source)
+        folder = StudyFolder(runs, study.name)
+        if folder.spec.is_file():
+            return folder.so_far(study), folder
+    known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
+    here = ", ".join(known) if known else "none"
+    asked = messages.one_line(source, 100) or repr("")
+    raise SpecError([f"{asked}: no study of that name was run under {runs}; there: {here}"])

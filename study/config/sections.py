@@ -1,0 +1,303 @@
+"""The parts of a study file that are mappings of their own: workloads, optimizers, resources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from study.config import validators
+from study.config.messages import show, suggest
+from study.config.trial import LOPS, OPS, OPTIMIZERS, default_label, is_dotted
+from study.config.validators import Granularity, Rate
+
+
+class Model(BaseModel):
+    """A part of a study file: immutable, and without keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+DIGITS = 3
+"""Significant digits of an α₀ or β that a sampler draws, so that names and tables can be read."""
+
+
+class Range(Model):
+    """Values from ``low`` to ``high``, drawn evenly in their logarithm."""
+
+    low: Annotated[float, BeforeValidator(validators.number(1e-12))]
+    high: Annotated[float, BeforeValidator(validators.number(1e-12))]
+
+    @field_validator("high", mode="after")
+    @classmethod
+    def _above(cls, high: float, info: ValidationInfo) -> float:
+        if high <= info.data.get("low", 0.0):
+            raise ValueError(f"{high:g} is not above low; write a larger number, or one value for both")
+        return high
+
+    @property
+    def middle(self) -> float:
+        """The geometric mean of the ends."""
+        return math.sqrt(self.low * self.high)
+
+    def round(self, value: float) -> float:
+        """``value`` to :data:`DIGITS` significant digits, and not outside the range for it."""
+        return min(max(float(f"{value:.{DIGITS - 1}e}"), self.low), self.high)
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+Rates = Annotated[tuple[Rate, ...], BeforeValidator(validators.listed), AfterValidator(validators.distinct)]
+RATES, RANGE = "[rates]", "[range]"
+"""What pydantic puts into the place of a problem, to tell which of the two a value was taken for."""
+RatesOrRange = Annotated[
+    Annotated[Rates, Tag(RATES)] | Annotated[Range, Tag(RANGE)],
+    Discriminator(lambda value: RANGE if isinstance(value, Range) or validators.is_range(value) else RATES),
+]
+
+
+class WorkloadUse(Model):
+    """A workload and the arguments of its function: a name, or ``{use: name, argument: value, …}``."""
+
+    use: Annotated[str, BeforeValidator(validators.workload_name)]
+    args: dict[
+        Annotated[str, BeforeValidator(validators.argument_name)],
+        Annotated[Any, BeforeValidator(validators.scalar)],
+    ] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inline(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value if isinstance(value, cls) else {"use": value}
+        if value.keys() == {"use", "args"} and isinstance(value["args"], dict):
+            return value
+        return {"args": {k: v for k, v in value.items() if k != "use"}} | (
+            {"use": value["use"]} if "use" in value else {}
+        )
+
+
+class OptimizerUse(Model):
+    """An optimizer and what it overrides: a name, or a mapping with these keys.
+
+    The name is one of the twelve, or the dotted path of a ``torch.optim.Optimizer``: that one has no β and
+    no granularity, and ``args`` are any of its class's, checked against its signature when the study runs.
+    ``schedule`` (see :mod:`.schedules`) is for optimizers that do not learn α. ``label`` is what tables
+    and figures call an optimizer that is not one of the report's; it is not part of a trial's identity.
+    """
+
+    name: Annotated[str, BeforeValidator(validators.optimizer_name)]
+    granularity: Granularity | None = None
+    alpha0: RatesOrRange | None = None
+    beta: RatesOrRange | None = None
+    schedule: Annotated[dict[str, Any] | None, BeforeValidator(validators.optional(validators.schedule))] = (
+        None
+    )
+    label: Annotated[str | None, BeforeValidator(validators.optional(validators.label))] = None
+    args: dict[str, Annotated[Any, BeforeValidator(validators.option)]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return value if isinstance(value, dict | cls) else {"name": value}
+
+    @field_validator("args", mode="after")
+    @classmethod
+    def _applicable(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "name" in info.data:
+            wrong = {name: misfit(name, value, info.data["name"]) for name, value in args.items()}
+            refuse(((name,), message) for name, message in wrong.items() if message)
+        return args
+
+    @model_validator(mode="after")
+    def _fitting(self) -> OptimizerUse:
+        wrong = []
+        if is_dotted(self.name):
+            given = [name for name in ("granularity", "beta") if getattr(self, name)]
+            wrong += [(name, f"{self.name} has none; leave it out") for name in given]
+        if self.learned and self.schedule:
+            wrong.append(("schedule", f"{self.name} learns its learning rate; leave it out"))
+        if self.label and self.name in OPTIMIZERS and not self.schedule:
+            wrong.append(("label", f"{self.name} keeps its name, by which it is compared; leave it out"))
+        refuse(((name,), message) for name, message in wrong)
+        return self
+
+    @property
+    def learned(self) -> bool:
+        """Whether the optimizer learns α, and so needs a β."""
+        return "-" in self.name
+
+    @property
+    def shown_as(self) -> str:
+        """What tables and figures call it."""
+        return self.label or default_label(self.name, self.schedule)
+
+
+class Resources(Model):
+    """What one trial takes; fractions let several share a device."""
+
+    cpus: Annotated[float, BeforeValidator(validators.number(0, 1024))] = 1.0
+    gpus: Annotated[float, BeforeValidator(validators.number(0, 64))] = Field(
+        default=0.0, validate_default=True
+    )
+
+    @field_validator("gpus", mode="after")
+    @classmethod
+    def _possible(cls, gpus: float, info: ValidationInfo) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs cannot be had; write a fraction of one, or a whole number")
+        if gpus == 0 and info.data.get("cpus") == 0:
+            raise ValueError("a trial without CPU or GPU; write cpus: 1")
+        return gpus
+
+
+def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
+    """Raise all problems, each at its place below the value under validation; none passes."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("study", "{message}", {"message": message}), loc=loc, input=None
+        )
+        for loc, message in problems
+    ]
+    if details:
+        raise ValidationError.from_exception_data("Study", details)
+
+
+# What hypergrad.create takes besides what the study file has keys for, and which ops or lops it belongs to.
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("op", ("sgdn",)),
+    "betas": ("op", ("adam",)),
+    "eps": ("op", ("adam",)),
+    "decoupled_weight_decay": ("op", OPS),
+    "lop_momentum": ("lop", ("sgdn",)),
+    "lop_betas": ("lop", ("adam", "lion")),
+    "lop_eps": ("lop", ("adam", "adagrad")),
+    "multiplicative": ("lop", LOPS),
+    "normalize": ("lop", LOPS),
+    "lr_bounds": ("lop", LOPS),
+}
+
+
+ELSEWHERE = {
+    "lr": "alpha0",
+    "hypergrad_lr": "beta",
+    "weight_decay": "the study's weight_decay",
+    "granularity": "the optimizer's granularity",
+    "lop": "the optimizer's name",
+    "nesterov": "the optimizer's name",
+}
+
+
+def misfit(option: str, value: object, optimizer: str) -> str | None:
+    """Why an optimizer cannot have an option of this value; ``None`` if it can, as far as is known here."""
+    if is_dotted(optimizer):
+        return f"not an option here; set it by {ELSEWHERE['lr']}" if option == "lr" else None
+    if option in ELSEWHERE:
+        return f"not an option here; set it by {ELSEWHERE[option]}"
+    if option not in OPTIONS:
+        return f"unknown option; {suggest(option, OPTIONS)}"
+    part, names = OPTIONS[option]
+    op, _, lop = optimizer.partition("-")
+    if (op if part == "op" else lop) not in names:
+        return f"{optimizer} has no use for it; it belongs to {part} {' or '.join(names)}"
+    return f"{show(value)} is not a number; write one such as 0.9" if isinstance(value, str) else None
+
+
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "gp": "GPSampler",
+    "random": "RandomSampler",
+    "qmc": "QMCSampler",
+    "cmaes": "CmaEsSampler",
+    "nsgaii": "NSGAIISampler",
+    "nsgaiii": "NSGAIIISampler",
+}
+"""Samplers by the names that study files use, and their classes in ``optuna.samplers``."""
+
+
+OBJECTIVES = (
+    "best_val_loss",
+    "best_val_accuracy",
+    "final_val_loss",
+    "final_train_loss",
+    "iterations_to_threshold",
+)
+"""Measures that a search can be after; see ``study.analysis.objective`` for what a point is worth by each."""
+
+
+FIRST_SEED = 1000
+"""A count of n search seeds means the n from here on, away from a study's own 0, 1, …"""
+
+
+class Search(Model):
+    """How a study is searched: ``optuna``, a sampler's name, or a mapping with these keys."""
+
+    sampler: Annotated[str, BeforeValidator(validators.one_of("a sampler", SAMPLERS))] = "tpe"
+    args: dict[
+        Annotated[str, BeforeValidator(validators.argument_name)],
+        Annotated[Any, BeforeValidator(validators.scalar)],
+    ] = {}
+    """Further arguments of the sampler's class."""
+    points: Annotated[int, BeforeValidator(validators.whole(1, 10_000))] = 20
+    """Per optimizer and workload."""
+    seed: Annotated[int, BeforeValidator(validators.whole(0, 2**31 - 1))] = 0
+    """Of the sampler."""
+    seeds: Annotated[
+        tuple[Annotated[int, BeforeValidator(validators.whole(0, 2**32 - 1))], ...],
+        BeforeValidator(validators.seeds_from(FIRST_SEED)),
+        AfterValidator(validators.distinct),
+    ] = Field(default=2, validate_default=True)
+    """On which every point is trained; a count, or a list. None of them is one of the study's."""
+    objective: Annotated[str, BeforeValidator(validators.one_of("an objective", OBJECTIVES))] = (
+        "best_val_loss"
+    )
+    parallel: Annotated[int, BeforeValidator(validators.whole(1, 1_000))] = 1
+    """Points of one arm that are asked before the results of any of them are in."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        known = validators.one_of("a search or a sampler", ("optuna", *SAMPLERS))(value)
+        return {} if known == "optuna" else {"sampler": known}
+
+    @field_validator("args", mode="after")
+    @classmethod
+    def _not_the_seed(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if "seed" in args:
+            raise ValueError("the sampler's seed is not an argument here; set it by search.seed")
+        return args
+
+
+class Asha(Model):
+    """Successive halving without waiting (ASHA, Li et al. 2020): ``asha``, or a mapping with these keys.
+
+    After ``grace`` epochs, and ``reduction`` times as many, and so on, a point that is not among the best
+    1 / ``reduction`` of its own arm so far is stopped on all its seeds.
+    """
+
+    name: Annotated[str, BeforeValidator(validators.one_of("a scheduler", ("asha",)))] = "asha"
+    grace: Annotated[int, BeforeValidator(validators.whole(1, 1_000_000))] = 1
+    reduction: Annotated[int, BeforeValidator(validators.whole(2, 100))] = 3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value

@@ -1,0 +1,193 @@
+"""One point of a study's grid, and the key it is known by for ever. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from study.config import schedules
+
+OPS = ("sgd", "sgdn", "adam")
+"""Model optimizers."""
+LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
+"""Optimizers of the learning rate."""
+OPTIMIZERS: tuple[str, ...] = tuple(
+    name for op in OPS for name in (op, *(f"{op}-{lop}" for lop in LOPS))
+)  # sgd, sgd-sgd, …, adam-lion
+"""Ours: ``op`` alone keeps α fixed, ``op-lop`` learns it."""
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+GRANULARITIES = ("group", "tensor", "released")
+
+# Enters every key. Raise it only when equal settings come to mean another computation.
+KEY_VERSION = 1
+
+
+def is_dotted(optimizer: str) -> bool:
+    """Whether an optimizer is a class by its dotted path, ``torch.optim.AdamW``; nothing is imported."""
+    return len(optimizer) <= 200 and _DOTTED.fullmatch(optimizer) is not None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that defines one training run; equal trials have equal keys.
+
+    Numbers are normalised (an integer α₀ becomes a float), and so is what a plain optimizer has no use
+    for: its ``beta`` is ``None`` and its ``granularity`` ``"group"``, whatever was given.
+
+    Raises:
+        ValueError: an unknown optimizer or granularity, a learned optimizer without β, a number out of
+            range, or not exactly one of ``epochs`` and ``iterations``.
+    """
+
+    workload: str
+    """A name of ``study.config.catalogue.CATALOGUE``, or ``"module:function"``."""
+    optimizer: str
+    """One of :data:`OPTIMIZERS`, or the dotted path of a ``torch.optim.Optimizer``, which has no β."""
+    alpha0: float
+    beta: float | None
+    seed: int
+    epochs: int | None = None
+    iterations: int | None = None
+    batch_size: int = 128
+    weight_decay: float = 1e-4
+    granularity: str = "group"
+    workload_args: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the workload's function; JSON scalars."""
+    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of ``hypergrad.create`` or of the class by its dotted path; JSON scalars,
+    and sequences of them as tuples. Whole numbers are floats for the former and integers for the latter."""
+    schedule: Mapping[str, Any] | None = None
+    """What multiplies α₀ over the iterations, see :mod:`study.config.schedules`; not where α is learned."""
+    label: str = field(default="", compare=False)
+    """What tables and figures call the optimizer, not part of the trial's identity: its name, or the class's
+    without the modules, and its schedule, unless the study says otherwise."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS and not is_dotted(self.optimizer):
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}, or a dotted path; got {self.optimizer!r}"
+            )
+        if self.granularity not in GRANULARITIES:
+            raise ValueError(
+                f"granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}"
+            )
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("exactly one of epochs and iterations must be given")
+        if self.lop is None:
+            self._set("beta", None)
+            self._set("granularity", "group")
+        elif self.beta is None:
+            raise ValueError(f"{self.optimizer} learns its learning rate and needs a beta")
+        elif self.schedule is not None:
+            raise ValueError(f"{self.optimizer} learns its learning rate and takes no schedule")
+        for name in ("alpha0", "beta", "weight_decay"):
+            if (value := getattr(self, name)) is not None:
+                if not (math.isfinite(value) and value >= 0):
+                    raise ValueError(f"{name} must be a finite number, 0 or more; got {value!r}")
+                self._set(name, float(value) + 0.0)  # + 0.0 turns −0.0 into 0.0
+        self._set("workload_args", dict(self.workload_args))
+        as_option = _as_argument if is_dotted(self.optimizer) else _as_option
+        self._set("optimizer_args", {name: as_option(v) for name, v in self.optimizer_args.items()})
+        if self.schedule is not None:
+            self._set("schedule", schedules.normalised(self.schedule))
+        if not self.label:
+            self._set("label", default_label(self.optimizer, self.schedule))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def op(self) -> str:
+        """The model optimizer; of a dotted path the path."""
+        return self.optimizer.partition("-")[0]
+
+    @property
+    def lop(self) -> str | None:
+        """The optimizer of the learning rate; ``None`` if α stays α₀."""
+        return self.optimizer.partition("-")[2] or None
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the settings; the same in every process and version."""
+        text = json.dumps(
+            [KEY_VERSION, self.settings()], sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+        return sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def kind(self) -> str:
+        """What trials must have in common to train in one pack: all but α₀, β, seed and budget."""
+        settings = {name: value for name, value in self.settings().items() if name not in _OWN}
+        return sys.intern(json.dumps(settings, sort_keys=True))
+
+    @property
+    def name(self) -> str:
+        """For people: ``adam-adam α₀=0.001 β=1e-07 seed=0``; without β for a plain optimizer."""
+        beta = "" if self.beta is None else f" β={_short(self.beta)}"
+        return f"{self.label} α₀={_short(self.alpha0)}{beta} seed={self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """All that identifies the trial, as JSON values; :meth:`from_settings` is the inverse.
+
+        A field that came later is absent at its default, so that the keys of earlier trials stay.
+        """
+        settings = {name: getattr(self, name) for name in _IDENTITY}
+        settings["workload_args"] = dict(self.workload_args)
+        settings["optimizer_args"] = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.optimizer_args.items()
+        }
+        if self.schedule is None:
+            del settings["schedule"]
+        else:
+            settings["schedule"] = dict(self.schedule)
+        return settings
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Trial:
+        """The trial that these :meth:`settings` came from.
+
+        Raises:
+            TypeError: unknown or missing fields.
+            ValueError: as the constructor.
+        """
+        return cls(**settings)
+
+
+_IDENTITY = tuple(f.name for f in fields(Trial) if f.compare)
+_OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
+"""In what the trials of one pack may differ."""
+
+
+def default_label(optimizer: str, schedule: Mapping[str, Any] | None) -> str:
+    """Return ``adam``, ``adam-sgd``, ``AdamW``, ``AdamW cosine``."""
+    name = optimizer.rpartition(".")[2]
+    return name if schedule is None else f"{name} {schedules.text(schedule)}"
+
+
+def _as_option(value: Any) -> Any:
+    """An optimizer's option, so that 1 and 1.0, a list and a tuple are the same."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_option(v) for v in value)
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_argument(value: Any) -> Any:
+    """As :func:`_as_option`, for classes of which some count with their arguments: 1.0 becomes 1."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_argument(v) for v in value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _short(value: float) -> str:
+    return repr(value).removesuffix(".0")

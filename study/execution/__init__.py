@@ -1,0 +1,1 @@
+"""Runs a study: planning, Ray Tune, Optuna; begin with ``driver``."""

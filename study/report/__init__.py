@@ -1,0 +1,1 @@
+"""Figures, the HTML page and exports, from tables and records; begin with ``builder``."""

@@ -1,0 +1,150 @@
+"""What a reader should not conclude from a study, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from study.analysis.formatting import label, listed, method, percent, several
+from study.storage.records import TrialRecord
+
+ENOUGH_SEEDS = 6
+"""From six seeds on, [min, max] covers the median with more than 95 %: 1 − 2^(1−6) = 96.9 %."""
+
+
+def limits(
+    trials: pd.DataFrame, summary: pd.DataFrame, widths: pd.DataFrame, records: Sequence[TrialRecord]
+) -> list[str]:
+    """Return the limits of a study, one sentence or two each.
+
+    Args:
+        trials: from ``tables.trial_table``.
+        summary: from ``tables.summary_table``.
+        widths: from ``sensitivity.alpha0_widths``; may be empty.
+        records: of the study's trials.
+    """
+    found = [*_seeds(trials, summary), *_missing(summary), *_thresholds(trials, summary), *_edges(widths)]
+    return [*found, *_machine(records), *_granularity(trials), *_tuning(trials)]
+
+
+def _seeds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
+    complete = bool((summary["missing"] == 0).all())
+    seeds = int(summary["seeds"].min()) if complete else trials["seed"].nunique()
+    if 0 < seeds < ENOUGH_SEEDS:
+        covers = f"covers the median with {percent(1 - 2.0 ** (1 - seeds))}" if seeds > 1 else "is a point"
+        yield (
+            f"{several(seeds, 'seed')} per cell: the range over seeds {covers}. Six seeds are the fewest "
+            "with more than 95 %. Differences between optimizers here are indications, not findings."
+        )
+
+
+def _missing(summary: pd.DataFrame) -> Iterator[str]:
+    one = _single(summary)
+    gaps = summary[summary["missing"] > 0].to_dict("records")
+    if gaps:
+        count = sum(row["missing"] for row in gaps)
+        cells = [f"{_cell(row, one)} ({row['missing']} of {_size(row)})" for row in gaps]
+        yield (
+            f"{several(count, 'trial')} missing: they failed, have not ended, or their records are gone. "
+            f"They are in no median, pair or claim: {listed(cells)}."
+        )
+    pruned = summary[summary["pruned"] > 0].to_dict("records")
+    if pruned:
+        count = sum(row["pruned"] for row in pruned)
+        cells = [f"{_cell(row, one)} ({row['pruned']} of {_size(row)})" for row in pruned]
+        yield (
+            f"{several(count, 'trial')} pruned: the search stopped them before their budget, so whether they "
+            f"would have reached the threshold is unknown. They are in no table but the list of trials: "
+            f"{listed(cells)}."
+        )
+
+
+def _thresholds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
+    if trials["threshold"].isna().all():
+        return
+    yield (
+        "A minibatch loss crosses a threshold early by luck; iterations to the threshold say when it first "
+        "did, not that it stayed there. The smoothed measure beside it averages over about 50 iterations."
+    )
+    one = _single(summary)
+    timed = summary[summary["threshold"].notna() & (summary["seeds"] > 0)]
+    short = int((timed["seeds"] - timed["reached"]).sum())
+    if short:
+        never = [_cell(row, one) for row in timed[timed["reached"] == 0].to_dict("records")]
+        cells = f" In these cells none did: {listed(never)}." if never else ""
+        yield (
+            f"{short} of {several(int(timed['seeds'].sum()), 'trial')} that ended did not reach their "
+            f"threshold within the budget. They are censored: later than the budget, by how much is unknown."
+            f"{cells}"
+        )
+
+
+def _edges(widths: pd.DataFrame) -> Iterator[str]:
+    if widths.empty:
+        return
+    at_edge = widths[widths["edge"].astype(bool)].to_dict("records")
+    if at_edge:
+        one = _single(widths)
+        cells = (("" if one else f"{label(row)} ") + method(row, with_beta=True) for row in at_edge)
+        names = list(dict.fromkeys(cells))
+        yield (
+            "The range of good α₀ ends where the α₀ that were tried end, so it may be wider than it looks, "
+            f"for {listed(names)}."
+        )
+
+
+def _machine(records: Sequence[TrialRecord]) -> Iterator[str]:
+    if any(not record.machine.get("device", "cpu").startswith("cpu") for record in records):
+        yield (
+            "Some trials ran on a GPU, whose libraries do not promise the same bits twice: running a trial "
+            "again gives a curve close to this one, not this one."
+        )
+    if len({record.machine["kernels"] for record in records if "kernels" in record.machine}) > 1:
+        yield (
+            "Some trials ran with hypergrad's compiled kernels and some on machines without a C compiler: "
+            "the same trial may differ there in its last digits."
+        )
+    for name, what in (("commit", "commits of this project"), ("torch", "versions of torch")):
+        different = sorted({record.machine[name] for record in records if record.machine.get(name)})
+        if len(different) > 1:
+            yield f"Trials ran with {len(different)} {what}: {', '.join(different)}."
+
+
+def _granularity(trials: pd.DataFrame) -> Iterator[str]:
+    adam = trials[trials["optimizer"] == "adam-adam"]
+    if (adam["granularity"] == "group").any():
+        yield (
+            "adam-adam follows the report's equations (granularity “group”). The curves that the report "
+            "published come from its code, which runs the rate rule once per tensor (granularity “released”)."
+        )
+    released = list(dict.fromkeys(trials[trials["granularity"] == "released"]["optimizer"]))
+    if released:
+        yield (
+            f"Granularity “released” ({', '.join(released)}): the rate rule runs once per "
+            "tensor, as in the report's code, and not once per group, as in its equations."
+        )
+
+
+def _tuning(trials: pd.DataFrame) -> Iterator[str]:
+    if trials.groupby(["workload", "optimizer"])[["alpha0", "beta"]].nunique().gt(1).any(axis=None):
+        yield (
+            "Several α₀ or β ran on the same seeds. To pick the best of them here and report it from the "
+            "same trials flatters it: choose on some seeds, report on others."
+        )
+
+
+def _single(table: pd.DataFrame) -> bool:
+    """Whether there is one workload, which then need not be named."""
+    return len(table[["workload", "workload_args"]].drop_duplicates()) == 1
+
+
+def _cell(row: dict[Any, Any], one: bool) -> str:
+    beta = "" if math.isnan(row["beta"]) else f" β={row['beta']:g}"
+    return f"{'' if one else label(row) + ' '}{method(row)} α₀={row['alpha0']:g}{beta}"
+
+
+def _size(row: dict[Any, Any]) -> int:
+    return int(row["seeds"] + row["missing"] + row["pruned"])

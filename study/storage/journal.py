@@ -1,0 +1,296 @@
+"""A trial's own append-only record on disk, which survives whatever kills the process that writes it.
+
+One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the text. Events are ``start``
+(settings, machine, host, attempt), ``epoch`` (the arrays of :class:`~.records.EpochRecord`) and ``end``
+(status). Every event is stamped once, when it is appended, so a reader can send it on any number of times and
+each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
+before it.
+
+An *attempt* is one training as the record tells it. A trial that is started again on the same kind of CPU
+machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its attempt and
+epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in their last digits
+in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
+
+Two processes should never write one journal (:mod:`.driver_lock`), but one that was suspended may wake beside
+its replacement, for seconds: an epoch out of turn, and all after the end but a new start, is passed over.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, get_args
+
+import numpy as np
+
+from study.config.loader import Trial
+from study.storage.records import Array, EpochRecord, Status, TrialRecord
+
+FORMAT = 1
+_MEASURED = ("val_loss", "val_accuracy", "seconds")
+_SCALARS = ("epoch", "first_iteration", *_MEASURED)
+_ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
+
+
+class OtherTrialError(ValueError):
+    """A journal is another trial's than its place says."""
+
+
+class JournalReader:
+    """Follows one journal; each :meth:`poll` takes in what was appended since the last.
+
+    A journal that does not exist yet reads as a pending trial.
+
+    Attributes:
+        record: what the journal says so far.
+        offset: bytes taken in; everything after them is unwritten, torn or damaged.
+        damaged: whether a complete line that cannot be trusted stops the reading.
+    """
+
+    def __init__(self, path: Path, trial: Trial) -> None:
+        self.path = path
+        self.record = TrialRecord(trial)
+        self.offset = 0
+        self.damaged = False
+
+    def poll(self) -> bool:
+        """Take in new events; return whether there were any.
+
+        Raises:
+            OSError: the file exists and cannot be read.
+        """
+        if self.damaged:
+            return False
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                fresh = file.read()
+        except FileNotFoundError:
+            return False
+        advanced = False
+        for event, length in events_in(fresh):
+            record = None if event is None else _after(self.record, event)
+            if record is None:
+                self.damaged = True
+                break
+            self.record = record
+            self.offset += length
+            advanced = True
+        return advanced
+
+
+class Journal:
+    """Writes one trial's journal; use as a context manager.
+
+    Args:
+        path: the file; made with its folder if absent, continued if present.
+        trial: whose journal it is.
+        machine: what the trial runs on, kept with the start event. The host's name is kept beside it but is
+            no part of it: a trial that goes on elsewhere, on the same kind of machine, repeats its numbers.
+        repeatable: whether training again gives the same numbers, bit for bit.
+        resumed: how many epochs the training has behind it, from a checkpoint.
+        notes: what was found wrong on the way here, for people.
+
+    Raises:
+        ValueError: the file is the journal of another trial.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        trial: Trial,
+        machine: dict[str, str],
+        *,
+        repeatable: bool,
+        resumed: int = 0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reader = JournalReader(path, trial)
+        reader.poll()
+        self._file = path.open("ab")
+        self._file.truncate(reader.offset)
+        if reader.damaged:
+            count = len(reader.record.epochs)
+            notes = [*notes, f"the journal was damaged after epoch {count}; what came then is trained again"]
+        before = reader.record
+        again = repeatable and before.repeatable and before.machine == machine
+        continued = again and bool(before.attempt)
+        self._epochs_recorded = len(before.epochs) if continued else resumed
+        self._append(
+            event="start",
+            format=FORMAT,
+            attempt=before.attempt if continued else uuid.uuid4().hex[:12],
+            kept=self._epochs_recorded,
+            key=trial.key,
+            settings=trial.settings(),
+            machine=machine,
+            host=socket.gethostname(),
+            notes=list(notes),
+            repeatable=repeatable,
+        )
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Append one epoch, unless this attempt has it already."""
+        if record.epoch <= self._epochs_recorded:
+            return
+        self._append(
+            event="epoch",
+            **{name: getattr(record, name) for name in _SCALARS},
+            **{name: _pack(array) for name in _ARRAYS if (array := getattr(record, name)) is not None},
+        )
+        self._epochs_recorded = record.epoch
+
+    def end(self, status: Status, error: str | None = None) -> None:
+        """Append how the trial ended, and make the whole journal durable."""
+        self._append(event="end", status=status, error=error)
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _append(self, **event: Any) -> None:
+        event["time_ms"] = _now_ms()
+        self._file.write(line_of(event))
+        self._file.flush()
+
+
+def read(path: Path, trial: Trial) -> TrialRecord:
+    """Return all that the journal at ``path`` says of ``trial``."""
+    reader = JournalReader(path, trial)
+    reader.poll()
+    return reader.record
+
+
+def mark_pruned(path: Path, trial: Trial) -> None:
+    """Say in the journal of a trial whose process was stopped from outside that it was pruned.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    reader = JournalReader(path, trial)
+    reader.poll()
+    with path.open("r+b") as file:
+        file.truncate(reader.offset)
+        file.seek(reader.offset)
+        file.write(line_of({"event": "end", "status": "pruned", "error": None, "time_ms": _now_ms()}))
+
+
+def line_of(event: dict[str, Any]) -> bytes:
+    """Return an event as the line that keeps it."""
+    text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def events_in(data: bytes) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Yield the event of each whole line, None for a damaged one, and the line's length in bytes."""
+    for line in data.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            return
+        yield _decode(line), len(line)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; None if the line is damaged, or was made by something else than this module."""
+    checksum, _, text = line[:-1].partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
+    """What is known after ``event``; None if it is not an event of a journal, or cannot come here.
+
+    Raises:
+        ValueError: it starts another trial.
+    """
+    try:
+        match event["event"]:
+            case "start":
+                if event["key"] != record.trial.key:
+                    raise OtherTrialError(
+                        f"the journal of trial {record.trial.key} holds trial {event['key']}"
+                    )
+                changes: dict[str, Any] = {"status": "running", "error": None, "ended_ms": 0}
+                if event["attempt"] != record.attempt:
+                    changes |= {
+                        "epochs": record.epochs[: int(event["kept"])],
+                        "attempt": str(event["attempt"]),
+                        "started_ms": int(event["time_ms"]),
+                    }
+                changes["machine"] = {str(name): str(value) for name, value in event["machine"].items()}
+                changes["repeatable"] = bool(event.get("repeatable", True))
+                changes["notes"] = (*record.notes, *map(str, event.get("notes", ())))
+                return replace(record, **changes)
+            case "epoch":
+                epoch = _epoch(event)
+                follows = (epoch.epoch, epoch.first_iteration) == (
+                    len(record.epochs) + 1,
+                    record.iterations + 1,
+                )
+                if record.status != "running" or not follows:
+                    return record
+                return replace(record, epochs=(*record.epochs, epoch))
+            case "end" if event["status"] in get_args(Status):
+                # That a trial was pruned is told from outside, whatever its process was at.
+                if record.status != "running" and event["status"] != "pruned":
+                    return record
+                error = None if event["error"] is None else str(event["error"])
+                return replace(record, status=event["status"], error=error, ended_ms=int(event["time_ms"]))
+    except OtherTrialError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        pass
+    return None
+
+
+def _epoch(event: dict[str, Any]) -> EpochRecord:
+    arrays: dict[str, Any] = {name: _unpack(event[name]) for name in _ARRAYS if name in event}
+    count = len(arrays["train_loss"])
+    if count == 0 or any(len(array) != count for array in arrays.values()):
+        raise ValueError("arrays of different lengths")
+    measured: dict[str, Any] = {name: float(event[name]) for name in _MEASURED}
+    return EpochRecord(
+        epoch=int(event["epoch"]),
+        first_iteration=int(event["first_iteration"]),
+        **measured,
+        **arrays,
+        time_ms=int(event["time_ms"]),
+    )
+
+
+def _pack(array: Array) -> dict[str, Any]:
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    data = base64.b64encode(little.tobytes()).decode()
+    return {"dtype": little.dtype.str, "shape": list(array.shape), "data": data}
+
+
+def _unpack(packed: dict[str, Any]) -> Array:
+    if packed["dtype"] not in ("<f4", "<f8"):
+        raise ValueError(f"an array of {packed['dtype']}")
+    flat = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype=packed["dtype"])
+    array: Array = flat.reshape(packed["shape"])
+    return array

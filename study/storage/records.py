@@ -1,0 +1,145 @@
+"""What a trial leaves behind: the arrays of each epoch and how the trial ended. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.config.loader import Trial
+
+Status = Literal["pending", "running", "finished", "diverged", "failed", "pruned"]
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class EpochRecord:
+    """Every iteration of one epoch, and what was measured after it.
+
+    ``alpha``, ``hypergradient`` and ``train_loss`` have shape (n,), one entry per iteration of the epoch:
+    the α that the iteration moved the parameters with, the h it was learned from, and the minibatch loss
+    before that move. With several α (granularity ``"tensor"``) ``alpha`` is their mean,
+    ``hypergradient`` their sum, and ``alpha_tensors`` (n, tensors) holds each. The last epoch of an
+    iteration budget may be short, and so is the epoch in which a trial diverges: it ends with the first
+    non-finite iteration.
+    """
+
+    epoch: int
+    first_iteration: int
+    alpha: Array
+    hypergradient: Array
+    train_loss: Array
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+    alpha_tensors: Array | None = None
+    time_ms: int = 0
+    """When the journal took the record, in Unix milliseconds; 0 before."""
+
+    @property
+    def iterations(self) -> int:
+        """Number of iterations in this epoch."""
+        return len(self.train_loss)
+
+    @property
+    def last_iteration(self) -> int:
+        """The trial's iteration count after this epoch; iterations count from 1."""
+        return self.first_iteration + self.iterations - 1
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss or an α stopped being finite in this epoch or after it."""
+        last = [self.train_loss[-1], self.alpha[-1], self.val_loss]
+        return not bool(np.isfinite(last).all())
+
+    @property
+    def train_loss_epoch(self) -> float:
+        """Mean minibatch loss over the epoch's iterations."""
+        return float(np.mean(self.train_loss, dtype=np.float64))
+
+    @property
+    def alpha_epoch(self) -> float:
+        """Mean α over the epoch's iterations."""
+        return float(np.mean(self.alpha, dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRecord:
+    """All that is known of one trial: its settings, its epochs so far, and how it stands."""
+
+    trial: Trial
+    status: Status = "pending"
+    epochs: tuple[EpochRecord, ...] = ()
+    error: str | None = None
+    """The traceback of a failed trial."""
+    attempt: str = ""
+    """Which start of the trial the epochs belong to; see ``study.storage.journal``."""
+    machine: dict[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    """Whether training again there gives the same numbers, bit for bit."""
+    started_ms: int = 0
+    ended_ms: int = 0
+    notes: tuple[str, ...] = ()
+    """What was found damaged when the trial was continued, for people."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is to come, unless the trial is started again."""
+        return self.status not in ("pending", "running")
+
+    @cached_property
+    def alpha(self) -> Array:
+        """α of every iteration, shape (iterations,)."""
+        return self._joined("alpha")
+
+    @cached_property
+    def hypergradient(self) -> Array:
+        """h of every iteration, shape (iterations,)."""
+        return self._joined("hypergradient")
+
+    @cached_property
+    def train_loss(self) -> Array:
+        """Minibatch training loss of every iteration, shape (iterations,)."""
+        return self._joined("train_loss")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trial came to its end: its whole budget, or divergence. A failed one did not.
+
+        Nor did a pruned one, which a search stopped early: where it is wanted whole, it is trained on.
+        """
+        return self.status in ("finished", "diverged")
+
+    @property
+    def iterations(self) -> int:
+        """Iterations done."""
+        return self.epochs[-1].last_iteration if self.epochs else 0
+
+    @property
+    def budget(self) -> int | None:
+        """Iterations the trial is to run; None before its first epoch tells how long an epoch is."""
+        if self.trial.iterations is not None:
+            return self.trial.iterations
+        if not self.epochs or self.trial.epochs is None:
+            return None
+        return self.trial.epochs * self.epochs[0].iterations
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget done, 0 to 1; an ended or pruned trial is done, budget used up or not."""
+        if self.ended or self.status == "pruned":
+            return 1.0
+        return self.iterations / self.budget if self.budget else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds spent training, validation apart."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def _joined(self, name: str) -> Array:
+        if not self.epochs:
+            return np.empty(0, dtype=np.float32)
+        return np.concatenate([getattr(epoch, name) for epoch in self.epochs])

@@ -1,0 +1,77 @@
+"""Which points a search has asked for, and which it chose: an append-only file in the study's folder.
+
+Lines are those of :mod:`.journal`. An ``asked`` event is a :class:`~.search_space.Point`; a ``chosen``
+event names an arm's best point, and the last one counts. With the trials' journals it is all that there is to
+know of a search: the sampler's own storage can be made again from them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from study.config.search_space import Found, Point
+from study.storage import journal
+
+
+def read(path: Path) -> Found:
+    """Return what the file says; nothing if there is none.
+
+    Raises:
+        OSError: the file exists and cannot be read.
+    """
+    return _read(path)[0]
+
+
+def ask(path: Path, points: Iterable[Point]) -> None:
+    """Append points, before anything is done with them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _append(path, [{"event": "asked", **asdict(point)} for point in points])
+
+
+def choose(path: Path, best: Point) -> None:
+    """Append that ``best`` is the best point of its arm.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _append(path, [{"event": "chosen", "arm": best.arm, "number": best.number}])
+
+
+def _read(path: Path) -> tuple[Found, int]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Found(), 0
+    taken = 0
+    points: dict[tuple[str, int], Point] = {}
+    chosen: dict[str, int] = {}
+    for event, length in journal.events_in(data):
+        try:
+            match event["event"] if event else None:
+                case "asked" if event:
+                    point = Point(event["arm"], event["number"], event["alpha0"], event["beta"])
+                    points[point.arm, point.number] = point
+                case "chosen" if event:
+                    chosen[event["arm"]] = event["number"]
+                case _:
+                    break
+        except (LookupError, TypeError, ValueError):
+            break
+        taken += length
+    return Found(tuple(points.values()), tuple(chosen.items())), taken
+
+
+def _append(path: Path, events: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = _read(path)[1]
+    with path.open("ab") as file:
+        file.truncate(whole)
+        file.write(b"".join(map(journal.line_of, events)))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,114 @@
+"""Where a study keeps what it makes: one folder per study under a folder of runs.
+
+::
+
+    runs/                     ``--runs``, HYPERGRAD_STUDY_RUNS, or ./runs
+      mlflow.db, artifacts/     the embedded MLflow store, shared by the studies
+      NAME/
+        study.yaml              the study as it was last run, resolved
+        driver.lease            who runs it, or ran it last
+        trials/KEY.journal      one journal per trial
+        checkpoints/KEY.pt      the last checkpoint of a trial under way
+        search/points.journal   which points a search has asked for and chosen
+        search/optuna.db        the sampler's memory, for Optuna's own tools as well
+        tune/                   Ray Tune's own state
+        report/                 figures, tables, index.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.config.loader import Study, Trial
+from study.storage import journal, search_journal
+from study.storage.records import TrialRecord
+
+RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of one study. ``runs`` is absolute; nothing is made until something is written."""
+
+    runs: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The study's own folder."""
+        return self.runs / self.name
+
+    @property
+    def artifacts(self) -> Path:
+        """Root of the artifacts of the embedded MLflow store."""
+        return self.runs / "artifacts"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's storage."""
+        return self.path / "tune"
+
+    @property
+    def report(self) -> Path:
+        """Figures, tables and the page."""
+        return self.path / "report"
+
+    @property
+    def spec(self) -> Path:
+        """The study as it was last run."""
+        return self.path / "study.yaml"
+
+    @property
+    def lease(self) -> Path:
+        """Who runs the study, or ran it last."""
+        return self.path / "driver.lease"
+
+    @property
+    def points(self) -> Path:
+        """Which points the study's search has asked for."""
+        return self.path / "search" / "points.journal"
+
+    @property
+    def sampler(self) -> Path:
+        """Optuna's storage."""
+        return self.path / "search" / "optuna.db"
+
+    def so_far(self, study: Study) -> Study:
+        """Return ``study`` with what its search has found so far; a grid as it is."""
+        return study if study.search is None else study.with_found(search_journal.read(self.points))
+
+    def journal(self, trial: Trial) -> Path:
+        """The journal of ``trial``."""
+        return self.path / "trials" / f"{trial.key}.journal"
+
+    def checkpoint(self, trial: Trial) -> Path:
+        """The last checkpoint of ``trial``, while it is under way."""
+        return self.path / "checkpoints" / f"{trial.key}.pt"
+
+    def keep(self, study: Study) -> None:
+        """Write the resolved study, whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.spec.with_suffix(".new")
+        draft.write_text(study.to_yaml(), encoding="utf-8")
+        draft.replace(self.spec)
+
+    def outline(self, study: Study) -> list[TrialRecord]:
+        """Return the records of all that ``study`` comes to: its trials, and those its search has ahead."""
+        known = self.so_far(study)
+        return [*self.records(known.trials()), *map(TrialRecord, known.ahead())]
+
+    def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
+        """Return what the journals say of ``trials``, in their order."""
+        return [journal.read(self.journal(trial), trial) for trial in trials]
+
+
+def runs_folder(option: Path | None = None) -> Path:
+    """Return the absolute folder of runs: the option, HYPERGRAD_STUDY_RUNS, or ``./runs``."""
+    return Path(option or os.environ.get(RUNS_VARIABLE) or "runs").expanduser().resolve()

@@ -1,0 +1,1 @@
+"""Keeps a study in MLflow: the only room that imports mlflow."""

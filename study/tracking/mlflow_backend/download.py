@@ -1,0 +1,73 @@
+"""Has a study from an MLflow server that it was run with: its file, its journals, what is under way."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from study.config.loader import Trial, load_study
+from study.storage.study_folder import StudyFolder
+from study.tracking.mlflow_backend.client import all_runs, asking, check_reachable, end_of, is_server
+
+JOURNAL = "trial.journal"
+"""The artifact of a trial's run that is its journal."""
+
+
+def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
+    """Bring what a server has of a study into ``folder``: its file, and the journals of trials that ended.
+
+    So ``status`` and ``report`` work from any machine that reaches the server. What is in the folder already
+    stays as it is; nothing happens if ``uri`` is not a server's, or the server does not know the study.
+
+    Returns:
+        By key, for each trial that the study's driver says is under way: the share of its budget that is
+        done, 0 to 1. Their journals are where they run; the server has the points sent so far.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    if not is_server(uri):
+        return {}
+    check_reachable(uri)
+    client = MlflowClient(tracking_uri=uri)
+    with asking(uri):
+        experiment = client.get_experiment_by_name(folder.name)
+        if experiment is None:
+            return {}
+        runs = list(all_runs(client, experiment.experiment_id))
+        parent = next((run for run in runs if run.data.tags.get("role") == "study"), None)
+        if parent is None:
+            return {}
+        if not folder.spec.is_file():
+            _download(client, parent.info.run_id, "study.yaml", folder.spec)
+        study = load_study(folder.spec)
+        if study.search is not None and not folder.points.is_file():
+            _download(client, parent.info.run_id, folder.points.name, folder.points)
+        ended = {run.data.tags.get("trial_key"): run for run in runs if end_of(run)}
+        under_way = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "RUNNING"}
+        shares = {}
+        for trial in folder.so_far(study).trials():
+            place = folder.journal(trial)
+            if trial.key in ended and not place.exists():
+                _download(client, ended[trial.key].info.run_id, JOURNAL, place)
+            # A driver that ended leaves its unfinished runs as they were.
+            if trial.key in under_way and parent.info.status == "RUNNING":
+                shares[trial.key] = _share(client, under_way[trial.key], trial)
+        return shares
+
+
+def _share(client: MlflowClient, run: Run, trial: Trial) -> float:
+    name, budget = (
+        ("train_loss", trial.iterations) if trial.iterations else ("train_loss_epoch", trial.epochs)
+    )
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+    return min(1.0, max(steps, default=0) / budget) if budget else 0.0
+
+
+def _download(client: MlflowClient, run_id: str, artifact: str, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as staging:
+        Path(client.download_artifacts(run_id, artifact, staging)).replace(place)

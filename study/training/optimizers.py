@@ -1,0 +1,170 @@
+"""From a trial to the optimizer that trains it: ``hypergrad``'s twelve, or any class by its dotted path.
+
+A class by its dotted path is made with ``lr=α₀`` and the trial's arguments; with the study's ``weight_decay``
+too if its signature has one and the arguments do not say otherwise. What weight decay means is the class's
+affair: ``torch.optim.AdamW`` decouples it, and here all else couples it.
+
+Its α curve is what its first parameter group says the step used: ``lr``, times ``d`` where there is one (the
+distance that Prodigy and D-Adaptation estimate), or ``scheduled_lr`` (schedule-free optimizers with a
+warm-up of their own). Its h is NaN. One that has ``train()`` and ``eval()``, as the schedule-free ones do, is
+switched with the model: what is validated are its averaged weights. Batch norm's statistics are those of the
+training iterations, not of the averaged weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+from collections.abc import Iterable
+from functools import partial
+from importlib import metadata
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+import hypergrad
+from study.config import plugins, schedules
+from study.config.messages import describe_error
+from study.config.trial import Trial, is_dotted
+
+__all__ = ["OptimizerError", "build", "check", "evaluating", "scheduler", "step", "training", "versions"]
+
+
+class OptimizerError(ValueError):
+    """An optimizer's path or arguments lead nowhere; the message is one line for who wrote them."""
+
+
+def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the trial's optimizer of ``params``, its α at α₀.
+
+    Raises:
+        OptimizerError: the class cannot be imported, is no optimizer, or refuses the arguments.
+    """
+    options = dict(trial.optimizer_args)
+    if is_dotted(trial.optimizer):
+        return _of_class(trial, params, options)
+    if trial.lop is not None:
+        options |= {"hypergrad_lr": trial.beta, "granularity": trial.granularity}
+    return hypergrad.create(
+        trial.optimizer, params, lr=trial.alpha0, weight_decay=trial.weight_decay, **options
+    )
+
+
+def check(trial: Trial) -> None:
+    """Find out before any training whether :func:`build` will do, as far as that does not need the model.
+
+    Raises:
+        OptimizerError: as :func:`build`; or the class cannot be stepped without a closure.
+    """
+    if not is_dotted(trial.optimizer):
+        return
+    optimizer = build(trial, [torch.nn.Parameter(torch.zeros(2, 2))])
+    try:
+        inspect.signature(optimizer.step).bind()
+    except TypeError:
+        raise OptimizerError(
+            f"optimizer {trial.optimizer}: its step needs a closure, which a study does not give"
+        ) from None
+
+
+def scheduler(trial: Trial, optimizer: torch.optim.Optimizer, epoch: int) -> LambdaLR | None:
+    """Return what moves α after every iteration; None if nothing does but the optimizer.
+
+    Args:
+        trial: whose schedule.
+        optimizer: whose α; the schedule begins.
+        epoch: iterations of an epoch.
+    """
+    if trial.schedule is None:
+        return None
+    unit = 1 if trial.epochs is None else epoch
+    total = (trial.epochs or trial.iterations or 0) * unit
+    multiplier = partial(schedules.multiplier, trial.schedule, total=total, unit=unit)
+    return LambdaLR(optimizer, lambda done: multiplier(done=done))
+
+
+@runtime_checkable
+class _Switched(Protocol):
+    def train(self) -> object: ...
+
+    def eval(self) -> object: ...
+
+
+def training(optimizer: torch.optim.Optimizer) -> None:
+    """Switch an optimizer that knows the difference to training."""
+    if isinstance(optimizer, _Switched):
+        optimizer.train()
+
+
+def evaluating(optimizer: torch.optim.Optimizer) -> None:
+    """Switch an optimizer that knows the difference to evaluation; so it is saved, too."""
+    if isinstance(optimizer, _Switched):
+        optimizer.eval()
+
+
+def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | None]:
+    """Take a step and return its α and, where α is learned, the h that it was learned from.
+
+    Both are of the first parameter group, α as the step used it. Nothing is read back from the device.
+    """
+    group = optimizer.param_groups[0]
+    if isinstance(optimizer, hypergrad.SGD | hypergrad.Adam) and group["lop"] is not None:
+        optimizer.step()
+        return group["lr"].clone(), optimizer.hypergradients[0]
+    alpha = group["lr"] * group["d"] if "d" in group else group["lr"]
+    alpha = alpha.clone() if isinstance(alpha, Tensor) else float(alpha)
+    optimizer.step()
+    return group.get("scheduled_lr", alpha), None
+
+
+def versions(trial: Trial) -> dict[str, str]:
+    """Return the version of the package that the optimizer comes from, if it is neither ours nor torch."""
+    package = trial.optimizer.partition(".")[0]
+    if not is_dotted(trial.optimizer) or package in ("torch", "hypergrad"):
+        return {}
+    try:
+        return {package: metadata.version(package)}
+    except metadata.PackageNotFoundError:
+        return {}
+
+
+def _of_class(
+    trial: Trial, params: Iterable[torch.nn.Parameter], options: dict[str, Any]
+) -> torch.optim.Optimizer:
+    where = f"optimizer {trial.optimizer}"
+    with plugins.current_folder():
+        made = _class(trial.optimizer)
+        takes = inspect.signature(made)
+        options = {"lr": trial.alpha0} | options
+        if "weight_decay" in takes.parameters:
+            options = {"weight_decay": trial.weight_decay} | options
+        try:
+            takes.bind(params, **options)
+        except TypeError as error:
+            names = ", ".join(list(takes.parameters)[1:])
+            raise OptimizerError(f"{where}: {error}; its arguments are {names}") from None
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # Prodigy prints what it was asked for
+                optimizer = made(params, **options)
+        except Exception as error:
+            raise OptimizerError(f"{where}: {describe_error(error)}") from error
+    return optimizer
+
+
+def _class(path: str) -> type[torch.optim.Optimizer]:
+    module, _, name = path.rpartition(".")
+    trusted = module in ("torch.optim", "hypergrad")
+    try:
+        found = plugins.find(module, name, _is_optimizer, "class", trusted=trusted)
+    except plugins.NamedCodeError as error:
+        raise OptimizerError(f"optimizer {path}: {error}") from error
+    if not _is_optimizer(found):
+        raise OptimizerError(f"optimizer {path}: not a class derived from torch.optim.Optimizer")
+    return found  # type: ignore[no-any-return]
+
+
+def _is_optimizer(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)

@@ -1,0 +1,45 @@
+"""Which trials may train together in a pack, and how a list of them is cut into packs. Pure: runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from study.config.trial import OPTIMIZERS, Trial
+
+Limit = Callable[[Trial], int]
+"""How many trials of a trial's kind fit into one pack; 1 if they do not pack."""
+
+
+def unpackable_reason(trial: Trial) -> str | None:
+    """Say why a trial's optimizer does not pack; ``None`` if it does."""
+    if trial.optimizer not in OPTIMIZERS:
+        return f"{trial.optimizer} is not one of hypergrad's"
+    if trial.settings().get("schedule") is not None:
+        return "its learning rate follows a schedule"
+    return None
+
+
+def group_packable(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Return the trials by kind, kinds in the order of their first trial, trials of one kind by seed.
+
+    Those of one seed come together, as they are given the same batches.
+    """
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(trial.kind, []).append(trial)
+    return [sorted(members, key=lambda trial: trial.seed) for members in found.values()]
+
+
+def split_evenly(members: Sequence[Trial], pieces: int) -> list[list[Trial]]:
+    """Cut trials of one kind into ``pieces`` of about equal size, one after the other."""
+    ends = [len(members) * (piece + 1) // pieces for piece in range(pieces)]
+    return [list(members[begin:end]) for begin, end in zip([0, *ends], ends, strict=False) if end > begin]
+
+
+def make_packs(trials: Iterable[Trial], limit: Limit) -> list[list[Trial]]:
+    """Return packs, none larger than its limit, that are as few and as even as that allows."""
+    return [
+        pack
+        for members in group_packable(trials)
+        for pack in split_evenly(members, -(-len(members) // limit(members[0])))
+    ]

@@ -1,0 +1,99 @@
+"""What can be trained: a catalogue of workloads by name. Importing this package does not import torch.
+
+A built-in workload and a user's own are found the same way, as ``module:function``: a function that
+returns a :class:`study.workloads.base.Workload`. How to write one: see :mod:`study.workloads.base`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from study.config import plugins
+from study.config.catalogue import CATALOGUE
+from study.config.messages import describe_error, did_you_mean
+
+if TYPE_CHECKING:
+    from study.workloads.base import Workload
+
+__all__ = ["CATALOGUE", "WorkloadError", "resolve"]
+
+
+_MODULE_AND_FUNCTION = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)")
+_resolved: dict[str, Workload] = {}
+
+
+class WorkloadError(ValueError):
+    """A workload's name or arguments lead nowhere; the message is one line for the person who wrote them."""
+
+
+def resolve(name: str, args: Mapping[str, object]) -> Workload:
+    """Return the workload ``name``, made by calling its function with the keyword arguments ``args``.
+
+    ``name`` is a name of :data:`CATALOGUE` or ``module:function``. The module is imported as by any Python
+    program: it is installed, or in a folder on ``PYTHONPATH``; the current folder is searched last. Trials
+    run in worker processes, and each resolves its workload anew: a module in the current folder is enough
+    where the workers share that folder (one machine); on a cluster, install it on every node.
+
+    Within a process the same name and arguments give the same object, so that trials share its data.
+
+    Args:
+        name: a catalogue name or ``module:function``.
+        args: keyword arguments of the function; JSON scalars.
+
+    Raises:
+        WorkloadError: no such workload, module or function, or one that is not imported here (see
+            :mod:`study.config.plugins`); the arguments do not fit; the module or the
+            function raised; or it returned something other than a ``Workload``.
+    """
+    key = json.dumps([name, dict(args)], sort_keys=True, default=repr)
+    if key not in _resolved:
+        with plugins.current_folder():
+            _resolved[key] = _make(name, args)
+    return _resolved[key]
+
+
+def _make(name: str, args: Mapping[str, object]) -> Workload:
+    function = _function(name)
+    from study.workloads.base import Workload  # imports torch: only once the name is known to be right
+
+    try:
+        inspect.signature(function).bind(**args)
+    except TypeError as error:
+        takes = inspect.signature(function)
+        raise WorkloadError(f"workload {name!r}: {error}; its arguments are {takes}") from None
+    try:
+        workload = function(**args)
+    except Exception as error:
+        raise WorkloadError(f"workload {name!r}: {describe_error(error)}") from error
+    if not isinstance(workload, Workload):
+        returned = type(workload).__name__
+        raise WorkloadError(
+            f"workload {name!r}: the function returned {returned}, not study.workloads.base.Workload"
+        )
+    return workload
+
+
+def _function(name: str) -> Callable[..., Any]:
+    match = _MODULE_AND_FUNCTION.fullmatch(CATALOGUE.get(name, name))
+    if match is None:
+        if ":" in name:
+            raise WorkloadError(
+                f"workload {name!r}: not of the form module:function, such as mymodule:spirals"
+            )
+        raise WorkloadError(
+            f"unknown workload {name!r}{did_you_mean(name, CATALOGUE)}; there are {', '.join(CATALOGUE)},"
+            " and your own as module:function"
+        )
+    try:
+        function = plugins.find(
+            match["module"], match["function"], inspect.isfunction, "function", trusted=name in CATALOGUE
+        )
+    except plugins.NamedCodeError as error:
+        raise WorkloadError(f"workload {name!r}: {error}") from error
+    if not callable(function):
+        raise WorkloadError(f"workload {name!r}: {match['function']!r} is not a function")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,156 @@
+"""From journals to the report, `compare` and `export`, as a person calls them; and what is missing."""
+
+import re
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+
+from study.cli import commands
+from study.config.loader import load_study
+from study.storage.study_folder import StudyFolder
+from study.tracking import Tracker, embedded_uri
+from study.training.worker import run_bundle
+
+STUDY = """
+name: small
+workloads: [digits-logreg]
+optimizers: [adam, adam-sgd]
+alpha0: [0.03, 0.003]
+beta: 1e-5
+seeds: 3
+epochs: 2
+threshold: 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of runs with a study that was trained here and is kept in MLflow."""
+    home = tmp_path_factory.mktemp("trained")
+    (home / "small.yaml").write_text(STUDY)
+    study = load_study(home / "small.yaml")
+    folder = StudyFolder(home / "runs", study.name)
+    folder.keep(study)
+    list(run_bundle(study.trials(), folder, None, cpus=1))
+    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    for record in folder.records(study.trials()):
+        tracker.replay(record)
+    tracker.close(completed=True)
+    return home / "runs"
+
+
+@pytest.fixture
+def runs(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(trained, tmp_path / "runs")
+
+
+@pytest.fixture
+def say(monkeypatch, capsys, runs):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hypergrad-study", *map(str, arguments), "--runs", str(runs)])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+def test_a_report_after_two_trials_were_deleted_names_their_cells_and_invents_nothing(say, runs):
+    code, _, err = say("report", "small")
+    assert code == 0, err
+    report = runs / "small" / "report"
+    tables = ("trials", "summary", "comparisons", "claims")
+    before = {name: pd.read_csv(report / f"{name}.csv") for name in tables}
+    assert "missing:" not in (report / "index.html").read_text()
+
+    study = load_study(runs / "small" / "study.yaml")
+    folder = StudyFolder(runs, "small")
+    gone = [trial for trial in study.trials() if trial.alpha0 == 0.003 and trial.seed == 1]
+    assert len(gone) == 2
+    for trial in gone:
+        folder.journal(trial).unlink()
+    for path in (runs / "artifacts").rglob("curve.parquet"):
+        path.unlink()
+
+    code, _, err = say("report", "small")
+    assert code == 0, err
+    page = " ".join(re.sub(r"<[^>]+>", " ", (report / "index.html").read_text()).split())
+    assert "2 trials missing" in page
+    assert ": adam α₀=0.003 (1 of 3), adam-sgd α₀=0.003 β=1e-05 (1 of 3)." in page
+    assert "10 of 12 ended" in page
+    after = {name: pd.read_csv(report / f"{name}.csv") for name in tables}
+    lost = after["trials"]["key"].isin([trial.key for trial in gone])
+    measured = ["iterations_to_threshold", "best_val_loss", "final_train_loss", "seconds", "iterations"]
+    assert after["trials"][lost][measured].isna().all(axis=None)
+    assert (after["trials"][lost]["outcome"] == "pending").all()
+    pd.testing.assert_frame_equal(after["trials"][~lost], before["trials"][~lost])
+    # Cells that lost nothing are as they were; the others are over the seeds that are left.
+    whole = after["summary"]["alpha0"] == 0.03
+    pd.testing.assert_frame_equal(after["summary"][whole], before["summary"][whole])
+    for row in after["summary"][~whole].itertuples():
+        left = before["trials"][~lost].query("optimizer == @row.optimizer and alpha0 == 0.003")
+        assert (row.seeds, row.missing) == (2, 1)
+        assert row.best_val_loss == pytest.approx(left["best_val_loss"].median())
+    assert (after["comparisons"]["pairs"] == before["comparisons"]["pairs"] - 1).all()
+    # A seed that lost a trial is no observation of a claim.
+    judged = after["claims"]["seeds"] > 0
+    assert (after["claims"]["seeds"] == before["claims"]["seeds"] - before["claims"]["seeds"].gt(0)).all()
+    assert (after["claims"][judged]["incomplete"] == 1).all()
+
+
+def test_compare_prints_optimizers_and_studies_side_by_side(say, runs):
+    code, out, err = say("compare", "small:adam", "small:adam-sgd")
+    assert code == 0, err
+    assert "\x1b" not in out
+    lines = [line for line in out.splitlines() if "adam-sgd β 1e-05" in line]
+    assert len(lines) == 2
+    assert all(re.search(r"\d\.\d+ \(.+ – .+\)|1 \(1 – 1\)", line) for line in lines)
+    assert say("compare", "small", "--optimizers", "adam,adam-sgd")[1] == out
+    other = StudyFolder(runs, "other")
+    shutil.copytree(runs / "small", other.path)
+    other.spec.write_text((runs / "small" / "study.yaml").read_text().replace("name: small", "name: other"))
+    code, out, err = say("compare", "small", "other")
+    assert code == 0, err
+    assert len([line for line in out.splitlines() if re.search(r"\bother\b", line)]) == 4
+
+
+@pytest.mark.parametrize("what", ["summary", "trials", "curves", "claims"])
+def test_export_writes_a_file_and_says_where(say, tmp_path, what):
+    code, out, err = say("export", "small", "--what", what)
+    assert code == 0, err
+    path = tmp_path / f"small-{what}.csv"
+    rows = len(pd.read_csv(path))
+    assert out.split() == [f"small-{what}.csv:", str(rows), "rows"]
+    assert rows == {"summary": 4, "trials": 12, "curves": 12 * 24, "claims": 3}[what]
+    target = tmp_path / "elsewhere.parquet"
+    assert say("export", "small", "--what", what, "--format", "parquet", "-o", target)[0] == 0
+    assert len(pd.read_parquet(target)) == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("compare", "small:adma", "small:adam"), "no optimizer 'adma'; there are adam, adam-sgd"),
+        (("compare", "small", "never-run"), "never-run: no study of that name was run"),
+        (("compare", "small", "small:adam"), "name an optimizer of every study"),
+        (("compare", "small:adam"), "nothing to compare"),
+        (("export", "never-run"), "never-run: no study of that name was run"),
+        (("export", "small", "--format", "xlsx"), "xlsx: no such format; choose csv, parquet, latex"),
+        (("export", "small", "--what", "all"), "all: there is no such table; choose summary, trials"),
+        (("export", "small", "--what", "curves", "--format", "latex"), "choose csv or parquet"),
+        (("export", "small", "-o", "no/where.csv"), "there is no folder no; name a file to write"),
+        (("export", "small", "-o", "."), "is a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(say, tmp_path, arguments, says):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, _, err = say(*arguments)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error:")
+    assert says in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,0 +1,174 @@
+"""Bundles on a real Ray, with logical GPUs: the numbers of a plain loop, nothing lost with a worker."""
+
+import os
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from study.analysis.tables import trial_table
+from study.config.loader import Resources
+from study.execution import tune_trials
+from study.execution.planning import plan
+from study.execution.ray_cluster import Connection
+from study.storage.study_folder import StudyFolder
+from study.tracking import Tracker, embedded_uri
+from study.training.pack_limits import planned_limit
+from study.training.worker import run_bundle
+
+pytestmark = pytest.mark.ray
+
+PROBE = '''
+import os, time
+from pathlib import Path
+import torch
+from torch import nn
+from study.workloads.base import Data, Workload
+
+def load(folder):
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 3), torch.arange(60) % 2
+    return Data(x[:40], y[:40], x[40:], y[40:])
+
+def build():
+    return nn.Linear(3, 2)
+
+def probe(notes, kill_once=False):
+    """Notes when it began and ended, and on which GPU; dies on the first start if asked to."""
+    notes = Path(notes)
+    def prepare(inputs, random):
+        if random is not None:
+            dead = notes / "dead"
+            if kill_once and not dead.exists():
+                dead.touch()
+                os._exit(1)
+            begun = time.time()
+            time.sleep(1.0)
+            gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            (notes / f"{os.getpid()}-{begun}").write_text(f"{begun} {time.time()} {gpu}")
+        return inputs
+    return Workload("probe", load, build, prepare=prepare)
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Ray with four CPUs and two GPUs, all logical, started where the probe's module lies."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "probing.py").write_text(textwrap.dedent(PROBE))
+    before = os.getcwd()
+    os.chdir(home)
+    try:
+        with Connection(cpus=4, gpus=2) as connection:
+            yield connection.cluster()
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StudyFolder(tmp_path / "runs", "small")
+
+
+def probes(write_study, tmp_path, seeds, **args):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    workload = {"use": "probing:probe", "notes": str(notes), **args}
+    study, _ = write_study(workloads=[workload], optimizers=["sgd"], seeds=seeds, epochs=1, threshold=None)
+    return study.trials(), notes
+
+
+def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_path, write_study):
+    trials = write_study()[0].trials()
+    tune_trials.schedule([trials[0::2], trials[1::2]], folder, Resources(cpus=1))
+    here = StudyFolder(tmp_path / "here", "small")
+    list(run_bundle(trials[::-1], here, None, cpus=1))
+    for ours, theirs in zip(folder.records(trials), here.records(trials), strict=True):
+        assert ours.status == "finished"
+        assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
+        assert ours.alpha.tobytes() == theirs.alpha.tobytes()
+        assert [epoch.val_loss for epoch in ours.epochs] == [epoch.val_loss for epoch in theirs.epochs]
+
+
+def test_a_process_takes_bundle_after_bundle(cluster, folder, tmp_path, write_study):
+    trials, notes = probes(write_study, tmp_path, seeds=6)
+    tune_trials.schedule([[trial] for trial in trials], folder, Resources(cpus=2))
+    assert [record.status for record in folder.records(trials)] == ["finished"] * 6
+    processes = [note.name.partition("-")[0] for note in notes.iterdir()]
+    assert len(processes) == 6
+    assert len(set(processes)) <= 3
+
+
+def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study):
+    """The table of outcomes, the keys, and what MLflow is told but for times and last digits."""
+    study, _ = write_study(optimizers=["sgd", "sgd-sgdn", "adam-adam"], seeds=4, epochs=3, threshold=1.0)
+    trials, tables, runs = study.trials(), [], []
+    for name, pack in (("packed", None), ("single", 1)):
+        folder = StudyFolder(tmp_path / name, "small")
+        limit = planned_limit(pack, on_gpu=False)
+        bundles = plan(trials, 2, limit=limit).bundles
+        tune_trials.schedule(bundles, folder, Resources(cpus=1), pack=pack)
+        records = folder.records(trials)
+        assert [record.repeatable for record in records] == [pack == 1] * len(trials)
+        tables.append(trial_table(records, study).drop(columns=["seconds", "seconds_to_threshold"]))
+        tracker = Tracker(study, embedded_uri(folder.runs), folder)
+        for record in records:
+            tracker.replay(record)
+        client = MlflowClient(tracking_uri=tracker.uri)
+        found = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
+        runs.append({run.data.tags["trial_key"]: run.data for run in found})
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-6)
+    assert runs[0].keys() == runs[1].keys() == {trial.key for trial in trials}
+    own = {"attempt", "mlflow.parentRunId"}
+    for key, ours in runs[0].items():
+        theirs = runs[1][key]
+        assert ours.params == theirs.params
+        assert {k: v for k, v in ours.tags.items() if k not in own} == {
+            k: v for k, v in theirs.tags.items() if k not in own
+        }
+        assert ours.metrics.keys() == theirs.metrics.keys()
+
+
+def test_ended_trials_are_not_run_again(cluster, folder, write_study):
+    trials = write_study()[0].trials()
+    list(run_bundle(trials[:3], folder, None, cpus=1))
+    before = {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]}
+    tune_trials.schedule([trials], folder, Resources(cpus=1))
+    assert {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]} == before
+    assert all(record.ended for record in folder.records(trials))
+
+
+def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study):
+    resources = Resources(cpus=0.5, gpus=0.5)
+    assert cluster.slots(resources) == 4
+    trials, notes = probes(write_study, tmp_path, seeds=6)
+    tune_trials.schedule([[trial] for trial in trials], folder, resources)
+    assert all(record.status == "finished" for record in folder.records(trials))
+    spans = [note.read_text().split() for note in notes.iterdir()]
+    assert {gpu for _, _, gpu in spans} == {"0", "1"}
+    times = [(float(begun), float(ended), gpu) for begun, ended, gpu in spans]
+    for begun, _, _ in times:
+        beside = [gpu for start, end, gpu in times if start <= begun < end]
+        assert len(beside) <= 4
+        assert all(beside.count(gpu) <= 2 for gpu in beside)
+
+
+def test_a_worker_that_dies_is_started_again(cluster, folder, tmp_path, write_study):
+    trials, notes = probes(write_study, tmp_path, seeds=3, kill_once=True)
+    tune_trials.schedule([trials], folder, Resources(cpus=1))
+    assert (notes / "dead").exists()
+    assert all(record.status == "finished" for record in folder.records(trials))
+
+
+def test_a_trial_that_raises_does_not_stop_the_others(cluster, folder, write_study):
+    study, _ = write_study(
+        optimizers=["sgd", {"name": "adam-adam", "args": {"lop_betas": [2.0, 0.5]}}], seeds=1
+    )
+    trials = study.trials()
+    tune_trials.schedule([trials[::-1]], folder, Resources(cpus=1))
+    finished, failed = folder.records(trials)
+    assert (finished.status, failed.status) == ("finished", "failed")
+    assert "ValueError" in failed.error
+    assert np.isfinite(finished.train_loss).all()

@@ -1,0 +1,260 @@
+"""The figures show what the records say, look the same every time, and cope with what studies come to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from study.config.loader import OPTIMIZERS, Study, Trial
+from study.report.figures import style, training_curves
+from study.storage.records import EpochRecord, TrialRecord
+
+ITERATIONS = 30  # per epoch
+
+
+def make_study(**changes) -> Study:
+    settings = {
+        "name": "synthetic",
+        "workloads": ["digits-logreg", "digits-mlp"],
+        "optimizers": list(OPTIMIZERS),
+        "alpha0": [0.001],
+        "beta": {"sgd": 1e-3, "sgdn": 1e-4, "adam": 1e-7},
+        "seeds": [0, 1, 2],
+        "epochs": 20,
+        "threshold": 0.3,
+    }
+    return Study.model_validate(settings | changes)
+
+
+def synthetic(trial: Trial, epochs: int | None = None) -> TrialRecord:
+    """Losses that fall like an exponential towards a floor with minibatch noise, and an α that drifts."""
+    random = np.random.default_rng(int(trial.key, 16))
+    total = (trial.epochs or 1) * ITERATIONS
+    t = np.arange(1, total + 1) / total
+    op = {"sgd": 1.0, "sgdn": 2.5, "adam": 4.0}[trial.op]
+    lop = {None: 1.0, "sgd": 1.3, "sgdn": 1.6, "adam": 1.9, "adagrad": 2.2, "lion": 2.5}[trial.lop]
+    rate = op * lop * (trial.alpha0 / 0.001) ** 0.5
+    floor = 0.05 if "mlp" in trial.workload else 0.25
+    loss = floor + (2.3 - floor) * np.exp(-3 * rate * t) * (1 + 0.15 * random.standard_normal(total))
+    loss = np.maximum(loss + 0.01 * random.standard_normal(total), 1e-3)
+    drift = 0 if trial.lop is None else (lop - 0.9) * (1 - np.exp(-4 * t)) * (1 - 0.5 * t)
+    alpha = trial.alpha0 * (1 + drift * (1 + 0.05 * random.standard_normal()))
+    done = [
+        EpochRecord(
+            epoch=number + 1,
+            first_iteration=number * ITERATIONS + 1,
+            alpha=np.broadcast_to(alpha, t.shape)[part].astype(np.float32),
+            hypergradient=np.zeros(ITERATIONS, dtype=np.float32),
+            train_loss=loss[part].astype(np.float32),
+            val_loss=float(loss[part].mean() * 1.05 + 0.02 + 0.1 * floor * t[part][0]),
+            val_accuracy=float(1 - 0.3 * loss[part].mean() / 2.3),
+            seconds=0.4 * lop,
+        )
+        for number in range(trial.epochs or 1)
+        for part in [slice(number * ITERATIONS, (number + 1) * ITERATIONS)]
+    ][:epochs]
+    status = "finished" if epochs is None else "running"
+    return TrialRecord(trial, status=status, epochs=tuple(done), machine={"torch": "2.11.0", "device": "cpu"})
+
+
+def diverging(trial: Trial, after: int) -> TrialRecord:
+    epochs = list(synthetic(trial).epochs[:after])
+    last = epochs[-1]
+    loss = np.array([5.0, 1e9, np.nan], dtype=np.float32)
+    alpha = np.array([1.0, 1e12, 1e30], dtype=np.float32)
+    epochs[-1] = EpochRecord(last.epoch, last.first_iteration, alpha, alpha, loss, np.nan, 0.1, 0.4)
+    return TrialRecord(trial, status="diverged", epochs=tuple(epochs))
+
+
+def constant(trial: Trial, alphas: list[float], losses: list[float], status="finished") -> TrialRecord:
+    """Epochs of two iterations with the given α and loss."""
+    epochs = tuple(
+        EpochRecord(i + 1, 2 * i + 1, np.full(2, a), np.zeros(2), np.full(2, x), x, 0.5, 1.0)
+        for i, (a, x) in enumerate(zip(alphas, losses, strict=True))
+    )
+    return TrialRecord(trial, status=status, epochs=epochs)
+
+
+@pytest.fixture(scope="module")
+def grid():
+    study = make_study()
+    return study, [synthetic(trial) for trial in study.trials()]
+
+
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts() if text.get_text().strip()]
+
+
+def test_every_optimizer_has_its_own_look():
+    looks = [style.look(name) for name in OPTIMIZERS]
+    assert len({(style.color, style.linestyle) for style in looks}) == len(OPTIMIZERS)
+    by_lop = {name: style.look(name).linestyle for name in OPTIMIZERS}
+    assert by_lop["sgd-sgdn"] == by_lop["sgdn-sgdn"] == by_lop["adam-adam"] == "solid"
+    assert style.look("adam").color == style.look("adam-sgd").color != style.look("sgd").color
+
+
+TWELVE = tuple(name for name in OPTIMIZERS if not name.endswith(("-adagrad", "-lion")))
+RIVALS = (
+    *("torch.optim.AdamW", "torch.optim.NAdam", "torch.optim.RAdam", "torch.optim.RMSprop"),
+    *("prodigyopt.Prodigy", "schedulefree.AdamWScheduleFree", "schedulefree.SGDScheduleFree"),
+)
+
+
+def test_other_optimizers_have_looks_of_their_own_that_depend_on_the_name_alone():
+    looks = [style.look(name) for name in RIVALS]
+    assert len({(look.color, look.linestyle) for look in looks}) == len(RIVALS)
+    assert not {look.color for look in looks} & set(style.COLOURS.values())
+    # Pinned: a study of last year has the same colours.
+    assert style.look("torch.optim.AdamW").color == "#CC79A7"
+    assert style.look("prodigyopt.Prodigy").color == "#000000"
+    further = style.look("adam-adagrad")
+    assert further.color == style.look("adam").color
+    assert further.linestyle not in {style.look(name).linestyle for name in TWELVE}
+
+
+def test_the_colours_are_apart_for_colour_blind_readers():
+    """Differences in CIELAB of the colours as a deuteranope sees them (Machado et al. 2009)."""
+    machado = np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    )
+
+    def lab(color: str) -> np.ndarray:
+        rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(machado @ linear, 0, 1)
+        matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        x, y, z = np.cbrt(np.array(matrix) @ seen / [0.9505, 1.0, 1.089] + 1e-9)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    colors = [*style.COLOURS.values(), *{style.look(name).color for name in RIVALS}]
+    for i, one in enumerate(colors):
+        for other in colors[:i]:
+            assert np.linalg.norm(lab(one) - lab(other)) > 10, (one, other)
+
+
+def test_legends_shorten_dotted_paths_unless_two_would_be_one():
+    assert style.labels(["adam", "torch.optim.AdamW"]) == {"adam": "adam", "torch.optim.AdamW": "AdamW"}
+    twice = ["torch.optim.AdamW", "mine.AdamW"]
+    assert style.labels(twice) == {name: name for name in twice}
+    order = style.in_order(["x.B", "adam-lion", "adam-sgd", "x.A", "sgd"])
+    assert order == ["sgd", "adam-sgd", "adam-lion", "x.B", "x.A"]
+
+
+def test_figure1_draws_the_median_over_seeds_and_the_range():
+    study = make_study(workloads=["digits-logreg"], optimizers=["adam-adam"], epochs=3)
+    losses = [[3.0, 2.0, 1.0], [6.0, 2.5, 0.5], [4.0, 9.0, 0.9]]
+    records = [
+        constant(trial, [1e-3, 2e-3, k * 1e-3], loss)
+        for k, (trial, loss) in enumerate(zip(study.trials(), losses, strict=True))
+    ]
+    figure = training_curves.figure1(records[::-1], study)
+    alpha, train, validation = ([line.get_ydata() for line in axes.lines] for axes in figure.axes)
+    np.testing.assert_allclose(alpha, [[1e-3, 2e-3, 1e-3]])
+    np.testing.assert_allclose(train, [[4.0, 2.5, 0.9]])
+    np.testing.assert_allclose(validation, [[4.0, 2.5, 0.9]])
+    band = figure.axes[1].collections[0].get_paths()[0].vertices
+    for epoch, (low, high) in {1: (3.0, 6.0), 2: (2.0, 9.0), 3: (0.5, 1.0)}.items():
+        values = band[band[:, 0] == epoch, 1]
+        np.testing.assert_allclose([values.min(), values.max()], [low, high])
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "learning rate α",
+        "training loss",
+        "validation loss",
+    ]
+
+
+def test_figure1_has_a_column_per_workload_and_names_all_optimizers(grid):
+    study, records = grid
+    figure = training_curves.figure1(records, study)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["digits-logreg", "digits-mlp"]
+    assert len(figure.axes) == 6
+    assert legend_of(figure) == list(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("alphas", "shown"), [([0.1, 0.001, 0.01], 0.001), ([0.03, 0.01, 0.1], 0.03)])
+def test_figure1_shows_one_alpha0_and_says_which(alphas, shown):
+    study = make_study(workloads=["digits-logreg"], optimizers=["adam"], alpha0=alphas, epochs=2)
+    records = [constant(trial, [trial.alpha0] * 2, [2.0, 1.0]) for trial in study.trials()]
+    figure = training_curves.figure1(records, study)
+    (line,) = figure.axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), shown)
+    assert f"α₀ = {shown:g}" in figure.get_suptitle()
+
+
+def test_figure1_takes_the_alpha0_asked_for_or_says_which_there_are():
+    study = make_study(workloads=["digits-logreg"], optimizers=["adam"], alpha0=[0.1, 0.001], epochs=2)
+    records = [constant(trial, [trial.alpha0] * 2, [2.0, 1.0]) for trial in study.trials()]
+    (line,) = training_curves.figure1(records, study, alpha0=0.1).axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), 0.1)
+    with pytest.raises(ValueError, match=r"no trial with α₀ = 0\.5; there are 0\.001, 0\.1"):
+        training_curves.figure1(records, study, alpha0=0.5)
+
+
+def test_figure1_shows_the_first_beta_and_says_so():
+    study = make_study(
+        workloads=["digits-logreg"], optimizers=["adam-sgd", "adam-adam"], beta=[1e-3, 1e-7], epochs=1
+    )
+    records = [constant(trial, [trial.beta], [1.0]) for trial in study.trials()]
+    figure = training_curves.figure1(records, study)
+    assert {float(line.get_ydata()[0]) for line in figure.axes[0].lines} == {1e-3}
+    assert "β: adam-sgd 0.001, adam-adam 0.001" in figure.get_suptitle()
+
+
+def test_a_line_ends_in_a_cross_when_most_seeds_diverged():
+    study = make_study(workloads=["digits-logreg"], optimizers=["sgd", "sgd-sgd"], epochs=4)
+    trials = study.trials()
+    records = [constant(trial, [1e-3] * 4, [4.0, 3.0, 2.0, 1.0]) for trial in trials[:3]]
+    records += [
+        constant(trials[3], [1e-3, 2e-3, 3e-3, 4e-3], [4.0, 3.0, 2.0, 1.5]),
+        constant(trials[4], [1e-3, 2e-3], [5.0, np.inf], "diverged"),
+        constant(trials[5], [1e-3, 2e-3, 1e30], [6.0, 7.0, np.nan], "diverged"),
+    ]
+    figure = training_curves.figure1(records, study)
+    learned = figure.axes[1].lines[1]
+    # ∞ counts as above all others: epoch 2 has 3, ∞, 7, epoch 3 has 2, ∞, ∞.
+    np.testing.assert_array_equal(learned.get_ydata(), [5.0, 7.0, np.nan, np.nan])
+    top = figure.axes[1].get_ylim()[1]  # 7 is above the axis, which fits the trials that did not diverge
+    assert 4 < top < 7
+    crosses = [line for line in figure.axes[1].lines if line.get_marker() == "x"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses] == [(2, top)]
+    # The diverged trial's α does not stretch the axis.
+    assert figure.axes[0].get_ylim()[1] < 0.01
+
+
+def test_scales_follow_the_range():
+    study = make_study(workloads=["digits-logreg"], optimizers=["sgd-sgd"], seeds=[0], epochs=3)
+    (trial,) = study.trials()
+
+    def scales(alphas, losses):
+        figure = training_curves.figure1([constant(trial, alphas, losses)], study)
+        return [axes.get_yscale() for axes in figure.axes[:2]]
+
+    assert scales([1e-3, 2e-3, 5e-2], [2.0, 1.0, 0.1]) == ["linear", "linear"]
+    assert scales([1e-3, 2e-2, 0.2], [2.0, 1.0, 0.05]) == ["symlog", "log"]
+    assert scales([1e-3, -1e-4, 2e-3], [2.0, 1.0, 0.1]) == ["linear", "linear"]
+    assert scales([1e-3, -1e-4, 0.5], [2.0, 1.0, 0.1]) == ["symlog", "linear"]
+
+
+def test_nothing_to_draw_is_said():
+    study = make_study()
+    with pytest.raises(ValueError, match="study synthetic: no trial has finished an epoch"):
+        training_curves.figure1([TrialRecord(trial) for trial in study.trials()], study)
+
+
+def test_saved_files_are_the_same_every_time(grid, tmp_path):
+    study, records = grid
+    first = style.save(training_curves.figure1(records, study), tmp_path / "a.b")
+    second = style.save(training_curves.figure1(records[::-1], study), tmp_path / "c")
+    assert [path.name for path in first] == ["a.b.png", "a.b.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert imread(first[0]).shape[1] > 600
+    assert b"<text" not in first[1].read_bytes()  # letters are paths: no font needed
+
+
+def test_marks_that_mathtext_would_trip_over_are_only_text(tmp_path):
+    study = make_study(workloads=[{"use": "digits-mlp", "kind": "$\\frac$"}], optimizers=["adam"])
+    figure = training_curves.figure1([synthetic(trial) for trial in study.trials()], study)
+    style.save(figure, tmp_path / "f")
+    assert figure.axes[0].get_title() == 'digits-mlp (kind="$\\\\frac$")'

@@ -1,0 +1,290 @@
+"""The page holds what was measured, says what was not, stands alone, and believes no one's markup."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from study.config.loader import Study, Trial
+from study.report import builder
+from study.storage.records import EpochRecord, TrialRecord
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\""
+MACHINE = {"python": "3.11.7", "torch": "2.11.0+cu130", "device": "cpu, 1 threads"}
+
+
+def make_study(**changes) -> Study:
+    settings = {
+        "name": "made-up",
+        "description": "Does it help?",
+        "workloads": ["digits-logreg"],
+        "optimizers": ["adam", "adam-sgd", "adam-adam"],
+        "alpha0": [0.001],
+        "beta": 1e-7,
+        "seeds": [0, 1],
+        "epochs": 2,
+        "threshold": 0.5,
+    }
+    return Study.model_validate(settings | changes)
+
+
+def trained(trial: Trial, final: float = 0.4, machine=MACHINE, status="finished") -> TrialRecord:
+    """Two epochs of five iterations; from iteration 6 on the loss is ``final``."""
+    epochs = tuple(
+        EpochRecord(
+            number,
+            5 * number - 4,
+            np.full(5, trial.alpha0, dtype=np.float32),
+            np.zeros(5),
+            np.full(5, loss),
+            1.1 * loss,
+            0.9,
+            1.0,
+        )
+        for number, loss in ((1, 2.0), (2, final + trial.seed / 1000))
+    )
+    return TrialRecord(trial, status=status, epochs=epochs, machine=machine)
+
+
+class Page(HTMLParser):
+    """Text, tags and links of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(records, study, links=None, search=None):
+        files = builder.write_report(records, study, tmp_path / "new" / "report", links, search)
+        return files, Page(files.page.read_text(encoding="utf-8"))
+
+    return write
+
+
+def test_all_files_are_written_and_named(write):
+    study = make_study(alpha0=[0.001, 0.01])
+    files, page = write([trained(trial) for trial in study.trials()], study)
+    folder = files.page.parent
+    stems = ("alpha0", "best-of-k", "figure1", "runtime", "step-size-profile")
+    tables = ("alpha0_widths", "claims", "comparisons", "summary", "trials")
+    assert {path.name for path in folder.iterdir()} == {
+        *("index.html", *(f"{name}.csv" for name in tables)),
+        *(f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")),
+    }
+    assert {files.page, *files.tables.values(), *files.figures} == set(folder.iterdir())
+    assert all(imread(path).ndim == 3 for path in files.figures if path.suffix == ".png")
+    for name in (
+        "made-up",
+        "Does it help?",
+        "digits-logreg",
+        "adam-adam",
+        "python",
+        "3.11.7",
+        "2.11.0+cu130",
+    ):
+        assert name in page.text
+    assert study.to_yaml() in page.text
+
+
+def test_the_tables_hold_what_was_measured(write):
+    study = make_study()
+    finals = {"adam": 0.5, "adam-sgd": 0.4, "adam-adam": 0.3}
+    files, page = write([trained(t, finals[t.optimizer]) for t in study.trials()], study)
+    trials = pd.read_csv(files.tables["trials"])
+    assert trials["key"].tolist() == [trial.key for trial in study.trials()]
+    assert trials["final_train_loss"].tolist() == pytest.approx([0.5, 0.501, 0.4, 0.401, 0.3, 0.301])
+    assert trials["iterations_to_threshold"].tolist() == pytest.approx([6, math.nan, 6, 6, 6, 6], nan_ok=True)
+    summary = pd.read_csv(files.tables["summary"])
+    assert summary["iterations_text"].tolist() == ["> 10 (6 – > 10)", "6", "6"]
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    assert ["adam", "0.001", "–", "21 reached", "> 106 – > 10"] in [row[:5] for row in rows]
+    verdict = next(row for row in rows if row[:3] == ["adam-adam β 1e-07", "adam-sgd β 1e-07", "2"])
+    assert "final training loss lower in 2 of 2 pairs (median −25 %)" in verdict[3]
+
+
+def test_the_page_needs_nothing_but_itself(write):
+    study = make_study()
+    _, page = write([trained(trial) for trial in study.trials()], study)
+    assert not page.all("script")
+    assert not page.all("link")
+    images = [image["src"] for image in page.all("img")]
+    assert len(images) == 2  # the curves and the runtime distribution
+    for source in images:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/svg+xml;base64"
+        assert b"<svg" in base64.b64decode(data)
+
+
+def test_the_same_records_make_the_same_bytes(tmp_path):
+    study = make_study()
+    records = [trained(trial) for trial in study.trials()]
+    first = builder.write_report(records, study, tmp_path / "a").page.parent
+    second = builder.write_report(records[::-1], study, tmp_path / "b").page.parent
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def test_markup_in_names_is_shown_and_not_run(write):
+    study = make_study(
+        description=HOSTILE,
+        workloads=[{"use": "digits-logreg", "kind": HOSTILE}],
+        optimizers=["adam", "adam-adam"],
+    )
+    good, bad, *rest = study.trials()
+    records = [
+        trained(good, machine={HOSTILE: HOSTILE}),
+        TrialRecord(bad, status="failed", error=f"Traceback:\n{HOSTILE}"),
+        *(trained(trial) for trial in rest),
+    ]
+    files, page = write(records, study, {good.key: f'https://example.org/"><b>{HOSTILE}'})
+    assert not page.all("script")
+    assert not page.all("b")[2:]  # the two captions' own
+    assert page.text.count(HOSTILE) >= 4
+    assert "<script" not in files.page.read_text(encoding="utf-8")
+
+
+def test_trials_link_to_their_runs_and_only_to_web_addresses(write):
+    study = make_study()
+    first, second, third, *_ = study.trials()
+    links = {first.key: "http://localhost:5000/#/runs/1?a=1&b=2", second.key: "javascript:alert(1)"}
+    links |= {third.key: "https://example.org/2", "unknown": "https://example.org/3"}
+    _, page = write([trained(trial) for trial in study.trials()], study, links)
+    runs = [links[first.key], links[third.key]]
+    curves = [f"{run}/artifacts/curve.parquet" for run in runs]
+    # In the row over seeds, and in the list of trials with the curve.
+    assert sorted(a["href"] for a in page.all("a")) == sorted([*runs, *runs, *curves])
+
+
+def test_missing_failed_and_diverged_trials_are_counted_and_named(write):
+    study = make_study(optimizers=["adam", "adam-sgd", "adam-adam"])
+    trials = study.trials()
+    broken = EpochRecord(1, 1, np.array([1e-3]), np.zeros(1), np.array([math.nan]), math.nan, 0.1, 1.0)
+    records = [
+        trained(trials[0]),
+        trained(trials[1], status="running"),
+        TrialRecord(trials[2], status="failed", error="Traceback …\nValueError: no such file"),
+        TrialRecord(trials[3], status="diverged", epochs=(broken,)),
+        trained(trials[4]),
+    ]
+    _, page = write(records, study)
+    text = " ".join(page.text.split())
+    assert "3 of 6 ended, 2 reached, 1 diverged, 1 failed, 1 running, 1 not started" in text
+    assert "adam α₀=0.001 (1 of 2), adam-sgd α₀=0.001 β=1e-07 (1 of 2)" in text
+    assert "adam-sgd α₀=0.001 β=1e-07 seed=0: ValueError: no such file" in text
+
+
+def test_figures_and_tables_that_a_report_no_longer_has_go_and_other_files_stay(write):
+    full, one = make_study(alpha0=[0.001, 0.01]), make_study(optimizers=["adam"], threshold={})
+    files, _ = write([trained(trial) for trial in full.trials()], full)
+    notes = files.page.parent / "notes.md"
+    notes.write_text("mine")
+    write([trained(trial) for trial in one.trials()], one)
+    left = {path.name for path in files.page.parent.iterdir()}
+    assert left == {"figure1.png", "figure1.svg", "index.html", "notes.md", "summary.csv", "trials.csv"}
+
+
+def test_claims_are_on_the_page_word_for_word_and_lead_to_their_runs(write):
+    study = make_study(seeds=list(range(6)), alpha0=[0.001])
+    finals = {"adam": 0.5, "adam-sgd": 0.45, "adam-adam": 0.3}
+    trials = study.trials()
+    records = [trained(trial, finals[trial.optimizer]) for trial in trials]
+    files, page = write(records, study, search=lambda wanted: f"http://mlflow/#?{wanted}")
+    claims = pd.read_csv(files.tables["claims"])
+    text = " ".join(page.text.split())
+    assert len(claims) == 6
+    for row in claims.itertuples():
+        assert " ".join(row.text.split()) in text
+    better = claims[(claims["optimizer"] == "adam-adam") & (claims["claim"] == "generalizes better")].iloc[0]
+    assert better["verdict"] == "supported"
+    glance = next(row for row in page.rows if row and row[0].startswith("adam-adam β 1e-07against"))
+    verdicts = claims[claims["optimizer"] == "adam-adam"]["verdict"].tolist()
+    assert [" ".join(cell.split()) for cell in glance[1:]] == verdicts
+    wanted = "tags.workload = 'digits-logreg' and tags.optimizer = 'adam-adam'"
+    assert f"http://mlflow/#?{wanted}" in {a["href"] for a in page.all("a")}
+
+
+def test_why_there_are_no_claims_is_said(write):
+    plain = make_study(optimizers=["adam", "sgd"])
+    _, page = write([trained(trial) for trial in plain.trials()], plain)
+    assert "No optimizer here has a baseline" in page.text
+
+
+def limits(write, study, **changes) -> str:
+    _, page = write([trained(trial, **changes) for trial in study.trials()], study)
+    return " ".join(page.text.partition("Limits")[2].partition("Curves")[0].split())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"), [(1, "1 seed per cell"), (5, "covers the median with 93.8 %"), (6, None)]
+)
+def test_few_seeds_are_a_limit(write, seeds, says):
+    text = limits(write, make_study(optimizers=["adam"], seeds=list(range(seeds))))
+    assert says in text if says else "per cell" not in text
+
+
+def test_limits_follow_from_what_was_run(write):
+    plain = limits(write, make_study(optimizers=["adam"], threshold={}))
+    assert not re.search("GPU|released|threshold|Several", plain)
+    gpu = limits(write, make_study(optimizers=["adam"]), machine={**MACHINE, "device": "NVIDIA H200"})
+    assert "ran on a GPU" in gpu
+    assert "by luck" in gpu
+    released = limits(write, make_study(granularity={"adam-adam": "released"}, alpha0=[0.001, 0.01]))
+    assert "Granularity “released” (adam-adam)" in released
+    assert "Several α₀ or β ran on the same seeds" in released
+    assert "granularity “group”" in limits(write, make_study())
+
+
+def test_a_study_without_thresholds_has_no_threshold_figure(write):
+    study = make_study(threshold={})
+    files, page = write([trained(trial) for trial in study.trials()], study)
+    assert [path.name for path in files.figures] == ["figure1.png", "figure1.svg"]
+    assert "iterations tothreshold" not in page.text
+    assert "it takes trials that ended from two or more α₀" in page.text
+
+
+def test_a_study_that_only_diverges_and_one_that_starts_from_zero_have_their_page(write):
+    study = make_study(alpha0=[0, 1e6], optimizers=["adam-sgd"])
+    nothing = EpochRecord(1, 1, np.array([1e6]), np.zeros(1), np.array([math.nan]), math.nan, 0.1, 1.0)
+    records = [
+        trained(trial) if trial.alpha0 == 0 else TrialRecord(trial, status="diverged", epochs=(nothing,))
+        for trial in study.trials()
+    ]
+    _, page = write(records, study)
+    assert "2 reached, 2 diverged" in page.text
+    files, _ = write(records[2:], study)
+    assert "figure1.png" in {path.name for path in files.figures}
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    study = make_study()
+    stranger = trained(Trial("digits-mlp", "sgd", 0.1, None, seed=0, epochs=2))
+    with pytest.raises(ValueError, match="study made-up: no trial has finished an epoch yet"):
+        builder.write_report([TrialRecord(study.trials()[0]), stranger], study, tmp_path / "r")
+    assert not (tmp_path / "r").exists()

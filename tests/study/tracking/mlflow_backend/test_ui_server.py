@@ -1,0 +1,181 @@
+"""The MLflow UI in a real browser, over a real study: what a researcher opens first."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from study.storage.study_folder import StudyFolder
+from study.tracking import Tracker, embedded_uri
+from study.tracking.mlflow_backend.ui_server import UiError, serving
+from study.training.worker import run_bundle
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+WAIT_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """Debian's chromium, headless, kept from talking to anyone but this machine."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver on this machine; Debian: apt-get install chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--window-size=1600,1200",
+    ):
+        options.add_argument(flag)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def kept(write_study, tmp_path):
+    """A small study, trained here and kept in an embedded store; its trials and the folder of runs."""
+    study, _ = write_study(optimizers=["sgd", "adam-adam"], seeds=2, epochs=3)
+    folder = StudyFolder(tmp_path / "runs", study.name)
+    folder.keep(study)
+    list(run_bundle(study.trials(), folder, None, cpus=1))
+    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    for record in folder.records(study.trials()):
+        tracker.replay(record)
+    tracker.close(completed=True)
+    return tracker, study.trials(), folder
+
+
+def wait_for(what, seconds=WAIT_SECONDS):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "the page did not come to show it"
+        time.sleep(0.5)
+    return found
+
+
+def text(driver):
+    return driver.execute_script("return document.body.innerText")
+
+
+@pytest.mark.browser
+def test_the_command_opens_the_table_of_runs_and_a_run_draws_its_alpha(driver, kept, tmp_path):
+    tracker, trials, folder = kept
+    words = ["-m", "study", "ui", "small", "--runs", str(folder.runs), "--port", "0", "--no-browser"]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    try:
+        lines = iter(process.stdout.readline, "")
+        page = next(line.strip() for line in lines if line.startswith("http"))
+        driver.get(page)
+        wait_for(lambda: all(trial.name in text(driver) for trial in trials))
+        driver.save_screenshot(str(tmp_path / "runs.png"))
+
+        learned = next(trial for trial in trials if trial.lop)
+        base = page.partition("#")[0]
+        run = tracker.run_link(learned).partition("#")[2]
+        driver.get(f"{base}#{run}/model-metrics")
+        wait_for(lambda: "alpha" in text(driver).split())
+        # Each chart is a plotly drawing; a curve is a path with more than one point.
+        curve = (
+            "return [...document.querySelectorAll('.scatterlayer .js-line')].map(p => p.getAttribute('d'))"
+        )
+        paths = wait_for(
+            lambda: [p for p in driver.execute_script(curve) if p and p.count("L") + p.count("C") > 5]
+        )
+        driver.save_screenshot(str(tmp_path / "run.png"))
+        assert paths
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    with pytest.raises((urllib.error.URLError, OSError)):
+        urllib.request.urlopen(f"{base}health", timeout=2)
+
+
+def shown(driver, selector, words=""):
+    """The elements on show whose text begins with ``words``; none while the page is being redrawn."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.by import By
+
+    try:
+        found = [e for e in driver.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()]
+        return [element for element in found if element.text.strip().startswith(words)]
+    except StaleElementReferenceException:
+        return []
+
+
+def click(driver, selector, words="", which=0):
+    """Click an element once it is there and nothing is in front of it."""
+    from selenium.common.exceptions import WebDriverException
+
+    def clicked():
+        try:
+            shown(driver, selector, words)[which].click()
+        except (IndexError, WebDriverException):
+            return False
+        return True
+
+    wait_for(clicked)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
+    """docs/mlflow-ui.md: filter by tag, group by optimizer, parallel coordinates, the curve's file."""
+    tracker, trials, folder = kept
+    plain, learned = (next(trial for trial in trials if bool(trial.lop) is it) for it in (False, True))
+    with serving(embedded_uri(folder.runs), port=0) as address:
+
+        def go(link):
+            driver.get("about:blank")
+            driver.get(f"{address}/#{link.partition('#')[2]}")
+
+        go(tracker.search_link("tags.optimizer LIKE 'adam-%' and tags.alpha0 = '0.01'"))
+        wait_for(lambda: learned.name in text(driver))
+        assert plain.name not in text(driver)
+        if shown(driver, "[data-component-id='mlflow.assistant.chat_panel.close']"):
+            click(driver, "[data-component-id='mlflow.assistant.chat_panel.close']")
+
+        go(tracker.search_link("tags.role = 'trial'") + "&compareRunsMode=CHART")
+        click(driver, "button", "Add chart")
+        click(driver, "[role=menuitem]", "Parallel coordinates")
+        for box, names in enumerate((("log10_alpha0", "log10_beta"), ("iterations_to_threshold",))):
+            click(driver, "[role=dialog] [class*=select-selector]", which=box)
+            for name in names:
+                driver.switch_to.active_element.send_keys(name)
+                click(driver, "[class*=select-item-option]", name)
+            driver.find_element("xpath", "//*[text()='Chart type']").click()  # closes the list
+        axes = "return [...document.querySelectorAll('[role=dialog] svg text')].map(e => e.textContent)"
+        names = {"log10_alpha0", "log10_beta", "iterations_to_threshold"}
+        wait_for(lambda: names <= set(driver.execute_script(axes)))
+
+        go(tracker.search_link("tags.role = 'trial'"))
+        click(driver, "button", "Group by")
+        click(driver, "[role=menuitemcheckbox]", "optimizer")
+        wait_for(lambda: "Group: sgd" in text(driver))
+
+        go(f"{tracker.run_link(learned)}/artifacts/curve.parquet")
+        wait_for(lambda: f"{folder.artifacts}/small" in text(driver) and "curve.parquet" in text(driver))
+
+
+def test_a_port_that_is_taken_is_said(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = pytest.raises(UiError, match=f"port {port} .* is taken; choose another with --port")
+        with refused, serving(f"sqlite:///{tmp_path / 'x.db'}", port):
+            pass
