@@ -14,7 +14,7 @@ from hypergrad import _param_groups, _validation, directions, functional
 from hypergrad._scheduler_view import Schedule
 
 
-class Hypergradient(torch.optim.Optimizer):
+class HypergradientOptimizer(torch.optim.Optimizer):
     """What the optimizers share. Subclasses name their direction."""
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from hypergrad import _validation, directions
-from hypergrad._base import Hypergradient
+from hypergrad._base import HypergradientOptimizer
 
 NAMES: tuple[str, ...] = tuple(
     op if lop is None else f"{op}-{lop}" for op in _validation.OPS for lop in _validation.LOPS
@@ -17,7 +17,7 @@ NAMES: tuple[str, ...] = tuple(
 """``op`` for a fixed learning rate, ``op-lop`` for a learned one."""
 
 
-class SGD(Hypergradient):
+class SGD(HypergradientOptimizer):
     """Stochastic gradient descent, with or without momentum, that learns its learning rate α.
 
     .. code-block:: text
@@ -138,7 +138,7 @@ class SGD(Hypergradient):
         return directions.Momentum(group["momentum"], group["nesterov"])
 
 
-class Adam(Hypergradient):
+class Adam(HypergradientOptimizer):
     """Adam that learns its learning rate α.
 
     .. code-block:: text

@@ -11,7 +11,7 @@ from study.analysis.formatting import method
 from study.analysis.pairing import METHOD, cells, ended
 from study.analysis.stats import paired_log_ratio
 from study.analysis.tables import summary_table
-from study.config.loader import SpecError
+from study.config.loader import ConfigError
 
 POINT = ("workload", "workload_args", "alpha0")
 """What rows side by side have in common, besides the method where studies are compared."""
@@ -59,7 +59,7 @@ def parse(words: Sequence[str], optimizers: str | None) -> list[tuple[str, str |
         optimizers: names with commas, of every study named without one; None for whole studies.
 
     Raises:
-        SpecError: some words name an optimizer and others do not, or a side is named twice.
+        ConfigError: some words name an optimizer and others do not, or a side is named twice.
     """
     wanted = [name.strip() for name in (optimizers or "").split(",") if name.strip()]
     sides: list[tuple[str, str | None]] = []
@@ -68,10 +68,10 @@ def parse(words: Sequence[str], optimizers: str | None) -> list[tuple[str, str |
         names: list[str | None] = [optimizer] if optimizer else [*wanted] or [None]
         sides += [(study, name) for name in names]
     if len({optimizer is None for _, optimizer in sides}) > 1:
-        raise SpecError(["name an optimizer of every study (NAME:OPTIMIZER), or of none"])
+        raise ConfigError(["name an optimizer of every study (NAME:OPTIMIZER), or of none"])
     for side in sides:
         if sides.count(side) > 1:
-            raise SpecError([f"{':'.join(filter(None, side))}: named twice; name different ones"])
+            raise ConfigError([f"{':'.join(filter(None, side))}: named twice; name different ones"])
     return sides
 
 
@@ -86,7 +86,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
     than the first. N is only compared at equal thresholds.
 
     Raises:
-        SpecError: a study has no such optimizer, or no point is on two sides.
+        ConfigError: a study has no such optimizer, or no point is on two sides.
     """
     sides = list(_expanded(sides))
     whole = sides[0].optimizer is None
@@ -98,7 +98,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
             points.setdefault(key, []).append(_Line(side, {name: of[name] for name in METHOD}, cell))
     shared = [lines for lines in points.values() if len({line.side[::2] for line in lines}) > 1]
     if not shared:
-        raise SpecError(
+        raise ConfigError(
             ["nothing to compare: no workload, α₀" + " and optimizer" * whole + " is on two sides"]
         )
     rows = [
@@ -115,7 +115,9 @@ def _expanded(sides: Sequence[Side]) -> Iterator[Side]:
     for side in sides:
         known = list(dict.fromkeys(side.trials["optimizer"]))
         if side.optimizer is not None and side.optimizer not in known:
-            raise SpecError([f"{side.study}: no optimizer {side.optimizer!r}; there are {', '.join(known)}"])
+            raise ConfigError(
+                [f"{side.study}: no optimizer {side.optimizer!r}; there are {', '.join(known)}"]
+            )
         for optimizer in known if len(sides) == 1 and side.optimizer is None else [side.optimizer]:
             rows = side.trials if optimizer is None else side.trials[side.trials["optimizer"] == optimizer]
             yield Side(side.study, rows, optimizer)

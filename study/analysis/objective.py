@@ -28,7 +28,7 @@ HOPELESS = 1e30
 
 
 @dataclass(frozen=True)
-class Worth:
+class PointScore:
     """How a point stands."""
 
     point: Point
@@ -44,7 +44,7 @@ class Worth:
 
 def worth(
     arm: Arm, point: Point, records: Mapping[str, TrialRecord], threshold: float | None, *, prunes: bool
-) -> Worth:
+) -> PointScore:
     """Return how ``point`` stands.
 
     Args:
@@ -57,16 +57,18 @@ def worth(
     trials = [records.get(trial.key, TrialRecord(trial)) for trial in arm.trials(point, arm.search.seeds)]
     name = arm.search.objective
     if any(record.status == "failed" for record in trials):
-        return Worth(point, "failed")
-    if all(record.ended for record in trials):
+        return PointScore(point, "failed")
+    if all(record.is_complete for record in trials):
         value = float(np.median([_value(name, record, threshold) for record in trials]))
-        return Worth(point, "complete", value, _median(name, trials, threshold), _told(name, trials))
-    if prunes and all(record.ended or record.status == "pruned" for record in trials):
-        return Worth(point, "pruned", epochs=_told(name, trials))
-    return Worth(point, "open")
+        return PointScore(
+            point, "complete", value, _median(name, trials, threshold), _scores_by_epoch(name, trials)
+        )
+    if prunes and all(record.is_complete or record.status == "pruned" for record in trials):
+        return PointScore(point, "pruned", epochs=_scores_by_epoch(name, trials))
+    return PointScore(point, "open")
 
 
-def best(worths: Sequence[Worth]) -> Worth | None:
+def best(worths: Sequence[PointScore]) -> PointScore | None:
     """Return the complete point of the smallest value, the first of equals; None if there is none."""
     complete = [worth for worth in worths if worth.value is not None]
     return min(complete, key=lambda worth: (worth.value, worth.point.number), default=None)
@@ -90,8 +92,8 @@ class ArmStanding:
     """How one arm of a search stands, for people."""
 
     arm: Arm
-    worths: tuple[Worth, ...]
-    best: Worth | None
+    worths: tuple[PointScore, ...]
+    best: PointScore | None
     """The best point so far, as the records say."""
 
     def count(self, state: str) -> int:
@@ -117,7 +119,7 @@ def standings(study: Study, records: Sequence[TrialRecord]) -> list[ArmStanding]
     return arms
 
 
-def _told(objective: str, records: Sequence[TrialRecord]) -> tuple[float, ...]:
+def _scores_by_epoch(objective: str, records: Sequence[TrialRecord]) -> tuple[float, ...]:
     longest = max(len(record.epochs) for record in records)
     epochs = [[record.epochs[:until] for record in records] for until in range(1, longest + 1)]
     return tuple(epoch_value(objective, known) for known in epochs)

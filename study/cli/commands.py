@@ -20,7 +20,7 @@ from study.cli.options import NameArgument, Runs, Uri, err, find_run, out, say
 from study.cli.options import find_study as _find_run
 from study.cli.options import refuse as _refuse
 from study.config import plugins
-from study.config.loader import SpecError, Study, load_study, preset_names, preset_path
+from study.config.loader import ConfigError, Study, load_study, preset_names, preset_path
 from study.storage.progress import progress_of
 from study.storage.study_folder import StudyFolder, runs_folder
 from study.training import pack_limits
@@ -48,7 +48,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
-    except SpecError as error:
+    except ConfigError as error:
         _refuse(*error.problems)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -83,8 +83,8 @@ def run(
     a_cpu_each = spec.resources.cpus <= 1 and not spec.resources.gpus
     with Connection(address, cpus, gpus, ready=a_cpu_each) as connection:
         with suppress(OSError):  # what cannot be read is said where it is needed
-            if planning.left(spec, folder.outline(spec)):
-                connection.begin()  # comes up while the rest is imported
+            if planning.pending_trials(spec, folder.planned_records(spec)):
+                connection.start()  # comes up while the rest is imported
         try:
             _run(spec, folder, connection, data, tracking_uri)
         except KeyboardInterrupt:
@@ -109,10 +109,10 @@ def _run(
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         tracker = tracking.Tracker(spec, uri, folder)
-        out.print(f"[bold]{spec.name}[/]: {len(spec.outline())} trials; MLflow at {uri}")
+        out.print(f"[bold]{spec.name}[/]: {len(spec.planned_trials())} trials; MLflow at {uri}")
         with display.watching(out) as watch:
             progress = driver.run(spec, folder, tracker, connection, data_folder=data, watch=watch, say=say)
-        spec = folder.so_far(spec)
+        spec = folder.with_search_state(spec)
         _show_results(spec, folder, tracker)
     except LostClusterError as error:
         err.print(f"{error}; go on with: {again}")
@@ -129,7 +129,7 @@ def _run(
     ) as error:
         _refuse(str(error))
     except KeyboardInterrupt:
-        progress = progress_of(folder.outline(spec))
+        progress = progress_of(folder.planned_records(spec))
         err.print(f"\nstopped with {display.describe(progress)}\ngo on with: {again}")
         sys.exit(INTERRUPTED)
     if progress.tracking_error:
@@ -156,21 +156,21 @@ def plan(
 
     spec = load_study(study)
     folder = StudyFolder(runs_folder(runs), spec.name)
-    records = folder.outline(spec)
-    todo = planning.left(spec, records)
+    records = folder.planned_records(spec)
+    todo = planning.pending_trials(spec, records)
     needs = spec.resources
     have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
     rates = planning.measured_rates(records)
     limit = pack_limits.planned_limit(spec.pack, on_gpu=needs.gpus > 0)
-    with plugins.refusing():
+    with plugins.disable_imports():
         planned = planning.plan(todo, max(1, slots), rates, limit)
         single = pack_limits.unpackable_reasons(todo) if spec.pack != 1 else {}
     single |= {
         name: "code of its own; whether it packs is seen when it runs" for name in single if ":" in name
     }
     if planned.seconds is not None:
-        starts = planning.search_starts(folder.so_far(spec), max(1, slots), rates)
+        starts = planning.search_starts(folder.with_search_state(spec), max(1, slots), rates)
         planned = replace(planned, seconds=planned.seconds + starts)
     display.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
 
@@ -181,7 +181,7 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
     if name is None:
         for preset in preset_names():
             spec = load_study(preset)
-            trials = len(spec.outline())
+            trials = len(spec.planned_trials())
             out.print(f"[bold]{preset}[/]  {spec.description} ({trials} trials)", soft_wrap=True)
         return
     load_study(name)
@@ -192,7 +192,7 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
     """Say how a study stands, from its journals, or from its server if it runs or was run elsewhere."""
     spec, folder, elsewhere = _find_run(name, runs, tracking_uri)
-    records = folder.outline(spec)
+    records = folder.planned_records(spec)
     progress = progress_of(records, elsewhere=elsewhere)
     out.print(f"[bold]{spec.name}[/] in {folder.path}")
     out.print(display.describe(progress), highlight=False, soft_wrap=True)
@@ -274,7 +274,7 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
     display.show_summary(out, tables.summary_table(tables.trial_table(records, spec)))
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
     reports.write_report(records, spec, folder.report, links, tracker.search_link)
-    tracker.keep_report(folder.report)
+    tracker.log_report(folder.report)
     display.show_next(
         out,
         {

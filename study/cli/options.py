@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from study.config import messages
-from study.config.loader import SpecError, Study, load_study
+from study.config.loader import ConfigError, Study, load_study
 from study.config.validators import is_study_name
 from study.storage.study_folder import RUNS_VARIABLE, StudyFolder, runs_folder
 
@@ -77,16 +77,16 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
     results are those of the file's name, scored by what the file says now.
 
     Raises:
-        SpecError: the study has not been run under ``runs``, or its file is not valid.
+        ConfigError: the study has not been run under ``runs``, or its file is not valid.
     """
-    if is_study_name(source) and (folder := StudyFolder(runs, source)).spec.is_file():
-        return folder.so_far(load_study(folder.spec)), folder
+    if is_study_name(source) and (folder := StudyFolder(runs, source)).study_file.is_file():
+        return folder.with_search_state(load_study(folder.study_file)), folder
     if os.path.isfile(source):
         study = load_study(source)
         folder = StudyFolder(runs, study.name)
-        if folder.spec.is_file():
-            return folder.so_far(study), folder
+        if folder.study_file.is_file():
+            return folder.with_search_state(study), folder
     known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
     here = ", ".join(known) if known else "none"
     asked = messages.one_line(source, 100) or repr("")
-    raise SpecError([f"{asked}: no study of that name was run under {runs}; there: {here}"])
+    raise ConfigError([f"{asked}: no study of that name was run under {runs}; there: {here}"])

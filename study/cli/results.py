@@ -9,7 +9,7 @@ import typer
 from rich.progress import track
 
 from study.cli.options import NameArgument, Runs, Uri, err, find_study, out, refuse
-from study.config.loader import SpecError
+from study.config.loader import ConfigError
 
 
 def compare(
@@ -76,5 +76,5 @@ def export(
             exports.write_table(table, what, form, path)
             rows = len(table)
     except (ValueError, OSError) as error:
-        raise SpecError([str(error)]) from error
+        raise ConfigError([str(error)]) from error
     out.print(f"{path}: {rows} rows", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """What a researcher writes down: the study file, checked whole and turned into trials.
 
 :func:`load_study` reads one from YAML; everything wrong with it is reported at once, one line per problem,
-in :class:`SpecError`. Nothing here imports torch, Ray or MLflow.
+in :class:`ConfigError`. Nothing here imports torch, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -12,22 +12,31 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from study.config import messages, yaml_reader
-from study.config.sections import RANGE, RATES, Asha, OptimizerUse, Range, Resources, Search, WorkloadUse
+from study.config.sections import (
+    RANGE,
+    RATES,
+    Asha,
+    OptimizerSection,
+    Range,
+    Resources,
+    Search,
+    WorkloadSection,
+)
 from study.config.study import MAX_TRIALS, Study
 from study.config.trial import LOPS, OPS, OPTIMIZERS, Trial
-from study.config.yaml_reader import SpecError
+from study.config.yaml_reader import ConfigError
 
 __all__ = [
     "LOPS",
     "MAX_TRIALS",
     "OPS",
     "OPTIMIZERS",
-    "OptimizerUse",
+    "ConfigError",
+    "OptimizerSection",
     "Resources",
-    "SpecError",
     "Study",
     "Trial",
-    "WorkloadUse",
+    "WorkloadSection",
     "load_study",
     "preset_names",
     "preset_path",
@@ -41,7 +50,7 @@ def load_study(source: str | Path) -> Study:
         source: a preset's name, or the path of a YAML file (always a path if it is a ``Path``).
 
     Raises:
-        SpecError: with all that is wrong, one line per problem.
+        ConfigError: with all that is wrong, one line per problem.
     """
     if isinstance(source, str) and source in preset_names():
         document = yaml_reader.read(preset_path(source), source)
@@ -69,10 +78,10 @@ def preset_path(name: str) -> Path:
     """The file of a preset; a good start for one's own.
 
     Raises:
-        SpecError: there is none of that name.
+        ConfigError: there is none of that name.
     """
     if name not in preset_names():
-        raise SpecError(
+        raise ConfigError(
             [messages.one_line(f"{name}: no such preset; {messages.suggest(name, preset_names())}")]
         )
     return _PRESETS / f"{name}.yaml"
@@ -102,7 +111,9 @@ def _existing(source: str | Path) -> Path:
         close = messages.suggest(path.stem, names) if str(source) else ""
         hint = f"{close}; " if close.startswith("did") else ""
         message = f"no such file or preset; {hint}presets are {', '.join(names)}"
-        raise SpecError([f"{messages.one_line(str(source), 1000) or repr('')}: {messages.one_line(message)}"])
+        raise ConfigError(
+            [f"{messages.one_line(str(source), 1000) or repr('')}: {messages.one_line(message)}"]
+        )
     return path
 
 
@@ -131,7 +142,7 @@ def _message(error: ErrorDetails) -> str:
 
 
 _MODELS: dict[object, type[BaseModel]] = {
-    "optimizers": OptimizerUse,
+    "optimizers": OptimizerSection,
     "resources": Resources,
     "search": Search,
     "scheduler": Asha,

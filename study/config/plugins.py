@@ -20,11 +20,11 @@ from study.config.messages import describe_error, did_you_mean
 
 __all__ = [
     "VARIABLE",
-    "NamedCodeError",
+    "PluginImportError",
     "current_folder",
+    "disable_imports",
     "find",
-    "refused",
-    "refusing",
+    "imports_disabled",
 ]
 
 VARIABLE = "HYPERGRAD_STUDY_NO_IMPORTS"
@@ -33,17 +33,17 @@ EXTRAS = {"prodigyopt": "rivals", "schedulefree": "rivals"}
 """Packages that one of this package's extras installs."""
 
 
-class NamedCodeError(ValueError):
+class PluginImportError(ValueError):
     """What is named cannot be had; the message is one line."""
 
 
-def refused() -> bool:
+def imports_disabled() -> bool:
     """Whether code that a study file names is refused."""
     return os.environ.get(VARIABLE, "").lower() not in ("", "0", "false", "no", "off")
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def disable_imports() -> Iterator[None]:
     """Refuse it for a while: what only looks at a study runs none of its code."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "1"
@@ -72,17 +72,17 @@ def find(
         trusted: the name is not from a study file, or can lead nowhere but to code that is in use anyway.
 
     Raises:
-        NamedCodeError: refused, not installed, not importable, or without such an attribute.
+        PluginImportError: refused, not installed, not importable, or without such an attribute.
     """
-    if refused() and not trusted:
-        raise NamedCodeError(
+    if imports_disabled() and not trusted:
+        raise PluginImportError(
             f"code that a study names is not imported here (--no-imports, {VARIABLE}); "
             "left are the catalogue's workloads and the optimizers of hypergrad and torch.optim"
         )
     found = _module(module)
     if not hasattr(found, name):
         near = did_you_mean(name, [key for key, value in vars(found).items() if wanted(value)])
-        raise NamedCodeError(f"{module} has no {what} {name!r}{near}")
+        raise PluginImportError(f"{module} has no {what} {name!r}{near}")
     return getattr(found, name)
 
 
@@ -91,15 +91,15 @@ def _module(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise NamedCodeError(f"importing {module}: {describe_error(error)}") from error
+            raise PluginImportError(f"importing {module}: {describe_error(error)}") from error
         if extra := EXTRAS.get(error.name):
             hint = f"not installed; pip install 'hypergrad-study[{extra}]', on every node of a cluster"
-            raise NamedCodeError(f"{error.name} is {hint}") from None
-        raise NamedCodeError(
+            raise PluginImportError(f"{error.name} is {hint}") from None
+        raise PluginImportError(
             f"no module {error.name!r} installed, on PYTHONPATH, or in {os.getcwd()}"
         ) from None
     except Exception as error:
-        raise NamedCodeError(f"importing {module}: {describe_error(error)}") from error
+        raise PluginImportError(f"importing {module}: {describe_error(error)}") from error
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchState:
     """What a search has found so far: its points in the order asked, and the best one of each arm."""
 
     points: tuple[Point, ...] = ()
@@ -90,11 +90,11 @@ class Arm:
         """The trials of ``point``, one per seed."""
         return [replace(self.template, alpha0=point.alpha0, beta=point.beta, seed=seed) for seed in seeds]
 
-    def points(self, found: Found) -> list[Point]:
+    def points(self, found: SearchState) -> list[Point]:
         """Those of the arm that count: the first ``search.points`` that were asked."""
         return [p for p in found.points if p.arm == self.key and p.number < self.search.points]
 
-    def best(self, found: Found) -> Point | None:
+    def best(self, found: SearchState) -> Point | None:
         """The arm's best point; None before it has been searched to the end."""
         chosen = dict(found.chosen).get(self.key)
         return next((p for p in self.points(found) if p.number == chosen), None)

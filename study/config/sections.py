@@ -72,7 +72,7 @@ RatesOrRange = Annotated[
 ]
 
 
-class WorkloadUse(Model):
+class WorkloadSection(Model):
     """A workload and the arguments of its function: a name, or ``{use: name, argument: value, …}``."""
 
     use: Annotated[str, BeforeValidator(validators.workload_name)]
@@ -93,7 +93,7 @@ class WorkloadUse(Model):
         )
 
 
-class OptimizerUse(Model):
+class OptimizerSection(Model):
     """An optimizer and what it overrides: a name, or a mapping with these keys.
 
     The name is one of the twelve, or the dotted path of a ``torch.optim.Optimizer``: that one has no β and
@@ -126,7 +126,7 @@ class OptimizerUse(Model):
         return args
 
     @model_validator(mode="after")
-    def _fitting(self) -> OptimizerUse:
+    def _fitting(self) -> OptimizerSection:
         wrong = []
         if is_dotted(self.name):
             given = [name for name in ("granularity", "beta") if getattr(self, name)]

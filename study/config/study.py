@@ -17,16 +17,16 @@ from pydantic import (
 )
 
 from study.config import messages, validators, yaml_reader
-from study.config.search_space import Arm, Found
+from study.config.search_space import Arm, SearchState
 from study.config.sections import (
     Asha,
     Model,
-    OptimizerUse,
+    OptimizerSection,
     Range,
     RatesOrRange,
     Resources,
     Search,
-    WorkloadUse,
+    WorkloadSection,
     refuse,
 )
 from study.config.trial import OPTIMIZERS, Trial, is_dotted
@@ -49,8 +49,8 @@ class Study(Model):
     name: Annotated[str, BeforeValidator(validators.study_name)]
     """A folder and an MLflow experiment."""
     description: Annotated[str, BeforeValidator(validators.sentence)] = ""
-    workloads: Annotated[tuple[WorkloadUse, ...], BeforeValidator(validators.listed)]
-    optimizers: Annotated[tuple[OptimizerUse, ...], BeforeValidator(validators.listed)]
+    workloads: Annotated[tuple[WorkloadSection, ...], BeforeValidator(validators.listed)]
+    optimizers: Annotated[tuple[OptimizerSection, ...], BeforeValidator(validators.listed)]
     alpha0: RatesOrRange
     """Values, or with a search one value or a range; so is β."""
     beta: Annotated[dict[Selector, RatesOrRange], BeforeValidator(validators.by_default)] = Field(
@@ -81,11 +81,11 @@ class Study(Model):
     """How many trials train together at most; ``None``: as many as pays."""
     search: Search | None = None
     scheduler: Asha | None = None
-    _found: Found = PrivateAttr(Found())
+    _found: SearchState = PrivateAttr(SearchState())
 
     @field_validator("workloads", mode="after")
     @classmethod
-    def _distinct_workloads(cls, workloads: tuple[WorkloadUse, ...]) -> tuple[WorkloadUse, ...]:
+    def _distinct_workloads(cls, workloads: tuple[WorkloadSection, ...]) -> tuple[WorkloadSection, ...]:
         first: dict[str, int] = {}
         refuse(
             ((i,), f"the same as workloads[{j}]; list every workload once")
@@ -175,7 +175,7 @@ class Study(Model):
 
     def _mistaken(self) -> Iterator[tuple[tuple[str, int], str]]:
         """Optimizers that tables and figures would take for another."""
-        first: dict[str, OptimizerUse] = {}
+        first: dict[str, OptimizerSection] = {}
         for i, use in enumerate(self.optimizers):
             other = first.setdefault(use.shown_as, use)
             taken = (other.name, other.schedule) != (use.name, use.schedule)
@@ -193,15 +193,15 @@ class Study(Model):
                     f"warmup takes all {budget} {unit} of the budget; write fewer",
                 )
 
-    def _alphas(self, use: OptimizerUse) -> tuple[float | Range, ...]:
+    def _alphas(self, use: OptimizerSection) -> tuple[float | Range, ...]:
         return _several(use.alpha0 or self.alpha0)
 
-    def _betas(self, use: OptimizerUse) -> tuple[float | Range | None, ...]:
+    def _betas(self, use: OptimizerSection) -> tuple[float | Range | None, ...]:
         if not use.learned:
             return (None,)
         return _several(use.beta or validators.choose(self.beta, use.name) or ())
 
-    def _granularity(self, use: OptimizerUse) -> str:
+    def _granularity(self, use: OptimizerSection) -> str:
         return use.granularity or str(validators.choose(self.granularity, use.name))
 
     def trials(self) -> list[Trial]:
@@ -233,13 +233,13 @@ class Study(Model):
         As long as no arm of a search has been searched to the end, all that it has tried.
         """
         known = self.trials()
-        return [trial for trial in known if not self.searches(trial)] or known
+        return [trial for trial in known if not self.is_search_trial(trial)] or known
 
-    def searches(self, trial: Trial) -> bool:
+    def is_search_trial(self, trial: Trial) -> bool:
         """Whether the trial only helps to choose a point."""
         return self.search is not None and trial.seed in self.search.seeds
 
-    def ahead(self) -> list[Trial]:
+    def placeholder_trials(self) -> list[Trial]:
         """Stand-ins, with made-up α₀ and β, for the trials that a search has yet to find; none for a grid."""
         trials = []
         for arm in self.arms():
@@ -250,9 +250,9 @@ class Study(Model):
                 trials += arm.trials(arm.middle, self.seeds)
         return trials
 
-    def outline(self) -> list[Trial]:
+    def planned_trials(self) -> list[Trial]:
         """As many trials as the study comes to, for counting and costing: those known, those ahead."""
-        return [*self.trials(), *self.ahead()]
+        return [*self.trials(), *self.placeholder_trials()]
 
     def arms(self) -> list[Arm]:
         """What a search searches, by workload and optimizer in the order of the file; empty for a grid."""
@@ -267,11 +267,11 @@ class Study(Model):
         ]
 
     @property
-    def found(self) -> Found:
+    def found(self) -> SearchState:
         """What the study's search has found, as far as it was told by :meth:`with_found`."""
         return self._found
 
-    def with_found(self, found: Found) -> Study:
+    def with_found(self, found: SearchState) -> Study:
         """The same study, knowing what its search has found so far."""
         study = self.model_copy()
         study._found = found
@@ -279,8 +279,8 @@ class Study(Model):
 
     def _trial(
         self,
-        workload: WorkloadUse,
-        use: OptimizerUse,
+        workload: WorkloadSection,
+        use: OptimizerSection,
         alpha0: float | Range,
         beta: float | Range | None,
         seed: int,
@@ -358,7 +358,7 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _plain(use: OptimizerUse) -> object:
+def _plain(use: OptimizerSection) -> object:
     entry = use.model_dump(mode="json", exclude_none=True)
     if not use.args:
         del entry["args"]
@@ -420,7 +420,7 @@ def _rates(study: Study) -> Iterator[tuple[tuple[str | int, ...], _Rates]]:
                 yield ("optimizers", i, name), own
 
 
-def _searched(study: Study, use: OptimizerUse) -> Iterator[_Rates]:
+def _searched(study: Study, use: OptimizerSection) -> Iterator[_Rates]:
     yield use.alpha0 or study.alpha0
     if use.learned:
         yield use.beta or validators.choose(study.beta, use.name)

@@ -2,7 +2,7 @@
 
 YAML as people expect it: the scalars of YAML 1.2, in which ``1e-7`` is a number and ``no`` is text, without
 merge keys and tags. Whatever is wrong becomes a line ``FILE:LINE: path.to.key: what is wrong; what would
-be right``; no input raises anything but :class:`SpecError`.
+be right``; no input raises anything but :class:`ConfigError`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Loc = tuple[int | str, ...]
 """Where in a document: keys of mappings and indices of sequences, from the top."""
 
 
-class SpecError(ValueError):
+class ConfigError(ValueError):
     """What is wrong with a study file: ``problems``, one line each; ``str()`` joins them with newlines."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems: list[str] = list(problems)
         super().__init__("\n".join(self.problems))
 
-    def __reduce__(self) -> tuple[type[SpecError], tuple[list[str]]]:
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         return type(self), (self.problems,)
 
 
@@ -86,7 +86,7 @@ class Document:
     problems: list[tuple[Loc, int, str]]
     """What is wrong whatever the schema: where, on which line, and what."""
 
-    def error(self, found: Iterable[tuple[Loc, str]]) -> SpecError:
+    def error(self, found: Iterable[tuple[Loc, str]]) -> ConfigError:
         """The structural problems and what else was ``found``, in the order of the file's lines."""
         located = list(self.problems)
         known = {loc for loc, _, _ in located}
@@ -97,7 +97,7 @@ class Document:
                 located.append((path, line, message))
         located = sorted(located, key=lambda problem: problem[1])[:MAX_PROBLEMS]
         label = one_line(self.label, 1000)
-        return SpecError(
+        return ConfigError(
             f"{label}:{line}: {one_line(f'{_dotted(path)}: {message}' if path else message)}"
             for path, line, message in located
         )
@@ -142,7 +142,7 @@ def read(path: Path, label: str | None = None) -> Document:
         The document; ``problems`` holds duplicate keys, keys that are not text, tags, and self-references.
 
     Raises:
-        SpecError: unreadable, not UTF-8, not YAML, empty, or more than one document.
+        ConfigError: unreadable, not UTF-8, not YAML, empty, or more than one document.
     """
     label = str(path) if label is None else label
     text = _text(path, label)
@@ -168,9 +168,9 @@ def read(path: Path, label: str | None = None) -> Document:
     return Document(label, root, value, problems)
 
 
-def _failure(label: str, message: str, line: int | None = None) -> SpecError:
+def _failure(label: str, message: str, line: int | None = None) -> ConfigError:
     where = one_line(label, 1000) + (f":{line}" if line else "")
-    return SpecError([f"{where}: {one_line(message)}"])
+    return ConfigError([f"{where}: {one_line(message)}"])
 
 
 def _text(path: Path, label: str) -> str:

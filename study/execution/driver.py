@@ -11,10 +11,10 @@ from study.analysis import objective
 from study.config.loader import Study
 from study.config.trial import is_dotted
 from study.execution import planning, samplers, tune_search, tune_trials
-from study.execution.publisher import Follower
+from study.execution.publisher import RunPublisher
 from study.execution.ray_cluster import Connection
 from study.storage import search_journal
-from study.storage.driver_lock import Lease, LeaseError
+from study.storage.driver_lock import DriverLock, DriverLockError
 from study.storage.progress import Progress, Watch
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, TrackingError
@@ -59,20 +59,20 @@ def run(
     """
     with _alone(folder, say) as lease:
         _check(study, data_folder, here=connection.is_local)
-        folder.keep(study)
+        folder.save_study(study)
         tracker.begin()
-        follower = Follower(study, folder, tracker, watch, lease.held)
+        follower = RunPublisher(study, folder, tracker, watch, lease.held)
         try:
             _choose(study, folder)
-            if planning.left(study, folder.outline(study)):
-                slots = connection.cluster().slots(study.resources)
+            if planning.pending_trials(study, folder.planned_records(study)):
+                slots = connection.wait().slots(study.resources)
                 follower.start(slots)
                 if study.search is not None:
                     tune_search.search(study, folder, slots=slots, data_folder=data_folder)
                     _choose(study, folder)
                 _train(study, folder, slots, data_folder)
         finally:
-            connection.leave()
+            connection.shutdown()
             follower.stop()
             lease.check()
             progress = follower.finish()
@@ -83,9 +83,11 @@ def run(
 
 def _train(study: Study, folder: StudyFolder, slots: int, data_folder: Path | None) -> None:
     """Train what is left of a grid, or of the best points of a search."""
-    known = folder.so_far(study)
+    known = folder.with_search_state(study)
     records = folder.records(known.trials())
-    todo = [record.trial for record in records if not (record.ended or known.searches(record.trial))]
+    todo = [
+        record.trial for record in records if not (record.is_complete or known.is_search_trial(record.trial))
+    ]
     limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
     bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
     if bundles:
@@ -102,10 +104,10 @@ def _train(study: Study, folder: StudyFolder, slots: int, data_folder: Path | No
 
 def _choose(study: Study, folder: StudyFolder) -> None:
     """Note the best points of what has been searched to the end, where they are not noted already."""
-    known = folder.so_far(study)
+    known = folder.with_search_state(study)
     for best in objective.best_points(known, folder.records(known.trials())):
         if (best.arm, best.number) not in known.found.chosen:
-            search_journal.choose(folder.points, best)
+            search_journal.choose(folder.search_journal, best)
 
 
 def _close(tracker: Tracker, completed: bool) -> str | None:
@@ -117,11 +119,11 @@ def _close(tracker: Tracker, completed: bool) -> str | None:
 
 
 @contextmanager
-def _alone(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[Lease]:
+def _alone(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[DriverLock]:
     try:
-        with Lease(folder.lease, say) as lease:
+        with DriverLock(folder.lock_file, say) as lease:
             yield lease
-    except LeaseError as error:
+    except DriverLockError as error:
         raise BusyError(f"the study {folder.name!r} {error}") from error
 
 
@@ -130,11 +132,13 @@ def _check(study: Study, data_folder: Path | None, *, here: bool) -> None:
     checked = set()
     for arm in study.arms():
         samplers.ArmSampler(arm)
-    for trial in study.outline():
+    for trial in study.planned_trials():
         if is_dotted(trial.optimizer) and (alike := replace(trial, workload="", seed=0)) not in checked:
             checked.add(alike)
             optimizers.check(trial)
-    for name, args in {(trial.workload, tuple(trial.workload_args.items())) for trial in study.outline()}:
+    for name, args in {
+        (trial.workload, tuple(trial.workload_args.items())) for trial in study.planned_trials()
+    }:
         workload = registry.resolve(name, dict(args))
         if here:
             datasets.load(workload, data_folder, "cpu")

@@ -58,7 +58,7 @@ def iterations(trial: Trial) -> int | None:
     return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
 
 
-def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
+def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
     """Return the trials that are still to be trained, with stand-ins for those that a search has ahead.
 
     Args:
@@ -69,8 +69,8 @@ def left(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
     return [
         record.trial
         for record in records
-        if not record.ended
-        and not (pruned_counts and record.status == "pruned" and study.searches(record.trial))
+        if not record.is_complete
+        and not (pruned_counts and record.status == "pruned" and study.is_search_trial(record.trial))
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from study.config.loader import Study, Trial
-from study.config.search_space import Found
+from study.config.search_space import SearchState
 from study.storage.journal import JournalReader
 from study.storage.progress import Progress, Watch, progress_of
 from study.storage.records import TrialRecord
@@ -26,7 +26,7 @@ LIVE_SHARE = 0.05
 shares its cores with them."""
 
 
-class Follower:
+class RunPublisher:
     """Reads the trials' journals as they grow, sends them to MLflow and tells ``watch`` how it goes.
 
     Works in a thread of its own from :meth:`start` to :meth:`finish`. When MLflow is away the journals keep
@@ -57,7 +57,7 @@ class Follower:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self._error: str | None = None
-        self._kept = Found()
+        self._kept = SearchState()
         self._look_for_trials()
 
     def records(self) -> list[TrialRecord]:
@@ -90,12 +90,12 @@ class Follower:
 
     def _look_for_trials(self) -> None:
         """Take in trials that a search has found since."""
-        study = self._folder.so_far(self._study)
+        study = self._folder.with_search_state(self._study)
         if study.found == self._study.found and self._trials:
             return
         self._study = study
         self._trials = study.trials()
-        self._ahead = [TrialRecord(trial) for trial in study.ahead()]
+        self._ahead = [TrialRecord(trial) for trial in study.placeholder_trials()]
         for trial in self._trials:
             if trial.key not in self._readers:
                 self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
@@ -113,7 +113,7 @@ class Follower:
         self._look_for_trials()
         if self._study.found != self._kept:
             try:
-                self._tracker.keep_search(self._study)
+                self._tracker.log_search(self._study)
                 self._kept = self._study.found
             except TrackingError as error:
                 self._error = str(error)
@@ -121,7 +121,7 @@ class Follower:
         spent = 0.0
         for key in [trial.key for trial in self._trials if trial.key in self._unsent]:
             record = self._poll(key)
-            if self._error or key not in self._fresh or not (live or record.closed):
+            if self._error or key not in self._fresh or not (live or record.is_final):
                 continue
             if not self._may_send():
                 return
@@ -133,9 +133,9 @@ class Follower:
                 self._error = str(error)
             else:
                 self._fresh.discard(key)
-                if record.ended:
+                if record.is_complete:
                     self._unsent.discard(key)
-            if not record.closed:
+            if not record.is_final:
                 spent += time.monotonic() - begun
         if live:
             self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)

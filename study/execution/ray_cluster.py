@@ -92,7 +92,7 @@ class Cluster:
 
 
 class Connection:
-    """A Ray that comes up in the background, from :meth:`begin` on, and is left when the context ends.
+    """A Ray that comes up in the background, from :meth:`start` on, and is left when the context ends.
 
     Args:
         address: of a running cluster, as in ``ray.init``; None starts one here, which ends with the context.
@@ -129,26 +129,26 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        self.shutdown()
         self._thread.shutdown()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start or connect to it, in a thread of its own; once, however often this is called."""
         if self._coming is None:
             start = (_join, self._address) if self._address else (_start, self._cpus, self._gpus, self._ready)
             self._coming = self._thread.submit(*start)
 
-    def cluster(self) -> Cluster:
+    def wait(self) -> Cluster:
         """Return what it offers, when it is up.
 
         Raises:
             ClusterError: no Ray at the address, or with other versions; or one of our own does not start.
         """
-        self.begin()
+        self.start()
         assert self._coming is not None
         return self._coming.result()
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Leave it, and stop a Ray of our own; it cannot be had again."""
         if self._coming is None:
             return

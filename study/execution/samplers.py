@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from study.analysis.objective import Worth
+from study.analysis.objective import PointScore
 from study.config.search_space import Arm
 from study.config.sections import SAMPLERS, Range
 
@@ -123,7 +123,7 @@ def space(arm: Arm) -> dict[str, BaseDistribution]:
     return {name: _distribution(values) for name, values in arm.space.items()}
 
 
-def remember(storage: BaseStorage, arm: Arm, worths: Sequence[Worth]) -> None:
+def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> None:
     """Bring the storage's memory of an arm to what the points and the journals say, if it says otherwise.
 
     They are the truth; a storage may be lost, cut off between two writes, or have been told values by another
@@ -162,11 +162,11 @@ def _distribution(values: Range) -> FloatDistribution:
     return FloatDistribution(values.low, values.high, log=True)
 
 
-def _params(arm: Arm, worth: Worth) -> dict[str, float]:
+def _params(arm: Arm, worth: PointScore) -> dict[str, float]:
     return {name: getattr(worth.point, name) for name in arm.space}
 
 
-def _agree(trial: FrozenTrial, worth: Worth, arm: Arm) -> bool:
+def _agree(trial: FrozenTrial, worth: PointScore, arm: Arm) -> bool:
     # Of a trial that the storage has as running, the rest is still to be told.
     return trial.params == _params(arm, worth) and (
         trial.state == TrialState.RUNNING

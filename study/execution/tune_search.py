@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from study.analysis import objective
-from study.analysis.objective import Worth
+from study.analysis.objective import PointScore
 from study.config.loader import Resources, Study, Trial
 from study.config.search_space import Arm, Point
 from study.config.sections import Asha
@@ -65,8 +65,8 @@ def search(study: Study, folder: StudyFolder, *, slots: int, data_folder: Path |
 
 def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm | None = None) -> UnitSearch:
     """Return the search of ``study`` as it stands, which asks for what is left; see :func:`search`."""
-    folder.sampler.parent.mkdir(parents=True, exist_ok=True)
-    storage = RDBStorage(f"sqlite:///{folder.sampler}")
+    folder.sampler_database.parent.mkdir(parents=True, exist_ok=True)
+    storage = RDBStorage(f"sqlite:///{folder.sampler_database}")
     replay = scheduler.replay if scheduler else lambda arm, worth: None
     arms = [_ArmState(arm, study, folder, storage, replay) for arm in study.arms()]
     rates = planning.measured_rates(folder.records(study.trials()))
@@ -135,7 +135,7 @@ class _ArmSearch(OptunaSearch):
         """Numbers of the points that were asked and whose worth was not told."""
         return sorted(map(int, self._ot_trials.keys() - self._completed_trials))
 
-    def tell(self, worth: Worth) -> None:
+    def tell(self, worth: PointScore) -> None:
         """Take in what a point is worth."""
         name = str(worth.point.number)
         if worth.state == "pruned":
@@ -153,19 +153,21 @@ class _ArmState:
         study: Study,
         folder: StudyFolder,
         storage: BaseStorage,
-        replay: Callable[[Arm, Worth], None],
+        replay: Callable[[Arm, PointScore], None],
     ) -> None:
         self.arm = arm
         self._folder = folder
         self._threshold = study.threshold(arm.template)
         self._prunes = study.scheduler is not None
-        self._points = {point.number: point for point in arm.points(search_journal.read(folder.points))}
+        self._points = {
+            point.number: point for point in arm.points(search_journal.read(folder.search_journal))
+        }
         worths = [self._worth(point) for point in self._points.values()]
-        reopened = [worth if worth.state != "failed" else Worth(worth.point, "open") for worth in worths]
+        reopened = [worth if worth.state != "failed" else PointScore(worth.point, "open") for worth in worths]
         samplers.remember(storage, arm, reopened)
         self._search = _ArmSearch(arm, storage)
         self._waiting = [self._points[number] for number in self._search.left_open]
-        self._out: dict[int, Worth | None] = {}
+        self._out: dict[int, PointScore | None] = {}
         self.settled = [worth for worth in worths if worth.point not in self._waiting]
         self._replay = replay
         for worth in self.settled:
@@ -192,7 +194,7 @@ class _ArmState:
             self._replay(self.arm, worth)
             self.settle(worth)
 
-    def settle(self, worth: Worth) -> None:
+    def settle(self, worth: PointScore) -> None:
         """Note what a point is worth; the sampler is told when all that were asked together are settled."""
         self._out[worth.point.number] = worth
         if self._waiting or any(other is None for other in self._out.values()):
@@ -204,15 +206,15 @@ class _ArmState:
             self.settled.append(known)
         self._out.clear()
 
-    def judge(self, point: Point, *, stopped: bool) -> Worth:
+    def judge(self, point: Point, *, stopped: bool) -> PointScore:
         """Return what a point is worth whose process has ended or was ``stopped`` by the scheduler."""
         worth = self._worth(point)
         if worth.state == "open" and stopped and self._prunes:
             for trial in self.arm.trials(point, self.arm.search.seeds):
-                if not journal.read(self._folder.journal(trial), trial).ended:
+                if not journal.read(self._folder.journal(trial), trial).is_complete:
                     journal.mark_pruned(self._folder.journal(trial), trial)
             worth = self._worth(point)
-        return worth if worth.state != "open" else Worth(point, "failed")
+        return worth if worth.state != "open" else PointScore(point, "failed")
 
     def _ask(self) -> None:
         together, asked = self.arm.search.parallel, len(self._points)
@@ -220,9 +222,9 @@ class _ArmState:
         for number in numbers:
             self._points[number] = self.arm.point(number, self._search.suggest(str(number)) or {})
         self._waiting = [self._points[number] for number in numbers]
-        search_journal.ask(self._folder.points, self._waiting)
+        search_journal.ask(self._folder.search_journal, self._waiting)
 
-    def _worth(self, point: Point) -> Worth:
+    def _worth(self, point: Point) -> PointScore:
         trials = self.arm.trials(point, self.arm.search.seeds)
         records = {record.trial.key: record for record in self._folder.records(trials)}
         return objective.worth(self.arm, point, records, self._threshold, prunes=self._prunes)
@@ -291,7 +293,7 @@ class PerArm(FIFOScheduler):
             for arm in arms
         }
 
-    def replay(self, arm: Arm, worth: Worth) -> None:
+    def replay(self, arm: Arm, worth: PointScore) -> None:
         """Take in a point that was trained before this run."""
         asha: Any = self._of[arm.key]
         trial = SimpleNamespace(trial_id=f"{worth.point.number} before")

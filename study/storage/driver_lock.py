@@ -5,8 +5,8 @@ from the machine that asks, or, seen from another machine, when the file has not
 are never compared. It is never deleted. Each holder has one successor at most: who takes over links a file,
 whole from the beginning, to a name made from the holder before it, which only one can, and renames it over
 the lease. A driver that was suspended while another took over writes to its own file, which no one reads any
-more, and stops when it sees that; what must not be written twice is written after asking :meth:`Lease.held`,
-which looks anew after a gap.
+more, and stops when it sees that; what must not be written twice is written after asking
+:meth:`DriverLock.held`, which looks anew after a gap.
 
 Needs what journals need, a file system whose readers see what was written, and hard links: a local disk, NFS,
 Lustre; not a bucket mounted as a folder.
@@ -39,7 +39,7 @@ _COMMAND_LENGTH = 200
 _SIZE = 4096
 
 
-class LeaseError(RuntimeError):
+class DriverLockError(RuntimeError):
     """Another driver holds the lease, or has taken it."""
 
 
@@ -84,12 +84,12 @@ class Holder:
         return f"{self.user} on {self.host} (process {self.pid}: {self.command}), since {self.since}"
 
 
-class Lease:
+class DriverLock:
     """The right to run a study, held while the context is entered, by the main thread of a process.
 
     When another driver takes it, because this one was suspended for longer than ``dead_after``, the main
-    thread is interrupted at the next heartbeat, and the context ends with a :class:`LeaseError` in place of
-    the KeyboardInterrupt.
+    thread is interrupted at the next heartbeat, and the context ends with a :class:`DriverLockError` in
+    place of the KeyboardInterrupt.
 
     Args:
         path: the file; its folder is made if absent.
@@ -98,7 +98,7 @@ class Lease:
         dead_after: seconds without a heartbeat after which a holder on another machine counts as dead.
 
     Raises:
-        LeaseError: on entering, another driver holds it; on leaving, another has taken it.
+        DriverLockError: on entering, another driver holds it; on leaving, another has taken it.
         OSError: the file cannot be written.
     """
 
@@ -127,9 +127,9 @@ class Lease:
         return self._taken is None
 
     def check(self) -> None:
-        """Raise a LeaseError if this process no longer holds it."""
+        """Raise a DriverLockError if this process no longer holds it."""
         if not self.held():
-            raise LeaseError(self._taken)
+            raise DriverLockError(self._taken)
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ class Lease:
         """Return True once ``holder`` is seen to be dead or gone, False if its file has left ``place``.
 
         Raises:
-            LeaseError: it lives.
+            DriverLockError: it lives.
         """
         if holder.released:
             return True
@@ -211,7 +211,7 @@ class Lease:
             if not state or process_start != holder.process_start:
                 return True
             suspended = "; that process is suspended" if state == "T" else ""
-            raise LeaseError(f"is being run by {holder}{suspended}")
+            raise DriverLockError(f"is being run by {holder}{suspended}")
         self._say(
             f"it was run by {holder}; looking for up to {self._dead_after:g} s whether that is still so"
         )
@@ -224,7 +224,7 @@ class Lease:
             if now.released:
                 return True
             if now.host and now != holder:
-                raise LeaseError(f"is being run by {now}")
+                raise DriverLockError(f"is being run by {now}")
         return True
 
     def _write(self, *, released: bool = False) -> None:

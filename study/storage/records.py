@@ -86,7 +86,7 @@ class TrialRecord:
     """What was found damaged when the trial was continued, for people."""
 
     @property
-    def closed(self) -> bool:
+    def is_final(self) -> bool:
         """Whether nothing more is to come, unless the trial is started again."""
         return self.status not in ("pending", "running")
 
@@ -106,7 +106,7 @@ class TrialRecord:
         return self._joined("train_loss")
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the trial came to its end: its whole budget, or divergence. A failed one did not.
 
         Nor did a pruned one, which a search stopped early: where it is wanted whole, it is trained on.
@@ -130,7 +130,7 @@ class TrialRecord:
     @property
     def progress(self) -> float:
         """Share of the budget done, 0 to 1; an ended or pruned trial is done, budget used up or not."""
-        if self.ended or self.status == "pruned":
+        if self.is_complete or self.status == "pruned":
             return 1.0
         return self.iterations / self.budget if self.budget else 0.0
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from study.config.search_space import Found, Point
+from study.config.search_space import Point, SearchState
 from study.storage import journal
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> SearchState:
     """Return what the file says; nothing if there is none.
 
     Raises:
@@ -43,11 +43,11 @@ def choose(path: Path, best: Point) -> None:
     _append(path, [{"event": "chosen", "arm": best.arm, "number": best.number}])
 
 
-def _read(path: Path) -> tuple[Found, int]:
+def _read(path: Path) -> tuple[SearchState, int]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return Found(), 0
+        return SearchState(), 0
     taken = 0
     points: dict[tuple[str, int], Point] = {}
     chosen: dict[str, int] = {}
@@ -64,7 +64,7 @@ def _read(path: Path) -> tuple[Found, int]:
         except (LookupError, TypeError, ValueError):
             break
         taken += length
-    return Found(tuple(points.values()), tuple(chosen.items())), taken
+    return SearchState(tuple(points.values()), tuple(chosen.items())), taken
 
 
 def _append(path: Path, events: list[dict[str, object]]) -> None:

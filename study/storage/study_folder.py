@@ -57,28 +57,28 @@ class StudyFolder:
         return self.path / "report"
 
     @property
-    def spec(self) -> Path:
+    def study_file(self) -> Path:
         """The study as it was last run."""
         return self.path / "study.yaml"
 
     @property
-    def lease(self) -> Path:
+    def lock_file(self) -> Path:
         """Who runs the study, or ran it last."""
         return self.path / "driver.lease"
 
     @property
-    def points(self) -> Path:
+    def search_journal(self) -> Path:
         """Which points the study's search has asked for."""
         return self.path / "search" / "points.journal"
 
     @property
-    def sampler(self) -> Path:
+    def sampler_database(self) -> Path:
         """Optuna's storage."""
         return self.path / "search" / "optuna.db"
 
-    def so_far(self, study: Study) -> Study:
+    def with_search_state(self, study: Study) -> Study:
         """Return ``study`` with what its search has found so far; a grid as it is."""
-        return study if study.search is None else study.with_found(search_journal.read(self.points))
+        return study if study.search is None else study.with_found(search_journal.read(self.search_journal))
 
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""
@@ -88,21 +88,21 @@ class StudyFolder:
         """The last checkpoint of ``trial``, while it is under way."""
         return self.path / "checkpoints" / f"{trial.key}.pt"
 
-    def keep(self, study: Study) -> None:
+    def save_study(self, study: Study) -> None:
         """Write the resolved study, whole or not at all.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        draft = self.spec.with_suffix(".new")
+        draft = self.study_file.with_suffix(".new")
         draft.write_text(study.to_yaml(), encoding="utf-8")
-        draft.replace(self.spec)
+        draft.replace(self.study_file)
 
-    def outline(self, study: Study) -> list[TrialRecord]:
+    def planned_records(self, study: Study) -> list[TrialRecord]:
         """Return the records of all that ``study`` comes to: its trials, and those its search has ahead."""
-        known = self.so_far(study)
-        return [*self.records(known.trials()), *map(TrialRecord, known.ahead())]
+        known = self.with_search_state(study)
+        return [*self.records(known.trials()), *map(TrialRecord, known.placeholder_trials())]
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return what the journals say of ``trials``, in their order."""

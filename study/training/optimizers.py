@@ -159,7 +159,7 @@ def _class(path: str) -> type[torch.optim.Optimizer]:
     trusted = module in ("torch.optim", "hypergrad")
     try:
         found = plugins.find(module, name, _is_optimizer, "class", trusted=trusted)
-    except plugins.NamedCodeError as error:
+    except plugins.PluginImportError as error:
         raise OptimizerError(f"optimizer {path}: {error}") from error
     if not _is_optimizer(found):
         raise OptimizerError(f"optimizer {path}: not a class derived from torch.optim.Optimizer")

@@ -70,7 +70,7 @@ def packs(
         memory = pack_limits.available_memory(device, cpus=cpus, gpus=gpus)
         return min(most, pack_limits.fitting_members(workload, data, trial.batch_size, memory))
 
-    ended = {record.trial for record in folder.records(trials) if record.ended}
+    ended = {record.trial for record in folder.records(trials) if record.is_complete}
     left = [trial for trial in trials if trial not in ended]
     return [[trial] for trial in trials if trial in ended] + [
         pack

@@ -114,7 +114,7 @@ def _tried(
     status: Status = "failed"
     for _ in range(1 + retries):
         before = journal.read(folder.journal(trial), trial)
-        if before.ended:
+        if before.is_complete:
             return before.status
         status = yield from _train(trial, folder, data_folder, len(before.epochs), checkpoint_seconds)
         if status != "failed":

@@ -92,7 +92,7 @@ def _function(name: str) -> Callable[..., Any]:
         function = plugins.find(
             match["module"], match["function"], inspect.isfunction, "function", trusted=name in CATALOGUE
         )
-    except plugins.NamedCodeError as error:
+    except plugins.PluginImportError as error:
         raise WorkloadError(f"workload {name!r}: {error}") from error
     if not callable(function):
         raise WorkloadError(f"workload {name!r}: {match['function']!r} is not a function")

@@ -273,7 +273,7 @@ def test_submit_runs_the_installed_package_on_every_node(cluster):
     submitted = ray("submit", str(file), "study/study.py", "--", "run", "/mnt/shared/runs/small.yaml")
     assert "8/8 trials done" in submitted.stdout, submitted.stdout
     study = load_study(runs / "small.yaml")
-    assert all(record.ended for record in StudyFolder(runs, "small").records(study.trials()))
+    assert all(record.is_complete for record in StudyFolder(runs, "small").records(study.trials()))
     installed = "/mnt/home/hypergrad-study/venv/"
     for node in (HEAD, WORKER):
         assert (runs / f"at-{node}").read_text().startswith(installed)

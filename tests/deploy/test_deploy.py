@@ -67,7 +67,7 @@ def test_a_run_trains_with_the_package_on_the_workers(home, write_study):
     ran = submitted(home, "run", "my.yaml", "--address", "local", HYPERGRAD_STUDY_RUNS=str(runs))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     study, _ = write_study(workloads=["elsewhere:noting"], seeds=1, epochs=1)
-    assert all(record.ended for record in StudyFolder(runs, study.name).records(study.trials()))
+    assert all(record.is_complete for record in StudyFolder(runs, study.name).records(study.trials()))
     imported, *path = (runs / "note").read_text().split("\n")
     assert Path(imported).name == "__init__.py"
     assert str(home) not in path

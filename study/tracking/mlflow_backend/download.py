@@ -41,15 +41,15 @@ def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
         parent = next((run for run in runs if run.data.tags.get("role") == "study"), None)
         if parent is None:
             return {}
-        if not folder.spec.is_file():
-            _download(client, parent.info.run_id, "study.yaml", folder.spec)
-        study = load_study(folder.spec)
-        if study.search is not None and not folder.points.is_file():
-            _download(client, parent.info.run_id, folder.points.name, folder.points)
+        if not folder.study_file.is_file():
+            _download(client, parent.info.run_id, "study.yaml", folder.study_file)
+        study = load_study(folder.study_file)
+        if study.search is not None and not folder.search_journal.is_file():
+            _download(client, parent.info.run_id, folder.search_journal.name, folder.search_journal)
         ended = {run.data.tags.get("trial_key"): run for run in runs if end_of(run)}
         under_way = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "RUNNING"}
         shares = {}
-        for trial in folder.so_far(study).trials():
+        for trial in folder.with_search_state(study).trials():
             place = folder.journal(trial)
             if trial.key in ended and not place.exists():
                 _download(client, ended[trial.key].info.run_id, JOURNAL, place)

@@ -44,7 +44,7 @@ class Sent:
         if record.budget is None:
             return
         stamps = [(epoch.last_iteration, epoch.time_ms) for epoch in record.epochs]
-        closed = record.ended or record.status == "pruned"
+        closed = record.is_complete or record.status == "pruned"
         for name in CURVES:
             values = getattr(record, name)
             indices = downsample.thin_indices(values, record.budget, closed, self._most)

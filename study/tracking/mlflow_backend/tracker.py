@@ -87,7 +87,7 @@ class Tracker:
 
     def is_complete(self, record: TrialRecord) -> bool:
         """Whether the trial's run has all that the trial left."""
-        return record.closed and self._complete.get(record.trial.key) == end(record)
+        return record.is_final and self._complete.get(record.trial.key) == end(record)
 
     def replay(self, record: TrialRecord) -> None:
         """Send what the trial's run does not have yet of ``record``; end the run with the trial.
@@ -106,7 +106,7 @@ class Tracker:
             self._unsure = True
             raise
 
-    def keep_report(self, folder: Path) -> None:
+    def log_report(self, folder: Path) -> None:
         """Store the report with the parent run.
 
         Raises:
@@ -115,7 +115,7 @@ class Tracker:
         with asking(self.uri):
             self._client.log_artifacts(self.parent_id, str(folder), "report")
 
-    def keep_search(self, study: Study) -> None:
+    def log_search(self, study: Study) -> None:
         """Note with the parent run what a search has chosen so far; a server is sent its points as well.
 
         Args:
@@ -131,7 +131,7 @@ class Tracker:
                     point = f"α₀={best.alpha0:g}" + ("" if best.beta is None else f" β={best.beta:g}")
                     self._client.set_tag(self.parent_id, f"best.{workload}{arm.template.optimizer}", point)
             if is_server(self.uri) and study.found.points:
-                self._client.log_artifact(self.parent_id, str(self._folder.points))
+                self._client.log_artifact(self.parent_id, str(self._folder.search_journal))
 
     def close(self, *, completed: bool) -> None:
         """End the parent run: finished, or interrupted with trials left to do.
@@ -220,17 +220,17 @@ class Tracker:
         if key not in self._sent:
             # A driver that died may have left the parameters out and the run as ended.
             params = content.params(record.trial)
-            if known and not record.closed:
+            if known and not record.is_final:
                 self._client.update_run(run_id, status="RUNNING")
         sent = self._sent.setdefault(key, content.Sent(self._points))
         metrics = list(sent.fresh(record))
-        tags: dict[str, str] = self._verdict(record) if record.closed else {}
-        if record.closed and record.status != "failed":
+        tags: dict[str, str] = self._verdict(record) if record.is_final else {}
+        if record.is_final and record.status != "failed":
             # Not of a failed trial: it may yet be run again, and a metric has one value.
             summaries = trial_metrics.summarise(record, self.study.threshold(record.trial))
             metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
         self._send(run_id, metrics, params, tags)
-        if record.closed:
+        if record.is_final:
             self._keep_artifacts(run_id, record)
             # Last: a run that says it is finished is not looked at again.
             self._client.set_terminated(run_id, end(record), end_time=record.ended_ms)
@@ -260,7 +260,7 @@ class Tracker:
             **{f"machine.{name}": value for name, value in record.machine.items()},
         }
         if self.study.search is not None:
-            tags["stage"] = "search" if self.study.searches(trial) else "report"
+            tags["stage"] = "search" if self.study.is_search_trial(trial) else "report"
         return self._client.create_run(
             self.experiment_id,
             start_time=record.started_ms,
@@ -295,4 +295,4 @@ class Tracker:
 
 def end(record: TrialRecord) -> str:
     """The status of the MLflow run of a trial that is closed."""
-    return "FINISHED" if record.ended else "KILLED" if record.status == "pruned" else "FAILED"
+    return "FINISHED" if record.is_complete else "KILLED" if record.status == "pruned" else "FAILED"

@@ -12,7 +12,7 @@ from rich.console import Console
 from study.analysis.comparison import Side, compare, parse
 from study.analysis.tables import trial_table
 from study.cli import display
-from study.config.loader import SpecError, Study
+from study.config.loader import ConfigError, Study
 from study.storage.records import EpochRecord, TrialRecord
 
 
@@ -116,15 +116,17 @@ def test_the_command_line_names_sides(words, optimizers, sides):
     ("words", "says"), [(["a", "b:adam"], "name an optimizer of every study"), (["a", "a"], "a: named twice")]
 )
 def test_sides_that_make_no_sense_are_refused(words, says):
-    with pytest.raises(SpecError, match=says):
+    with pytest.raises(ConfigError, match=says):
         parse(words, None)
 
 
 def test_what_is_not_there_is_said_with_what_is():
     table = trials(doubling)
-    with pytest.raises(SpecError, match="a: no optimizer 'adm'; there are adam, adam-sgd"):
+    with pytest.raises(ConfigError, match="a: no optimizer 'adm'; there are adam, adam-sgd"):
         compare([Side("a", table, "adm"), Side("a", table, "adam")])
-    with pytest.raises(SpecError, match="nothing to compare: no workload, α₀ and optimizer is on two sides"):
+    with pytest.raises(
+        ConfigError, match="nothing to compare: no workload, α₀ and optimizer is on two sides"
+    ):
         compare([Side("a", table), Side("b", trials(doubling, alpha0=[7.0]))])
 
 

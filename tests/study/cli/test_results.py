@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     (home / "small.yaml").write_text(STUDY)
     study = load_study(home / "small.yaml")
     folder = StudyFolder(home / "runs", study.name)
-    folder.keep(study)
+    folder.save_study(study)
     list(run_bundle(study.trials(), folder, None, cpus=1))
     tracker = Tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
@@ -112,7 +112,9 @@ def test_compare_prints_optimizers_and_studies_side_by_side(say, runs):
     assert say("compare", "small", "--optimizers", "adam,adam-sgd")[1] == out
     other = StudyFolder(runs, "other")
     shutil.copytree(runs / "small", other.path)
-    other.spec.write_text((runs / "small" / "study.yaml").read_text().replace("name: small", "name: other"))
+    other.study_file.write_text(
+        (runs / "small" / "study.yaml").read_text().replace("name: small", "name: other")
+    )
     code, out, err = say("compare", "small", "other")
     assert code == 0, err
     assert len([line for line in out.splitlines() if re.search(r"\bother\b", line)]) == 4

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from study.cli import commands
-from study.config.loader import SpecError, load_study
+from study.config.loader import ConfigError, load_study
 
 GOOD = """\
 name: good
@@ -148,12 +148,12 @@ def problems_of(path):
     """The refusal's problems, checked for their form; none if the file loads."""
     try:
         study = load_study(path)
-    except SpecError as error:
+    except ConfigError as error:
         problems = error.problems
     else:
         assert len({trial.key for trial in study.trials()}) == len(study.trials())
         assert len({arm.key for arm in study.arms()}) == len(study.arms())
-        assert study.outline()
+        assert study.planned_trials()
         return []
     assert problems
     for problem in problems:
@@ -237,7 +237,7 @@ def test_refused_with_line_and_reason(tmp_path, data, line, words):
 def test_python_tags_run_nothing(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(f"name: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
-    with pytest.raises(SpecError):
+    with pytest.raises(ConfigError):
         load_study(path)
     assert not (tmp_path / "made").exists()
 

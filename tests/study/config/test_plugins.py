@@ -8,7 +8,7 @@ import pytest
 from study.cli import commands
 from study.config import plugins
 from study.config.loader import Trial
-from study.config.plugins import NamedCodeError, find
+from study.config.plugins import PluginImportError, find
 from study.training.optimizers import OptimizerError, check
 from study.workloads import registry
 from study.workloads.registry import WorkloadError
@@ -102,6 +102,6 @@ def test_run_refuses_in_one_line_and_leaves_nothing(mine, by, write_study, monke
 )
 def test_what_cannot_be_had_is_said_in_one_line(module, name, words, monkeypatch):
     monkeypatch.setitem(sys.modules, "prodigyopt", None)  # as if it were not installed
-    with pytest.raises(NamedCodeError, match=r"\A[^\n]+\Z") as caught:
+    with pytest.raises(PluginImportError, match=r"\A[^\n]+\Z") as caught:
         find(module, name, inspect.isclass, "class")
     assert words in str(caught.value)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from study.config.loader import SpecError, load_study, preset_names, preset_path
+from study.config.loader import ConfigError, load_study, preset_names, preset_path
 from study.training import optimizers
 
 NINE = ["sgd", "sgd-sgd", "sgd-sgdn", "sgdn", "sgdn-sgd", "sgdn-sgdn", "adam", "adam-sgd", "adam-adam"]
@@ -28,7 +28,9 @@ def test_these_are_all():
 
 def test_the_search_has_as_many_trials_of_each_optimizer_as_the_grid_it_is_compared_with():
     search, grid = load_study("search-logreg"), load_study("alpha0-logreg")
-    assert Counter(t.optimizer for t in search.outline()) == Counter(t.optimizer for t in grid.trials())
+    assert Counter(t.optimizer for t in search.planned_trials()) == Counter(
+        t.optimizer for t in grid.trials()
+    )
     assert search.seeds == grid.seeds
     same = ("workloads", "optimizers", "epochs", "batch_size", "weight_decay", "granularity", "thresholds")
     assert [getattr(search, name) for name in same] == [getattr(grid, name) for name in same]
@@ -101,5 +103,5 @@ def test_thresholds_of_the_report():
 
 
 def test_unknown_preset():
-    with pytest.raises(SpecError, match="did you mean quickstart"):
+    with pytest.raises(ConfigError, match="did you mean quickstart"):
         preset_path("quikstart")

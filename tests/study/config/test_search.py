@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 
 from study.analysis import objective, tables
 from study.cli.options import find_run
-from study.config.loader import SpecError, Trial, load_study
-from study.config.search_space import Arm, Found, Point
+from study.config.loader import ConfigError, Trial, load_study
+from study.config.search_space import Arm, Point, SearchState
 from study.config.sections import Range, Search
 from study.execution import planning, samplers, tune_search
 from study.storage import journal, search_journal
@@ -84,7 +84,7 @@ class TestStudyFile:
             )
         ]
         # 4 points on 2 seeds, and the best on the study's 2.
-        assert len(study.outline()) == 6 * (4 * 2 + 2)
+        assert len(study.planned_trials()) == 6 * (4 * 2 + 2)
         assert study.trials() == []
 
     def test_an_arms_key_never_changes(self):
@@ -147,7 +147,7 @@ class TestStudyFile:
         ],
     )
     def test_one_line_with_place_and_remedy(self, write_study, change, problem):
-        with pytest.raises(SpecError) as caught:
+        with pytest.raises(ConfigError) as caught:
             write_study(**{**SEARCH, **change})
         found = [line.split(": ", 1)[1] for line in caught.value.problems]
         assert any(line.startswith(problem) for line in found), found
@@ -155,8 +155,8 @@ class TestStudyFile:
 
     def test_a_grid_is_what_it_was(self, write_study):
         study, _ = write_study()
-        assert study.outline() == study.trials() == study.reported()
-        assert study.ahead() == study.arms() == []
+        assert study.planned_trials() == study.trials() == study.reported()
+        assert study.placeholder_trials() == study.arms() == []
 
 
 class TestPoints:
@@ -164,12 +164,12 @@ class TestPoints:
 
     def test_what_was_appended_is_read_back_and_the_last_choice_counts(self, tmp_path):
         path = tmp_path / "search" / "points.journal"
-        assert search_journal.read(path) == Found()
+        assert search_journal.read(path) == SearchState()
         search_journal.ask(path, self.ASKED[:2])
         search_journal.choose(path, self.ASKED[0])
         search_journal.ask(path, self.ASKED[2:])
         search_journal.choose(path, self.ASKED[2])
-        assert search_journal.read(path) == Found(self.ASKED, (("a", 1),))
+        assert search_journal.read(path) == SearchState(self.ASKED, (("a", 1),))
 
     def test_any_prefix_is_readable_and_can_be_written_on(self, tmp_path):
         path = tmp_path / "points.journal"
@@ -188,16 +188,16 @@ class TestPoints:
         first, second = sgd.point(0, {"alpha0": 0.1}), sgd.point(1, {"alpha0": 0.2})
         other = learned.point(0, {"alpha0": 0.3, "beta": 1e-3})
         beyond = sgd.point(2, {"alpha0": 0.9})
-        found = Found((first, other, second, beyond), ((sgd.key, 1),))
+        found = SearchState((first, other, second, beyond), ((sgd.key, 1),))
         known = study.with_found(found)
         assert [(t.optimizer, t.alpha0, t.beta, t.seed) for t in known.trials()] == [
             *(("sgd", 0.1, None, 5), ("sgd", 0.2, None, 5), ("sgd", 0.2, None, 0), ("sgd", 0.2, None, 1)),
             ("sgd-sgd", 0.3, 1e-3, 5),
         ]
         assert [(t.alpha0, t.seed) for t in known.reported()] == [(0.2, 0), (0.2, 1)]
-        assert study.with_found(Found((first,))).reported() == sgd.trials(first, [5])
-        assert len(known.ahead()) == 1 + 2
-        assert len(known.outline()) == len(study.outline()) == 2 * (2 * 1 + 2)
+        assert study.with_found(SearchState((first,))).reported() == sgd.trials(first, [5])
+        assert len(known.placeholder_trials()) == 1 + 2
+        assert len(known.planned_trials()) == len(study.planned_trials()) == 2 * (2 * 1 + 2)
         assert study.trials() == [], "the study itself is as it was"
 
 
@@ -282,7 +282,7 @@ class TestWorth:
 
     def test_the_best_is_the_smallest_and_of_equals_the_first(self):
         def worth(number, value, state="complete"):
-            return objective.Worth(Point("a", number, 0.1, None), state, value)
+            return objective.PointScore(Point("a", number, 0.1, None), state, value)
 
         assert objective.best([]) is None
         assert objective.best([worth(0, None, "pruned"), worth(1, None, "failed")]) is None
@@ -309,13 +309,18 @@ class TestPlanning:
         rates = {("digits-logreg", "sgd"): 1.0}
         assert planning.search_starts(study, 1, rates) == planning.START_SECONDS
         assert planning.search_starts(study, 9, rates) == 3 * planning.START_SECONDS
-        known = study.with_found(Found((arm.point(0, {"alpha0": 0.1}),)))
+        known = study.with_found(SearchState((arm.point(0, {"alpha0": 0.1}),)))
         assert planning.search_starts(known, 9, rates) == 2 * planning.START_SECONDS
-        assert planning.plan(planning.left(known, map(TrialRecord, known.outline())), 1, rates).seconds == 800
-        first, second, *others = map(TrialRecord, known.outline())
+        assert (
+            planning.plan(
+                planning.pending_trials(known, map(TrialRecord, known.planned_trials())), 1, rates
+            ).seconds
+            == 800
+        )
+        first, second, *others = map(TrialRecord, known.planned_trials())
         records = [replace(first, status="finished"), replace(second, status="pruned"), *others]
-        assert len(planning.left(known, records)) == 6
-        assert len(planning.left(searched(optimizers=["sgd"], points=3), records)) == 7, (
+        assert len(planning.pending_trials(known, records)) == 6
+        assert len(planning.pending_trials(searched(optimizers=["sgd"], points=3), records)) == 7, (
             "then it is wanted whole"
         )
 
@@ -358,7 +363,7 @@ def run_here(study, folder, *, at_once=1, pick=min, cut_after=None):
 
 def asked(folder):
     """What was asked, by arm and number."""
-    return {(p.arm, p.number): (p.alpha0, p.beta) for p in search_journal.read(folder.points).points}
+    return {(p.arm, p.number): (p.alpha0, p.beta) for p in search_journal.read(folder.search_journal).points}
 
 
 def starts(folder):
@@ -428,15 +433,15 @@ class TestAsking:
         other = StudyFolder(tmp_path / "other", study.name)
         with pytest.raises(Cut):
             run_here(study, other, cut_after=5)
-        other.sampler.unlink()
+        other.sampler_database.unlink()
         run_here(study, other)
         assert asked(other) == asked(folder)
 
     def test_trials_known_by_key_are_not_run_again(self, calm):
         study, folder = calm()
         before, found = starts(folder), asked(folder)
-        folder.points.unlink()
-        folder.sampler.unlink()
+        folder.search_journal.unlink()
+        folder.sampler_database.unlink()
         assert run_here(study, folder) == 0
         assert asked(folder) == found
         assert starts(folder) == before
@@ -455,10 +460,10 @@ class TestAsking:
 
     def test_the_sampler_is_told_what_the_points_are_worth(self, calm):
         study, folder = calm(optimizers=["sgd-sgd"])
-        known = folder.so_far(study)
+        known = folder.with_search_state(study)
         (standing,) = objective.standings(known, folder.records(known.trials()))
         stored = optuna.load_study(
-            study_name=standing.arm.key, storage=f"sqlite:///{folder.sampler}"
+            study_name=standing.arm.key, storage=f"sqlite:///{folder.sampler_database}"
         ).get_trials()
         assert [t.params for t in stored] == [
             {"alpha0": w.point.alpha0, "beta": w.point.beta} for w in standing.worths
@@ -474,7 +479,7 @@ class TestAsking:
         study = searched(optimizers=["sgd", wrong], points=2, epochs=1)
         folder = StudyFolder(tmp_path, study.name)
         assert run_here(study, folder, at_once=2) == 4
-        known = folder.so_far(study)
+        known = folder.with_search_state(study)
         standings = objective.standings(known, folder.records(known.trials()))
         assert [[worth.state for worth in standing.worths] for standing in standings] == [
             ["complete"] * 2,
@@ -569,7 +574,12 @@ class TestSideBySide:
         next(run_side_by_side([trial], folder, None, cpus=1))
         journal.mark_pruned(folder.journal(trial), trial)
         (record,) = folder.records([trial])
-        assert (record.status, len(record.epochs), record.ended, record.closed) == ("pruned", 1, False, True)
+        assert (record.status, len(record.epochs), record.is_complete, record.is_final) == (
+            "pruned",
+            1,
+            False,
+            True,
+        )
         list(run_bundle([trial], folder, None, cpus=1))
         list(run_bundle([trial], other, None, cpus=1))
         (ours,), (theirs,) = folder.records([trial]), other.records([trial])
@@ -648,7 +658,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
 
     # Points drawn at random do not depend on results, so the curves are those of the whole search.
     assert asked(folder) == asked(full)
-    known = folder.so_far(study)
+    known = folder.with_search_state(study)
     records = {record.trial.key: record for record in folder.records(known.trials())}
     pruned = 0
     for arm in study.arms():
@@ -731,14 +741,16 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_points(searched, tmp_path
     )
     try:
         deadline = time.monotonic() + 400
-        while len(search_journal.read(runs.points).points) < 4:
+        while len(search_journal.read(runs.search_journal).points) < 4:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert 4 <= len(asked(runs)) < 6 or not all(r.ended for r in runs.records(runs.so_far(study).trials()))
+    assert 4 <= len(asked(runs)) < 6 or not all(
+        r.is_complete for r in runs.records(runs.with_search_state(study).trials())
+    )
     status = subprocess.run(
         [sys.executable, "-m", "study", "status", "small", "--runs", runs.runs],
         cwd=tmp_path,
@@ -752,7 +764,7 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_points(searched, tmp_path
     assert asked(runs) == asked(calm)
     assert "16/16 trials done" in done.stdout
     spec, folder = find_run("small", runs.runs)
-    trials = [trial for trial in spec.trials() if spec.searches(trial)]
+    trials = [trial for trial in spec.trials() if spec.is_search_trial(trial)]
     for ours, theirs in zip(folder.records(trials), calm.records(trials), strict=True):
         assert ours.status == theirs.status == "finished"
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
@@ -768,22 +780,24 @@ def test_a_search_run_elsewhere_is_had_from_its_server(searched, tmp_path, monke
     monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
     study = searched(optimizers=["sgd"], points=2, epochs=1)
     there, here = StudyFolder(tmp_path / "there", study.name), StudyFolder(tmp_path / "here", study.name)
-    there.keep(study)
+    there.save_study(study)
     run_here(study, there)
-    known = there.so_far(study)
-    search_journal.choose(there.points, objective.best_points(known, there.records(known.trials()))[0])
-    known = there.so_far(study)
+    known = there.with_search_state(study)
+    search_journal.choose(
+        there.search_journal, objective.best_points(known, there.records(known.trials()))[0]
+    )
+    known = there.with_search_state(study)
     list(run_bundle(known.reported(), there, None, cpus=1))
     first = known.trials()[0]
     with serving(embedded_uri(tmp_path), port=0) as server:
         tracker = Tracker(study, server, there)
-        tracker.keep_search(known)
+        tracker.log_search(known)
         for record in there.records(known.trials()):
             tracker.replay(record)
         journal.mark_pruned(there.journal(first), first)
         tracker.replay(there.records([first])[0])
         fetch(server, here)
-    assert here.so_far(study).found == known.found
+    assert here.with_search_state(study).found == known.found
     assert len(known.trials()) == 2 * 2 + 2
     for ours, theirs in zip(here.records(known.trials()), there.records(known.trials()), strict=True):
         assert ours.status == theirs.status

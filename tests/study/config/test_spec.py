@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hypergrad
-from study.config.loader import LOPS, OPS, OPTIMIZERS, SpecError, Study, Trial, load_study
+from study.config.loader import LOPS, OPS, OPTIMIZERS, ConfigError, Study, Trial, load_study
 from study.config.yaml_reader import dump, read
 
 GOOD = """\
@@ -49,7 +49,7 @@ def refused(load, tmp_path):
     """The problems of a study, without the file's name."""
 
     def refused(text: str | None = None, **changes) -> list[str]:
-        with pytest.raises(SpecError) as caught:
+        with pytest.raises(ConfigError) as caught:
             load(text, **changes)
         assert str(caught.value) == "\n".join(caught.value.problems)
         return [p.removeprefix(f"{tmp_path / 'study.yaml'}:") for p in caught.value.problems]
@@ -573,12 +573,12 @@ class TestRefused:
             ("x" * 5000, "no such file or preset"),
             ("/dev/null", "not a regular file"),
         ]:
-            with pytest.raises(SpecError, match=r"\A[^\n]+\Z") as caught:
+            with pytest.raises(ConfigError, match=r"\A[^\n]+\Z") as caught:
                 load_study(source)
             assert words in str(caught.value)
 
     def test_error_survives_pickling(self):
-        error = pickle.loads(pickle.dumps(SpecError(["a", "b"])))
+        error = pickle.loads(pickle.dumps(ConfigError(["a", "b"])))
         assert (error.problems, str(error)) == (["a", "b"], "a\nb")
 
 

@@ -31,8 +31,8 @@ def test_what_is_started_beforehand_trains_and_nothing_is_left(tmp_path, write_s
     trials = write_study(seeds=2)[0].trials()
     folder = StudyFolder(tmp_path / "runs", "small")
     with Connection(cpus=2, ready=True) as connection:
-        connection.begin()
-        assert connection.cluster() == Cluster(cpus=2.0, gpus=0.0)
+        connection.start()
+        assert connection.wait() == Cluster(cpus=2.0, gpus=0.0)
         assert "RAY_preload_python_modules" not in os.environ  # a Ray that a user starts later is not ours
         given_up = time.monotonic() + 60
         while len(ready := processes("ray::IDLE")) < 2:
@@ -58,7 +58,7 @@ def test_what_is_started_beforehand_trains_and_nothing_is_left(tmp_path, write_s
 def test_a_node_with_other_versions_is_refused_with_both(monkeypatch):
     real = ray_cluster.metadata.version
     with Connection(cpus=1) as connection:
-        connection.cluster()
+        connection.wait()
         ray_cluster._check_versions()
         monkeypatch.setattr(
             ray_cluster.metadata, "version", lambda name: "9.9" if name == "torch" else real(name)
@@ -100,9 +100,9 @@ def test_a_ray_that_is_slow_to_start_is_started_again_and_then_given_up_in_a_lin
     monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 2.0})
     if failures < 3:
         with Connection() as connection:
-            assert connection.cluster() == Cluster(cpus=2.0, gpus=0.0)
+            assert connection.wait() == Cluster(cpus=2.0, gpus=0.0)
     else:
         expected = r"^a local Ray did not start: The current node timed out during startup\.$"
         with Connection() as connection, pytest.raises(ClusterError, match=expected):
-            connection.cluster()
+            connection.wait()
     assert started == ["local"] * min(failures + 1, 3)

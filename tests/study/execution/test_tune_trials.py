@@ -62,7 +62,7 @@ def cluster(tmp_path_factory):
     os.chdir(home)
     try:
         with Connection(cpus=4, gpus=2) as connection:
-            yield connection.cluster()
+            yield connection.wait()
     finally:
         os.chdir(before)
 
@@ -137,7 +137,7 @@ def test_ended_trials_are_not_run_again(cluster, folder, write_study):
     before = {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]}
     tune_trials.schedule([trials], folder, Resources(cpus=1))
     assert {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]} == before
-    assert all(record.ended for record in folder.records(trials))
+    assert all(record.is_complete for record in folder.records(trials))
 
 
 def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study):

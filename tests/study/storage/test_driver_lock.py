@@ -27,15 +27,15 @@ from pathlib import Path
 from study.storage import driver_lock
 if elsewhere := os.environ.get("ELSEWHERE"):
     driver_lock._place = lambda: elsewhere
-driver_lock.Lease.__init__.__kwdefaults__.update(every=0.1, dead_after={DEAD_SECONDS})
+driver_lock.DriverLock.__init__.__kwdefaults__.update(every=0.1, dead_after={DEAD_SECONDS})
 """
 HOLD = """
 try:
-    with driver_lock.Lease(Path(sys.argv[1]), print):
+    with driver_lock.DriverLock(Path(sys.argv[1]), print):
         print("held", flush=True)
         sys.stdin.read()
     print("released")
-except driver_lock.LeaseError as error:
+except driver_lock.DriverLockError as error:
     print("refused", error)
     sys.exit(3)
 """
@@ -45,14 +45,14 @@ path, mark = Path(sys.argv[1]), Path(sys.argv[1] + ".mark")
 held = 0
 while held < 8:
     try:
-        with driver_lock.Lease(path):
+        with driver_lock.DriverLock(path):
             mark.touch(exist_ok=False)  # raises if another holds it
             time.sleep(0.002)
             mark.unlink()
             held += 1
             if held == int(sys.argv[2]):
                 os.kill(os.getpid(), signal.SIGKILL)
-    except driver_lock.LeaseError:
+    except driver_lock.DriverLockError:
         time.sleep(0.001)
 """
 
@@ -194,7 +194,7 @@ def test_a_damaged_lease_is_followed_when_nothing_renews_it(hold, path, content)
 def test_a_password_in_an_address_does_not_get_into_the_file(path):
     script = """
     sys.argv = ["hypergrad-study", "run", "--tracking-uri", "https://me:secret@host:5000"]
-    with driver_lock.Lease(Path(os.environ["LEASE"])):
+    with driver_lock.DriverLock(Path(os.environ["LEASE"])):
         print(Path(os.environ["LEASE"]).read_text())
     """
     path.parent.mkdir()

@@ -50,7 +50,12 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
     path = tmp_path / "new" / "folder" / "a.journal"
     write(path, [1, 2], end="finished")
     record = read(path, TRIAL)
-    assert (record.status, record.ended, record.iterations, record.seconds) == ("finished", True, 8, 0.5)
+    assert (record.status, record.is_complete, record.iterations, record.seconds) == (
+        "finished",
+        True,
+        8,
+        0.5,
+    )
     assert record.machine == MACHINE
     assert record.budget == 12  # three epochs as long as the first
     for number, kept in enumerate(record.epochs, start=1):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from study.config.loader import SpecError, Trial, load_study
+from study.config.loader import ConfigError, Trial, load_study
 from study.execution.planning import plan
 from study.training import pack_limits, packs
 from study.workloads.base import Data, Workload
@@ -113,7 +113,7 @@ def test_a_pack_setting_of_the_study_is_kept_and_changes_no_key(write_study, tmp
     ("value", "said"), [(0, "0 is out of range"), ("all", "'all' is no number"), (1.5, "1.5 is no")]
 )
 def test_another_pack_setting_is_refused(write_study, value, said):
-    with pytest.raises(SpecError) as refused:
+    with pytest.raises(ConfigError) as refused:
         write_study(pack=value)
     assert [said in problem and "pack" in problem for problem in refused.value.problems] == [True]
 

@@ -51,7 +51,7 @@ def kept(write_study, tmp_path):
     """A small study, trained here and kept in an embedded store; its trials and the folder of runs."""
     study, _ = write_study(optimizers=["sgd", "adam-adam"], seeds=2, epochs=3)
     folder = StudyFolder(tmp_path / "runs", study.name)
-    folder.keep(study)
+    folder.save_study(study)
     list(run_bundle(study.trials(), folder, None, cpus=1))
     tracker = Tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
