@@ -19,6 +19,7 @@ from study.storage.progress import Progress, Watch
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, TrackingError
 from study.training import optimizers, pack_limits
+from study.training.worker import WorkerOptions
 from study.workloads import datasets, registry
 
 
@@ -62,15 +63,16 @@ def run(
         folder.save_study(study)
         tracker.begin()
         follower = RunPublisher(study, folder, tracker, watch, lease.held)
+        options = WorkerOptions.of(study, data_folder)
         try:
             _choose(study, folder)
             if planning.pending_trials(study, folder.planned_records(study)):
                 slots = connection.wait().slots(study.resources)
                 follower.start(slots)
                 if study.search is not None:
-                    tune_search.search(study, folder, slots=slots, data_folder=data_folder)
+                    tune_search.search(study, folder, options, slots=slots)
                     _choose(study, folder)
-                _train(study, folder, slots, data_folder)
+                _train(study, folder, slots, options)
         finally:
             connection.shutdown()
             follower.stop()
@@ -81,7 +83,7 @@ def run(
         return progress
 
 
-def _train(study: Study, folder: StudyFolder, slots: int, data_folder: Path | None) -> None:
+def _train(study: Study, folder: StudyFolder, slots: int, options: WorkerOptions) -> None:
     """Train what is left of a grid, or of the best points of a search."""
     known = folder.with_search_state(study)
     records = folder.records(known.trials())
@@ -91,15 +93,7 @@ def _train(study: Study, folder: StudyFolder, slots: int, data_folder: Path | No
     limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
     bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
     if bundles:
-        tune_trials.schedule(
-            bundles,
-            folder,
-            study.resources,
-            data_folder=data_folder,
-            retries=study.retries,
-            checkpoint_seconds=study.checkpoint_seconds,
-            pack=study.pack,
-        )
+        tune_trials.schedule(bundles, folder, options)
 
 
 def _choose(study: Study, folder: StudyFolder) -> None:

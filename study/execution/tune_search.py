@@ -30,20 +30,20 @@ from ray.tune.search.optuna import OptunaSearch
 
 from study.analysis import objective
 from study.analysis.objective import PointScore
-from study.config.loader import Resources, Study, Trial
+from study.config.loader import Study, Trial
 from study.config.search_space import Arm, Point
 from study.config.sections import Asha
 from study.execution import planning, samplers
 from study.storage import journal, search_journal
 from study.storage.study_folder import StudyFolder
-from study.training.worker import run_bundle, run_side_by_side
+from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 
 VALUE, EPOCH = "value", "epoch"
 MAX_EPOCHS = 10_000
 """A bound on the epochs of a trial whose budget is in iterations, for the number of ASHA's rungs."""
 
 
-def search(study: Study, folder: StudyFolder, *, slots: int, data_folder: Path | None = None) -> None:
+def search(study: Study, folder: StudyFolder, options: WorkerOptions, *, slots: int) -> None:
     """Search every arm of ``study`` to its end on the connected Ray.
 
     Points that were asked before and their trials count, wherever they got to; nothing is trained twice.
@@ -51,8 +51,8 @@ def search(study: Study, folder: StudyFolder, *, slots: int, data_folder: Path |
     Args:
         study: has a search.
         folder: the study's folder, at the same path on every node.
+        options: what each process may use, and how it trains.
         slots: how many trials run at a time.
-        data_folder: where the data sets lie on every node; None for the default.
 
     Raises:
         SamplerError: the sampler cannot be made as the study says.
@@ -60,7 +60,7 @@ def search(study: Study, folder: StudyFolder, *, slots: int, data_folder: Path |
     scheduler = PerArm(study.scheduler, study.arms()) if study.scheduler else None
     searcher = open_search(study, folder, slots, scheduler)
     if not all(arm.over for arm in searcher.arms):
-        _fit(searcher, scheduler, study, folder, slots, data_folder)
+        _fit(searcher, scheduler, folder, slots, options)
 
 
 def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm | None = None) -> UnitSearch:
@@ -76,23 +76,18 @@ def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm
 def _fit(
     searcher: UnitSearch,
     scheduler: PerArm | None,
-    study: Study,
     folder: StudyFolder,
     slots: int,
-    data_folder: Path | None,
+    options: WorkerOptions,
 ) -> None:
     host = partial(
         _host,
         folder=folder,
-        data_folder=data_folder,
-        resources=study.resources,
-        retries=study.retries,
-        checkpoint_seconds=study.checkpoint_seconds,
-        pack=study.pack,
+        options=options,
         objective_name=None if scheduler is None else searcher.arms[0].arm.search.objective,
     )
     tuner = tune.Tuner(
-        tune.with_resources(host, tune_trials.needs(study.resources)),
+        tune.with_resources(host, tune_trials.needs(options)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -311,34 +306,14 @@ class PerArm(FIFOScheduler):
 
 
 def _host(
-    config: dict[str, str],
-    folder: StudyFolder,
-    data_folder: Path | None,
-    resources: Resources,
-    retries: int,
-    checkpoint_seconds: float,
-    pack: int | None,
-    objective_name: str | None,
+    config: dict[str, str], folder: StudyFolder, options: WorkerOptions, objective_name: str | None
 ) -> None:
     """Train a unit; with an objective, one point whose seeds go side by side, reporting after every epoch."""
     unit = [[Trial.from_settings(settings) for settings in point] for point in json.loads(config["unit"])]
     if objective_name is None:
         trials = [trial for point in unit for trial in point]
-        ends = run_bundle(
-            trials,
-            folder,
-            data_folder,
-            resources.cpus,
-            retries,
-            gpus=resources.gpus,
-            pack=pack,
-            checkpoint_seconds=checkpoint_seconds,
-        )
-        for done, _ in enumerate(ends, start=1):
+        for done, _ in enumerate(run_bundle(trials, folder, options), start=1):
             tune.report({"trials_done": done})
         return
-    by_epochs = run_side_by_side(
-        unit[0], folder, data_folder, resources.cpus, retries, checkpoint_seconds=checkpoint_seconds
-    )
-    for epoch, known in by_epochs:
+    for epoch, known in run_side_by_side(unit[0], folder, options):
         tune.report({EPOCH: epoch, VALUE: objective.epoch_value(objective_name, known)})

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 # First, for what it sets in the environment before ray is imported.
 from study.execution.ray_cluster import LostClusterError
@@ -25,9 +24,9 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-from study.config.loader import Resources, Trial
+from study.config.loader import Trial
 from study.storage.study_folder import StudyFolder
-from study.training.worker import run_bundle
+from study.training.worker import WorkerOptions, run_bundle
 
 # Tune asks for processes with these variables, which are for other libraries; Ray would start new ones for
 # them while those it has are idle.
@@ -38,16 +37,7 @@ MAX_DEATHS = 10
 GONE_SECONDS = 10.0
 
 
-def schedule(
-    bundles: Sequence[Sequence[Trial]],
-    folder: StudyFolder,
-    resources: Resources,
-    *,
-    data_folder: Path | None = None,
-    retries: int = 0,
-    checkpoint_seconds: float = 30.0,
-    pack: int | None = 1,
-) -> None:
+def schedule(bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
     How each trial ended is in its journal. A bundle whose process or node dies starts again, elsewhere if it
@@ -56,27 +46,14 @@ def schedule(
     Args:
         bundles: trials that share a process, for each process.
         folder: the study's folder, at the same path on every node.
-        resources: of one process, which trains one trial or pack at a time.
-        data_folder: where the data sets lie on every node; None for the default.
-        retries: how often a trial that raises starts again.
-        checkpoint_seconds: between two checkpoints of a trial.
-        pack: how many trials train together at most; None for as many as pays and fits.
+        options: what each process may use, and how it trains.
 
     Raises:
         LostClusterError: every node is gone.
     """
-    host = partial(
-        _host,
-        bundles=tuple(map(tuple, bundles)),
-        folder=folder,
-        data_folder=data_folder,
-        resources=resources,
-        retries=retries,
-        checkpoint_seconds=checkpoint_seconds,
-        pack=pack,
-    )
+    host = partial(_host, bundles=tuple(map(tuple, bundles)), folder=folder, options=options)
     tuner = tune.Tuner(
-        tune.with_resources(host, needs(resources)),
+        tune.with_resources(host, needs(options)),
         param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
         # A process takes bundle after bundle: to start one and load the data takes seconds.
         tune_config=tune.TuneConfig(reuse_actors=True),
@@ -126,9 +103,9 @@ def _noticing_the_end_of_ray() -> Iterator[None]:
         watcher.join(GONE_SECONDS)  # who asks a Ray that is being left is ended by it
 
 
-def needs(resources: Resources) -> PlacementGroupFactory:
+def needs(options: WorkerOptions) -> PlacementGroupFactory:
     """Return what one worker process takes, in Tune's terms."""
-    wanted = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    wanted = {"CPU": options.cpus} | ({"GPU": options.gpus} if options.gpus else {})
     return PlacementGroupFactory([wanted])
 
 
@@ -136,23 +113,10 @@ def _host(
     config: dict[str, int],
     bundles: tuple[tuple[Trial, ...], ...],
     folder: StudyFolder,
-    data_folder: Path | None,
-    resources: Resources,
-    retries: int,
-    checkpoint_seconds: float,
-    pack: int | None,
+    options: WorkerOptions,
 ) -> None:
     failed = 0
-    ends = run_bundle(
-        bundles[config["bundle"]],
-        folder,
-        data_folder,
-        resources.cpus,
-        retries,
-        gpus=resources.gpus,
-        pack=pack,
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    ends = run_bundle(bundles[config["bundle"]], folder, options)
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})

@@ -10,11 +10,13 @@ import itertools
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from study.config.loader import Trial
+from study.config.study import Study
+from study.config.trial import Trial
 from study.storage import journal
 from study.storage.journal import Journal
 from study.storage.records import EpochRecord, Status
@@ -26,44 +28,70 @@ from study.training.trainer import Training
 from study.workloads import datasets, registry
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker process may use, and how it trains.
+
+    Args:
+        cpus: cores of this process; it trains with as many threads, at least one.
+        gpus: this process's share of a GPU; 0 trains on the CPU.
+        data_folder: where the data sets lie; None for the default.
+        retries: how often a trial that raises starts again.
+        checkpoint_seconds: seconds of training between two checkpoints of a trial; shorter trials write none.
+        pack: how many trials train together at most; None for as many as pays and fits.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    data_folder: Path | None = None
+    retries: int = 0
+    checkpoint_seconds: float = 30.0
+    pack: int | None = 1
+
+    @classmethod
+    def of(cls, study: Study, data_folder: Path | None) -> WorkerOptions:
+        """Return the options that a study asks for."""
+        return cls(
+            cpus=study.resources.cpus,
+            gpus=study.resources.gpus,
+            data_folder=data_folder,
+            retries=study.retries,
+            checkpoint_seconds=study.checkpoint_seconds,
+            pack=study.pack,
+        )
+
+
+DEFAULT = WorkerOptions()
+
+
 def run_bundle(
-    trials: Sequence[Trial],
-    folder: StudyFolder,
-    data_folder: Path | None,
-    cpus: float,
-    retries: int = 0,
-    *,
-    gpus: float = 0.0,
-    pack: int | None = 1,
-    checkpoint_seconds: float = 30.0,
+    trials: Sequence[Trial], folder: StudyFolder, options: WorkerOptions = DEFAULT
 ) -> Iterator[tuple[Trial, Status]]:
     """Train ``trials`` and yield how each ended, ``"finished"``, ``"diverged"`` or ``"failed"``.
 
-    A trial that raises starts again up to ``retries`` times; then the exception is kept in its journal, and
-    the others go on.
+    A trial that raises starts again up to ``options.retries`` times; then the exception is kept in its
+    journal, and the others go on.
 
     Args:
         trials: what to train, in this order as far as they do not train together.
         folder: whose journals and checkpoints to write.
-        data_folder: where the data sets lie; None for the default.
-        cpus: cores this process may use; it trains with as many threads, at least one.
-        retries: how often a trial that raises starts again.
-        gpus: this process's share of a GPU.
-        pack: how many trials train together at most; None for as many as pays and fits.
-        checkpoint_seconds: between two checkpoints of a trial, so that shorter ones write none.
+        options: what this process may use.
 
     Raises:
-        OSError: a journal or checkpoint cannot be written; the trial goes on from there when it is run again.
+        OSError: a journal or checkpoint cannot be written; the trial resumes from there when it is run again.
     """
-    torch.set_num_threads(max(1, int(cpus)))
-    for together in packwork.packs(trials, folder, data_folder, pack, cpus=cpus, gpus=gpus):
+    data_folder, checkpoint_seconds = options.data_folder, options.checkpoint_seconds
+    torch.set_num_threads(max(1, int(options.cpus)))
+    for together in packwork.packs(
+        trials, folder, data_folder, options.pack, cpus=options.cpus, gpus=options.gpus
+    ):
         alone = list(together)
         if len(together) > 1:
             for trial, status in packwork.train_or_leave(together, folder, data_folder, checkpoint_seconds):
                 alone.remove(trial)
                 yield trial, status
         for trial in alone:
-            training_it = _tried(trial, folder, data_folder, retries, checkpoint_seconds)
+            training_it = _tried(trial, folder, data_folder, options.retries, checkpoint_seconds)
             while True:
                 try:
                     next(training_it)
@@ -73,13 +101,7 @@ def run_bundle(
 
 
 def run_side_by_side(
-    trials: Sequence[Trial],
-    folder: StudyFolder,
-    data_folder: Path | None,
-    cpus: float,
-    retries: int = 0,
-    *,
-    checkpoint_seconds: float = 30.0,
+    trials: Sequence[Trial], folder: StudyFolder, options: WorkerOptions = DEFAULT
 ) -> Iterator[tuple[int, list[Sequence[EpochRecord]]]]:
     """Train ``trials`` an epoch each at a time; yield, after each epoch, its number and all epochs so far.
 
@@ -90,14 +112,12 @@ def run_side_by_side(
     Args:
         trials: what to train.
         folder: whose journals and checkpoints to write.
-        data_folder: where the data sets lie; None for the default.
-        cpus: cores this process may use.
-        retries: how often a trial that raises starts again.
-        checkpoint_seconds: between two checkpoints of a trial.
+        options: what this process may use; each trial trains alone.
     """
-    torch.set_num_threads(max(1, int(cpus)))
+    data_folder, checkpoint_seconds = options.data_folder, options.checkpoint_seconds
+    torch.set_num_threads(max(1, int(options.cpus)))
     known = [list(journal.read(folder.journal(trial), trial).epochs) for trial in trials]
-    advances = [_tried(trial, folder, data_folder, retries, checkpoint_seconds) for trial in trials]
+    advances = [_tried(trial, folder, data_folder, options.retries, checkpoint_seconds) for trial in trials]
     for number in itertools.count(1):
         for epochs, advance in zip(known, advances, strict=True):
             while len(epochs) < number and (epoch := next(advance, None)):

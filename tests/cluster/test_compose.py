@@ -247,7 +247,7 @@ def assert_whole(cluster: Cluster, study: Study, tmp_path: Path, *, rounding: fl
     at_the_edge = []
     trials = study.trials()
     here = StudyFolder(tmp_path / "here", "undisturbed")
-    list(run_bundle(trials, here, None, cpus=1))
+    list(run_bundle(trials, here))
     found = cluster.runs(study.name)
     keys = [tag(run, "trial_key") for run in found]
     runs = dict(zip(keys, found, strict=True))

@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
     study = load_study(home / "small.yaml")
     folder = StudyFolder(home / "runs", study.name)
     folder.save_study(study)
-    list(run_bundle(study.trials(), folder, None, cpus=1))
+    list(run_bundle(study.trials(), folder))
     tracker = Tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
         tracker.replay(record)

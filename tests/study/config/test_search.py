@@ -354,9 +354,9 @@ def run_here(study, folder, *, at_once=1, pick=min, cut_after=None):
         name = pick(out)
         trials = [Trial.from_settings(t) for point in json.loads(out.pop(name)["unit"]) for t in point]
         if ended == cut_after:
-            list(run_bundle(trials[:1], folder, None, cpus=1))
+            list(run_bundle(trials[:1], folder))
             raise Cut
-        list(run_bundle(trials, folder, None, cpus=1))
+        list(run_bundle(trials, folder))
         searcher.on_trial_complete(str(name), {})
         ended += 1
 
@@ -554,16 +554,16 @@ class TestSideBySide:
         (arm,) = study.arms()
         trials = arm.trials(arm.middle, [1, 2, 3])
         folder, other = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
-        list(run_bundle(trials, other, None, cpus=1))
+        list(run_bundle(trials, other))
         seen = []
-        for number, known in run_side_by_side(trials, folder, None, cpus=1):
+        for number, known in run_side_by_side(trials, folder):
             seen.append((number, [len(epochs) for epochs in known]))
             ended = [record.status for record in folder.records(trials)]
             assert ended == ["finished" if number == 3 else "running"] * 3
         assert seen == [(1, [1] * 3), (2, [2] * 3), (3, [3] * 3)]
         for ours, theirs in zip(folder.records(trials), other.records(trials), strict=True):
             assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
-        again = [number for number, _ in run_side_by_side(trials, folder, None, cpus=1)]
+        again = [number for number, _ in run_side_by_side(trials, folder)]
         assert again == [1, 2, 3], "what a scheduler was told, it can be told again"
         assert set(starts(folder).values()) == {1}
 
@@ -571,7 +571,7 @@ class TestSideBySide:
         (arm,) = searched(optimizers=["sgd"], epochs=3).arms()
         (trial,) = arm.trials(arm.middle, [1])
         folder, other = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
-        next(run_side_by_side([trial], folder, None, cpus=1))
+        next(run_side_by_side([trial], folder))
         journal.mark_pruned(folder.journal(trial), trial)
         (record,) = folder.records([trial])
         assert (record.status, len(record.epochs), record.is_complete, record.is_final) == (
@@ -580,8 +580,8 @@ class TestSideBySide:
             False,
             True,
         )
-        list(run_bundle([trial], folder, None, cpus=1))
-        list(run_bundle([trial], other, None, cpus=1))
+        list(run_bundle([trial], folder))
+        list(run_bundle([trial], other))
         (ours,), (theirs,) = folder.records([trial]), other.records([trial])
         assert ours.status == "finished"
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
@@ -787,7 +787,7 @@ def test_a_search_run_elsewhere_is_had_from_its_server(searched, tmp_path, monke
         there.search_journal, objective.best_points(known, there.records(known.trials()))[0]
     )
     known = there.with_search_state(study)
-    list(run_bundle(known.reported(), there, None, cpus=1))
+    list(run_bundle(known.reported(), there))
     first = known.trials()[0]
     with serving(embedded_uri(tmp_path), port=0) as server:
         tracker = Tracker(study, server, there)

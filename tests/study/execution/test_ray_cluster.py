@@ -12,6 +12,7 @@ from study.config.loader import Resources
 from study.execution import ray_cluster, tune_trials
 from study.execution.ray_cluster import Cluster, ClusterError, Connection
 from study.storage.study_folder import StudyFolder
+from study.training.worker import WorkerOptions
 
 
 def processes(title):
@@ -46,7 +47,7 @@ def test_what_is_started_beforehand_trains_and_nothing_is_left(tmp_path, write_s
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        tune_trials.schedule([trials[0::2], trials[1::2]], folder, Resources(cpus=1))
+        tune_trials.schedule([trials[0::2], trials[1::2]], folder, WorkerOptions())
         over.set()
         watcher.join()
     assert all(record.status == "finished" for record in folder.records(trials))

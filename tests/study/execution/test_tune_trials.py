@@ -16,7 +16,7 @@ from study.execution.ray_cluster import Connection
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, embedded_uri
 from study.training.pack_limits import planned_limit
-from study.training.worker import run_bundle
+from study.training.worker import WorkerOptions, run_bundle
 
 pytestmark = pytest.mark.ray
 
@@ -82,9 +82,9 @@ def probes(write_study, tmp_path, seeds, **args):
 
 def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_path, write_study):
     trials = write_study()[0].trials()
-    tune_trials.schedule([trials[0::2], trials[1::2]], folder, Resources(cpus=1))
+    tune_trials.schedule([trials[0::2], trials[1::2]], folder, WorkerOptions())
     here = StudyFolder(tmp_path / "here", "small")
-    list(run_bundle(trials[::-1], here, None, cpus=1))
+    list(run_bundle(trials[::-1], here))
     for ours, theirs in zip(folder.records(trials), here.records(trials), strict=True):
         assert ours.status == "finished"
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
@@ -94,7 +94,7 @@ def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_p
 
 def test_a_process_takes_bundle_after_bundle(cluster, folder, tmp_path, write_study):
     trials, notes = probes(write_study, tmp_path, seeds=6)
-    tune_trials.schedule([[trial] for trial in trials], folder, Resources(cpus=2))
+    tune_trials.schedule([[trial] for trial in trials], folder, WorkerOptions(cpus=2))
     assert [record.status for record in folder.records(trials)] == ["finished"] * 6
     processes = [note.name.partition("-")[0] for note in notes.iterdir()]
     assert len(processes) == 6
@@ -109,7 +109,7 @@ def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study)
         folder = StudyFolder(tmp_path / name, "small")
         limit = planned_limit(pack, on_gpu=False)
         bundles = plan(trials, 2, limit=limit).bundles
-        tune_trials.schedule(bundles, folder, Resources(cpus=1), pack=pack)
+        tune_trials.schedule(bundles, folder, WorkerOptions(pack=pack))
         records = folder.records(trials)
         assert [record.repeatable for record in records] == [pack == 1] * len(trials)
         tables.append(trial_table(records, study).drop(columns=["seconds", "seconds_to_threshold"]))
@@ -133,9 +133,9 @@ def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study)
 
 def test_ended_trials_are_not_run_again(cluster, folder, write_study):
     trials = write_study()[0].trials()
-    list(run_bundle(trials[:3], folder, None, cpus=1))
+    list(run_bundle(trials[:3], folder))
     before = {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]}
-    tune_trials.schedule([trials], folder, Resources(cpus=1))
+    tune_trials.schedule([trials], folder, WorkerOptions())
     assert {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]} == before
     assert all(record.is_complete for record in folder.records(trials))
 
@@ -144,7 +144,7 @@ def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study
     resources = Resources(cpus=0.5, gpus=0.5)
     assert cluster.slots(resources) == 4
     trials, notes = probes(write_study, tmp_path, seeds=6)
-    tune_trials.schedule([[trial] for trial in trials], folder, resources)
+    tune_trials.schedule([[trial] for trial in trials], folder, WorkerOptions(cpus=0.5, gpus=0.5))
     assert all(record.status == "finished" for record in folder.records(trials))
     spans = [note.read_text().split() for note in notes.iterdir()]
     assert {gpu for _, _, gpu in spans} == {"0", "1"}
@@ -157,7 +157,7 @@ def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study
 
 def test_a_worker_that_dies_is_started_again(cluster, folder, tmp_path, write_study):
     trials, notes = probes(write_study, tmp_path, seeds=3, kill_once=True)
-    tune_trials.schedule([trials], folder, Resources(cpus=1))
+    tune_trials.schedule([trials], folder, WorkerOptions())
     assert (notes / "dead").exists()
     assert all(record.status == "finished" for record in folder.records(trials))
 
@@ -167,7 +167,7 @@ def test_a_trial_that_raises_does_not_stop_the_others(cluster, folder, write_stu
         optimizers=["sgd", {"name": "adam-adam", "args": {"lop_betas": [2.0, 0.5]}}], seeds=1
     )
     trials = study.trials()
-    tune_trials.schedule([trials[::-1]], folder, Resources(cpus=1))
+    tune_trials.schedule([trials[::-1]], folder, WorkerOptions())
     finished, failed = folder.records(trials)
     assert (finished.status, failed.status) == ("finished", "failed")
     assert "ValueError" in failed.error

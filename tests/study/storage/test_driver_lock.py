@@ -264,7 +264,7 @@ def test_a_study_whose_driver_sleeps_is_run_by_another_and_the_sleeper_leaves_it
     runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     calm = StudyFolder(tmp_path / "calm", "small")
-    list(run_bundle(study.trials(), calm, None, cpus=1))
+    list(run_bundle(study.trials(), calm))
     for trial in study.trials():
         found, expected = read(folder.journal(trial), trial), read(calm.journal(trial), trial)
         assert found.status == "finished"

@@ -9,7 +9,7 @@ from study.config.loader import Trial
 from study.storage.study_folder import StudyFolder
 from study.training import checkpoints, packwork
 from study.training.packed_trainer import PackTraining
-from study.training.worker import run_bundle
+from study.training.worker import WorkerOptions, run_bundle
 from study.workloads.base import Data, Workload
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def packed_sizes(monkeypatch):
 
 
 def run(folder, todo, pack=None, **more):
-    return list(run_bundle(todo, folder, None, cpus=1, pack=pack, **more))
+    return list(run_bundle(todo, folder, WorkerOptions(pack=pack, **more)))
 
 
 def assert_same_records(folder, other, todo):

@@ -13,7 +13,7 @@ from torch import nn
 from study.config.loader import OPTIMIZERS, Trial
 from study.storage.study_folder import StudyFolder
 from study.training.trainer import Training
-from study.training.worker import run_bundle
+from study.training.worker import WorkerOptions, run_bundle
 from study.workloads.base import Data, Workload
 
 CPU = torch.device("cpu")
@@ -98,10 +98,10 @@ def at_work(tmp_path, monkeypatch):
         folder, (work, batches) = StudyFolder(tmp_path / name, "s"), counted(cut_at)
         monkeypatch.setattr("study.workloads.registry.resolve", lambda *_: work)
         if cut_at is None:
-            list(run_bundle([trial()], folder, None, cpus=1, checkpoint_seconds=0))
+            list(run_bundle([trial()], folder, WorkerOptions(checkpoint_seconds=0)))
         else:
             with pytest.raises(Cut):
-                list(run_bundle([trial()], folder, None, cpus=1, checkpoint_seconds=0))
+                list(run_bundle([trial()], folder, WorkerOptions(checkpoint_seconds=0)))
         return folder, batches()
 
     return run
@@ -139,9 +139,9 @@ def test_a_trial_that_raises_is_started_again_as_often_as_asked(tmp_path, monkey
 
     monkeypatch.setattr("study.workloads.registry.resolve", unlucky)
     folder = StudyFolder(tmp_path, "s")
-    assert [status for _, status in run_bundle([trial()], folder, None, cpus=1, retries=1)] == ["failed"]
+    assert [status for _, status in run_bundle([trial()], folder, WorkerOptions(retries=1))] == ["failed"]
     assert "the disk was busy" in folder.records([trial()])[0].error
-    assert [status for _, status in run_bundle([trial()], folder, None, cpus=1, retries=1)] == ["finished"]
+    assert [status for _, status in run_bundle([trial()], folder, WorkerOptions(retries=1))] == ["finished"]
     assert len(starts) == 3
 
 

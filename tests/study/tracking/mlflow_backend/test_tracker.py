@@ -299,7 +299,7 @@ def test_a_study_run_elsewhere_is_had_from_its_server(write_study, tmp_path, mon
     study, _ = write_study(optimizers=["adam-adam"], seeds=2)
     there, here = StudyFolder(tmp_path / "there", study.name), StudyFolder(tmp_path / "here", study.name)
     trials = study.trials()
-    list(run_bundle(trials, there, None, cpus=1))
+    list(run_bundle(trials, there))
     with serving(embedded_uri(tmp_path), port=0) as server:
         tracker = Tracker(study, server, there)
         for kept in there.records(trials):

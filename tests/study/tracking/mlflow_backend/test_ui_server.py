@@ -52,7 +52,7 @@ def kept(write_study, tmp_path):
     study, _ = write_study(optimizers=["sgd", "adam-adam"], seeds=2, epochs=3)
     folder = StudyFolder(tmp_path / "runs", study.name)
     folder.save_study(study)
-    list(run_bundle(study.trials(), folder, None, cpus=1))
+    list(run_bundle(study.trials(), folder))
     tracker = Tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
         tracker.replay(record)
