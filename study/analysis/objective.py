@@ -20,7 +20,7 @@ import numpy as np
 
 from study.analysis import metrics
 from study.config.loader import Study
-from study.config.search_space import Arm, Point
+from study.config.search_space import Arm, Point, SearchState
 from study.storage.records import EpochRecord, TrialRecord
 
 HOPELESS = 1e30
@@ -101,20 +101,19 @@ class ArmStanding:
         return sum(worth.state == state for worth in self.worths)
 
 
-def standings(study: Study, records: Sequence[TrialRecord]) -> list[ArmStanding]:
+def standings(study: Study, state: SearchState, records: Sequence[TrialRecord]) -> list[ArmStanding]:
     """Return how each arm of the study's search stands; empty for a grid.
 
     Args:
-        study: with what its search has found.
+        study: the study.
+        state: what its search has found.
         records: of its trials.
     """
     by_key = {record.trial.key: record for record in records}
     arms = []
     for arm in study.arms():
         threshold, prunes = study.threshold(arm.template), study.scheduler is not None
-        worths = tuple(
-            worth(arm, point, by_key, threshold, prunes=prunes) for point in arm.points(study.found)
-        )
+        worths = tuple(worth(arm, point, by_key, threshold, prunes=prunes) for point in arm.points(state))
         arms.append(ArmStanding(arm, worths, best(worths)))
     return arms
 
@@ -125,16 +124,17 @@ def _scores_by_epoch(objective: str, records: Sequence[TrialRecord]) -> tuple[fl
     return tuple(epoch_value(objective, known) for known in epochs)
 
 
-def best_points(study: Study, records: Sequence[TrialRecord]) -> list[Point]:
+def best_points(study: Study, state: SearchState, records: Sequence[TrialRecord]) -> list[Point]:
     """Return the best point of every arm whose points are all asked and none of them open.
 
     Args:
-        study: with what its search has found.
+        study: the study.
+        state: what its search has found.
         records: of its trials.
     """
     return [
         standing.best.point
-        for standing in standings(study, records)
+        for standing in standings(study, state, records)
         if standing.best and len(standing.worths) == standing.arm.search.points and not standing.count("open")
     ]
 

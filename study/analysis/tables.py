@@ -17,6 +17,7 @@ from study.analysis.metrics import SUMMARIES, outcome, summarise
 from study.analysis.pairing import BASELINES, CELL, METHOD, SETUP, cells, ended, method_pairs
 from study.analysis.stats import median_interval
 from study.config.loader import Study, Trial
+from study.config.search_space import NOTHING_FOUND, SearchState
 from study.storage.records import TrialRecord
 
 __all__ = [
@@ -46,7 +47,9 @@ def workload_label(trial: Trial) -> str:
     return f"{trial.workload} ({options})" if options else trial.workload
 
 
-def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
+def trial_table(
+    records: Sequence[TrialRecord], study: Study, state: SearchState = NOTHING_FOUND
+) -> pd.DataFrame:
     """Return one row per reported trial of the study, in its order: settings, outcome and summaries.
 
     A trial without a record is ``pending``; records of other trials are ignored. ``budget`` is in
@@ -54,6 +57,11 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
     ``workload_args`` and ``optimizer_args`` are text, ``"width=64, bias=true"``, empty if there are none.
     ``gradient_evaluations_to_threshold`` equals ``iterations_to_threshold`` for every optimizer there is:
     each takes one gradient per iteration, and the hypergradient is a dot product with it.
+
+    Args:
+        records: of the study's trials, in any order.
+        study: what was to be run.
+        state: what the study's search has found; a grid needs none.
 
     Raises:
         ValueError: two records of one trial.
@@ -64,7 +72,8 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
             raise ValueError(f"two records of one trial: {record.trial.name}, key {record.trial.key}")
         by_key[record.trial.key] = record
     rows = [
-        _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial)) for trial in study.reported()
+        _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial))
+        for trial in study.reported(state)
     ]
     measured = (*SUMMARIES, "gradient_evaluations_to_threshold")
     columns = (

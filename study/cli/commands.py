@@ -112,7 +112,6 @@ def _run(
         out.print(f"[bold]{spec.name}[/]: {len(spec.planned_trials())} trials; MLflow at {uri}")
         with display.watching(out) as watch:
             progress = driver.run(spec, folder, tracker, connection, data_folder=data, watch=watch, say=say)
-        spec = folder.with_search_state(spec)
         _show_results(spec, folder, tracker)
     except LostClusterError as error:
         err.print(f"{error}; go on with: {again}")
@@ -170,7 +169,7 @@ def plan(
         name: "code of its own; whether it packs is seen when it runs" for name in single if ":" in name
     }
     if planned.seconds is not None:
-        starts = planning.search_starts(folder.with_search_state(spec), max(1, slots), rates)
+        starts = planning.search_starts(spec, folder.search_state(), max(1, slots), rates)
         planned = replace(planned, seconds=planned.seconds + starts)
     display.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
 
@@ -199,7 +198,7 @@ def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
     if spec.search is not None:
         from study.analysis import objective
 
-        display.show_search(out, spec, objective.standings(spec, records))
+        display.show_search(out, spec, objective.standings(spec, folder.search_state(), records))
     if progress.failed:
         _list_failures(spec, folder)
 
@@ -266,14 +265,15 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
     from study.analysis import tables
     from study.report import builder as reports
 
-    records = folder.records(spec.trials())
+    state = folder.search_state()
+    records = folder.records(spec.trials(state))
     if spec.search is not None:
         from study.analysis import objective
 
-        display.show_search(out, spec, objective.standings(spec, records))
-    display.show_summary(out, tables.summary_table(tables.trial_table(records, spec)))
+        display.show_search(out, spec, objective.standings(spec, state, records))
+    display.show_summary(out, tables.summary_table(tables.trial_table(records, spec, state)))
     links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
-    reports.write_report(records, spec, folder.report, links, tracker.search_link)
+    reports.write_report(records, spec, folder.report, links, tracker.search_link, state)
     tracker.log_report(folder.report)
     display.show_next(
         out,
@@ -301,7 +301,9 @@ def _where(folder: StudyFolder) -> list[str]:
 
 
 def _list_failures(spec: Study, folder: StudyFolder) -> None:
-    failed = [record for record in folder.records(spec.trials()) if record.status == "failed"]
+    failed = [
+        record for record in folder.records(spec.trials(folder.search_state())) if record.status == "failed"
+    ]
     err.print(f"{len(failed)} trials failed:")
     for record in failed:
         reason = (record.error or "").strip().splitlines()[-1:]

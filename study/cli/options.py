@@ -71,7 +71,7 @@ def find_study(
 
 
 def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
-    """Return a study that has been run, with what its search has found, and its folder.
+    """Return a study that has been run, and its folder.
 
     ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
     results are those of the file's name, scored by what the file says now.
@@ -80,12 +80,12 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
         ConfigError: the study has not been run under ``runs``, or its file is not valid.
     """
     if is_study_name(source) and (folder := StudyFolder(runs, source)).study_file.is_file():
-        return folder.with_search_state(load_study(folder.study_file)), folder
+        return load_study(folder.study_file), folder
     if os.path.isfile(source):
         study = load_study(source)
         folder = StudyFolder(runs, study.name)
         if folder.study_file.is_file():
-            return folder.with_search_state(study), folder
+            return study, folder
     known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
     here = ", ".join(known) if known else "none"
     asked = messages.one_line(source, 100) or repr("")

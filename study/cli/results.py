@@ -31,7 +31,8 @@ def compare(
     for name, optimizer in comparison.parse(names, optimizers):
         if name not in found:
             spec, folder, _ = find_study(name, runs, tracking_uri)
-            found[name] = tables.trial_table(folder.records(spec.trials()), spec)
+            state = folder.search_state()
+            found[name] = tables.trial_table(folder.records(spec.trials(state)), spec, state)
         sides.append(comparison.Side(name, found[name], optimizer))
     display.show_comparison(out, comparison.compare(sides))
 
@@ -58,15 +59,18 @@ def export(
     if what not in exports.WHATS:
         refuse(f"--what {what}: there is no such table; choose {', '.join(exports.WHATS)}")
     spec, folder, _ = find_study(name, runs, tracking_uri)
+    state = folder.search_state()
     path = output or Path(f"{spec.name}-{what}.{exports.SUFFIXES[form]}")
     try:
         if what == "curves":
-            trials = track(spec.trials(), "curves", console=err, disable=not err.is_terminal, transient=True)
+            trials = track(
+                spec.trials(state), "curves", console=err, disable=not err.is_terminal, transient=True
+            )
             rows = exports.write_curves(
                 (journal.read(folder.journal(trial), trial) for trial in trials), form, path
             )
         else:
-            table = tables.trial_table(folder.records(spec.trials()), spec)
+            table = tables.trial_table(folder.records(spec.trials(state)), spec, state)
             if what == "summary":
                 table = tables.summary_table(table)
             elif what == "claims":

@@ -39,6 +39,10 @@ class SearchState:
     """(arm's key, number of its best point), for the arms that have been searched to the end."""
 
 
+NOTHING_FOUND = SearchState()
+"""The state of a search that has not begun; all that a grid ever needs."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One optimizer on one workload, which is searched by itself.
@@ -90,11 +94,11 @@ class Arm:
         """The trials of ``point``, one per seed."""
         return [replace(self.template, alpha0=point.alpha0, beta=point.beta, seed=seed) for seed in seeds]
 
-    def points(self, found: SearchState) -> list[Point]:
+    def points(self, state: SearchState) -> list[Point]:
         """Those of the arm that count: the first ``search.points`` that were asked."""
-        return [p for p in found.points if p.arm == self.key and p.number < self.search.points]
+        return [p for p in state.points if p.arm == self.key and p.number < self.search.points]
 
-    def best(self, found: SearchState) -> Point | None:
+    def best(self, state: SearchState) -> Point | None:
         """The arm's best point; None before it has been searched to the end."""
-        chosen = dict(found.chosen).get(self.key)
-        return next((p for p in self.points(found) if p.number == chosen), None)
+        chosen = dict(state.chosen).get(self.key)
+        return next((p for p in self.points(state) if p.number == chosen), None)

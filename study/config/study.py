@@ -10,14 +10,13 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from study.config import messages, validators, yaml_reader
-from study.config.search_space import Arm, SearchState
+from study.config.search_space import NOTHING_FOUND, Arm, SearchState
 from study.config.sections import (
     Asha,
     Model,
@@ -81,7 +80,6 @@ class Study(Model):
     """How many trials train together at most; ``None``: as many as pays."""
     search: Search | None = None
     scheduler: Asha | None = None
-    _found: SearchState = PrivateAttr(SearchState())
 
     @field_validator("workloads", mode="after")
     @classmethod
@@ -204,11 +202,15 @@ class Study(Model):
     def _granularity(self, use: OptimizerSection) -> str:
         return use.granularity or str(validators.choose(self.granularity, use.name))
 
-    def trials(self) -> list[Trial]:
-        """The grid's points: by workload, optimizer, α₀, β, seed, each in the order of the file.
+    def trials(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
+        """Return the study's trials.
 
-        Of a search, the trials that are known (see :meth:`with_found`): by workload, optimizer, point and
-        seed, and after them, once there is a best point, those of it that are reported.
+        Of a grid all of them, by workload, optimizer, α₀, β, seed, each in the order of the file. Of a search
+        those that ``state`` knows: of each workload and optimizer the trials of its points as asked,
+        by search seed; then, once there is a best point, its trials on the study's seeds.
+
+        Args:
+            state: what the search has found so far; a grid does not look at it.
         """
         if self.search is None:
             return [
@@ -221,38 +223,38 @@ class Study(Model):
             ]
         trials: dict[Trial, None] = {}
         for arm in self.arms():
-            for point in arm.points(self._found):
+            for point in arm.points(state):
                 trials |= dict.fromkeys(arm.trials(point, self.search.seeds))
-            if best := arm.best(self._found):
+            if best := arm.best(state):
                 trials |= dict.fromkeys(arm.trials(best, self.seeds))
         return list(trials)
 
-    def reported(self) -> list[Trial]:
-        """The trials that conclusions are drawn from: all of a grid, of a search those of the best points.
+    def reported(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
+        """Return the trials that conclusions are drawn from: of a grid all, of a search the best points'.
 
-        As long as no arm of a search has been searched to the end, all that it has tried.
+        As long as no arm of a search has been searched to the end, they are all that it has tried.
         """
-        known = self.trials()
+        known = self.trials(state)
         return [trial for trial in known if not self.is_search_trial(trial)] or known
 
     def is_search_trial(self, trial: Trial) -> bool:
         """Whether the trial only helps to choose a point."""
         return self.search is not None and trial.seed in self.search.seeds
 
-    def placeholder_trials(self) -> list[Trial]:
-        """Stand-ins, with made-up α₀ and β, for the trials that a search has yet to find; none for a grid."""
+    def placeholder_trials(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
+        """Return stand-ins, with made-up α₀ and β, for the trials that a search has yet to find."""
         trials = []
         for arm in self.arms():
-            points = arm.points(self._found)
+            points = arm.points(state)
             for _ in range(arm.search.points - len(points)):
                 trials += arm.trials(arm.middle, arm.search.seeds)
-            if arm.best(self._found) is None:
+            if arm.best(state) is None:
                 trials += arm.trials(arm.middle, self.seeds)
         return trials
 
-    def planned_trials(self) -> list[Trial]:
-        """As many trials as the study comes to, for counting and costing: those known, those ahead."""
-        return [*self.trials(), *self.placeholder_trials()]
+    def planned_trials(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
+        """Return the known trials and stand-ins for those ahead, to count and cost the whole study."""
+        return [*self.trials(state), *self.placeholder_trials(state)]
 
     def arms(self) -> list[Arm]:
         """What a search searches, by workload and optimizer in the order of the file; empty for a grid."""
@@ -265,17 +267,6 @@ class Study(Model):
             for alpha0 in self._alphas(use)
             for beta in self._betas(use)
         ]
-
-    @property
-    def found(self) -> SearchState:
-        """What the study's search has found, as far as it was told by :meth:`with_found`."""
-        return self._found
-
-    def with_found(self, found: SearchState) -> Study:
-        """The same study, knowing what its search has found so far."""
-        study = self.model_copy()
-        study._found = found
-        return study
 
     def _trial(
         self,

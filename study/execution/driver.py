@@ -85,10 +85,9 @@ def run(
 
 def _train(study: Study, folder: StudyFolder, slots: int, options: WorkerOptions) -> None:
     """Train what is left of a grid, or of the best points of a search."""
-    known = folder.with_search_state(study)
-    records = folder.records(known.trials())
+    records = folder.records(study.trials(folder.search_state()))
     todo = [
-        record.trial for record in records if not (record.is_complete or known.is_search_trial(record.trial))
+        record.trial for record in records if not (record.is_complete or study.is_search_trial(record.trial))
     ]
     limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
     bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
@@ -98,9 +97,9 @@ def _train(study: Study, folder: StudyFolder, slots: int, options: WorkerOptions
 
 def _choose(study: Study, folder: StudyFolder) -> None:
     """Note the best points of what has been searched to the end, where they are not noted already."""
-    known = folder.with_search_state(study)
-    for best in objective.best_points(known, folder.records(known.trials())):
-        if (best.arm, best.number) not in known.found.chosen:
+    state = folder.search_state()
+    for best in objective.best_points(study, state, folder.records(study.trials(state))):
+        if (best.arm, best.number) not in state.chosen:
             search_journal.choose(folder.search_journal, best)
 
 

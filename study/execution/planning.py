@@ -15,6 +15,7 @@ from study.training import packs
 from study.training.packs import Limit
 
 if TYPE_CHECKING:
+    from study.config.search_space import SearchState
     from study.config.study import Study
     from study.storage.records import TrialRecord
 
@@ -87,11 +88,13 @@ def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) 
     return max(1, min(int(UNIT_SECONDS * len(arms) / points.seconds), -(-len(arms) // slots)))
 
 
-def search_starts(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> float:
+def search_starts(
+    study: Study, state: SearchState, slots: int, rates: Mapping[tuple[str, str], float]
+) -> float:
     """Return the seconds that a search has yet to spend on starting a process in each slot; 0 for a grid."""
     if study.search is None:
         return 0.0
-    ahead = sum(arm.search.points - len(arm.points(study.found)) for arm in study.arms())
+    ahead = sum(arm.search.points - len(arm.points(state)) for arm in study.arms())
     return START_SECONDS * min(slots, math.ceil(ahead / unit_size(study, slots, rates)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from study.config.loader import Study, Trial
-from study.config.search_space import SearchState
+from study.config.search_space import NOTHING_FOUND
 from study.storage.journal import JournalReader
 from study.storage.progress import Progress, Watch, progress_of
 from study.storage.records import TrialRecord
@@ -57,7 +57,7 @@ class RunPublisher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self._error: str | None = None
-        self._kept = SearchState()
+        self._state = self._kept = NOTHING_FOUND
         self._look_for_trials()
 
     def records(self) -> list[TrialRecord]:
@@ -90,12 +90,12 @@ class RunPublisher:
 
     def _look_for_trials(self) -> None:
         """Take in trials that a search has found since."""
-        study = self._folder.with_search_state(self._study)
-        if study.found == self._study.found and self._trials:
+        state = self._folder.search_state()
+        if state == self._state and self._trials:
             return
-        self._study = study
-        self._trials = study.trials()
-        self._ahead = [TrialRecord(trial) for trial in study.placeholder_trials()]
+        self._state = state
+        self._trials = self._study.trials(state)
+        self._ahead = [TrialRecord(trial) for trial in self._study.placeholder_trials(state)]
         for trial in self._trials:
             if trial.key not in self._readers:
                 self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
@@ -111,10 +111,10 @@ class RunPublisher:
     def _advance(self) -> None:
         self._error = None
         self._look_for_trials()
-        if self._study.found != self._kept:
+        if self._state != self._kept:
             try:
-                self._tracker.log_search(self._study)
-                self._kept = self._study.found
+                self._tracker.log_search(self._state)
+                self._kept = self._state
             except TrackingError as error:
                 self._error = str(error)
         live = time.monotonic() >= self._next_live

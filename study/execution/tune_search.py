@@ -69,7 +69,7 @@ def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm
     storage = RDBStorage(f"sqlite:///{folder.sampler_database}")
     replay = scheduler.replay if scheduler else lambda arm, worth: None
     arms = [_ArmState(arm, study, folder, storage, replay) for arm in study.arms()]
-    rates = planning.measured_rates(folder.records(study.trials()))
+    rates = planning.measured_rates(folder.records(study.trials(folder.search_state())))
     return UnitSearch(arms, planning.unit_size(study, slots, rates))
 
 
@@ -154,9 +154,7 @@ class _ArmState:
         self._folder = folder
         self._threshold = study.threshold(arm.template)
         self._prunes = study.scheduler is not None
-        self._points = {
-            point.number: point for point in arm.points(search_journal.read(folder.search_journal))
-        }
+        self._points = {point.number: point for point in arm.points(folder.search_state())}
         worths = [self._worth(point) for point in self._points.values()]
         reopened = [worth if worth.state != "failed" else PointScore(worth.point, "open") for worth in worths]
         samplers.remember(storage, arm, reopened)

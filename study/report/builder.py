@@ -11,6 +11,7 @@ import pandas as pd
 from study.analysis import sensitivity, tables
 from study.analysis.claims import claims
 from study.config.loader import Study
+from study.config.search_space import NOTHING_FOUND, SearchState
 from study.report import page
 from study.report.caveats import limits
 from study.report.figures.registry import SECTIONS, STEMS, draw
@@ -35,6 +36,7 @@ def write_report(
     folder: Path,
     links: Mapping[str, str] | None = None,
     search: Callable[[str], str] | None = None,
+    state: SearchState = NOTHING_FOUND,
 ) -> ReportFiles:
     """Write a study's report into ``folder``, made if absent; files of an earlier report are replaced.
 
@@ -47,12 +49,13 @@ def write_report(
         folder: where to write.
         links: trial key → http(s) address of its MLflow run.
         search: MLflow filter → address of the runs that it finds.
+        state: what the study's search has found; a grid needs none.
 
     Raises:
         ValueError: no trial has finished an epoch, so there is nothing to report.
         OSError: the folder cannot be written.
     """
-    trials = tables.trial_table(records, study)
+    trials = tables.trial_table(records, study, state)
     known = {record.trial.key: record for record in records}
     own = [known[key] for key in trials["key"] if key in known]
     if not any(record.epochs for record in own):
@@ -65,7 +68,7 @@ def write_report(
         widths=sensitivity.alpha0_widths(trials),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw(own, study, trials, folder)
+    pictures = draw(own, study, state, trials, folder)
     written = _write_tables(found, folder)
     addresses = Links(links or {}, search)
     content = page.render(

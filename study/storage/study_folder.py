@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.config.loader import Study, Trial
+from study.config.search_space import SearchState
 from study.storage import journal, search_journal
 from study.storage.records import TrialRecord
 
@@ -76,9 +77,9 @@ class StudyFolder:
         """Optuna's storage."""
         return self.path / "search" / "optuna.db"
 
-    def with_search_state(self, study: Study) -> Study:
-        """Return ``study`` with what its search has found so far; a grid as it is."""
-        return study if study.search is None else study.with_found(search_journal.read(self.search_journal))
+    def search_state(self) -> SearchState:
+        """Return what the study's search has found so far."""
+        return search_journal.read(self.search_journal)
 
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""
@@ -101,8 +102,8 @@ class StudyFolder:
 
     def planned_records(self, study: Study) -> list[TrialRecord]:
         """Return the records of all that ``study`` comes to: its trials, and those its search has ahead."""
-        known = self.with_search_state(study)
-        return [*self.records(known.trials()), *map(TrialRecord, known.placeholder_trials())]
+        state = self.search_state()
+        return [*self.records(study.trials(state)), *map(TrialRecord, study.placeholder_trials(state))]
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return what the journals say of ``trials``, in their order."""

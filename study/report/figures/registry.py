@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from study.analysis import profiles
 from study.analysis.formatting import percent
 from study.config.loader import Study
+from study.config.search_space import SearchState
 from study.report.figures import alpha0, panels, style, training_curves
 from study.report.figures import profiles as profile_figures
 from study.storage.records import TrialRecord
@@ -39,7 +40,9 @@ class Picture(NamedTuple):
 SECTIONS = ("curves", "alpha0", "budget")
 
 
-def draw(records: Sequence[TrialRecord], study: Study, trials: pd.DataFrame, folder: Path) -> list[Picture]:
+def draw(
+    records: Sequence[TrialRecord], study: Study, state: SearchState, trials: pd.DataFrame, folder: Path
+) -> list[Picture]:
     """Draw every figure that has something to show, and save each into ``folder``."""
     pictures: list[Picture] = []
 
@@ -48,9 +51,8 @@ def draw(records: Sequence[TrialRecord], study: Study, trials: pd.DataFrame, fol
 
     if any(record.epochs and record.status not in ("failed", "pruned") for record in records):
         caption = _figure1_caption(trials)
-        keep(
-            training_curves.figure1(records, study), "figure1", "curves", "Learning rate and losses", caption
-        )
+        figure = training_curves.figure1(records, study, state=state)
+        keep(figure, "figure1", "curves", "Learning rate and losses", caption)
     several = len(list(panels.workloads(trials))) > 1
     for number, (workload, rows) in enumerate(panels.workloads(trials), start=1):
         if alpha0.has_alpha0_figure(rows):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from study.analysis.tables import workload_label
 from study.config.loader import Study, Trial
+from study.config.search_space import NOTHING_FOUND, SearchState
 from study.report.figures.style import STYLE, finish, look, subplots
 from study.storage.records import EpochRecord, TrialRecord
 
@@ -29,7 +30,13 @@ class Choice(NamedTuple):
     note: str
 
 
-def figure1(records: Sequence[TrialRecord], study: Study, alpha0: float | None = None) -> Figure:
+def figure1(
+    records: Sequence[TrialRecord],
+    study: Study,
+    alpha0: float | None = None,
+    *,
+    state: SearchState = NOTHING_FOUND,
+) -> Figure:
     """Draw the report's Figure 1 for what the study contains: α_t, training and validation loss over epochs.
 
     One column per workload. Lines are medians over seeds, bands go from the smallest to the largest. A line
@@ -42,11 +49,12 @@ def figure1(records: Sequence[TrialRecord], study: Study, alpha0: float | None =
         study: gives the order of workloads and optimizers.
         alpha0: the α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
             first is shown; the title names what was chosen.
+        state: what the study's search has found; a grid needs none.
 
     Raises:
         ValueError: no record has an epoch, or the study has no such α₀.
     """
-    chosen = _choose(records, study, alpha0)
+    chosen = _choose(records, study, state, alpha0)
     workloads = list(dict.fromkeys(workload for workload, _ in chosen.cells))
     with mpl.rc_context(STYLE):
         figure, axes = subplots(3, len(workloads), height=2.05)
@@ -71,14 +79,14 @@ _ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
 )
 
 
-def _ordered(records: Sequence[TrialRecord], study: Study) -> list[TrialRecord]:
+def _ordered(records: Sequence[TrialRecord], study: Study, state: SearchState) -> list[TrialRecord]:
     """The study's own records that have an epoch, in the study's order."""
     by_key = {record.trial.key: record for record in records if record.epochs}
-    return [by_key[trial.key] for trial in study.trials() if trial.key in by_key]
+    return [by_key[trial.key] for trial in study.trials(state) if trial.key in by_key]
 
 
-def _choose(records: Sequence[TrialRecord], study: Study, alpha0: float | None) -> Choice:
-    ordered = [record for record in _ordered(records, study) if record.status != "failed"]
+def _choose(records: Sequence[TrialRecord], study: Study, state: SearchState, alpha0: float | None) -> Choice:
+    ordered = [record for record in _ordered(records, study, state) if record.status != "failed"]
     if not ordered:
         raise ValueError(f"study {study.name}: no trial has finished an epoch; nothing to draw")
     known = sorted({record.trial.alpha0 for record in ordered})

@@ -49,7 +49,7 @@ def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
         ended = {run.data.tags.get("trial_key"): run for run in runs if end_of(run)}
         under_way = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "RUNNING"}
         shares = {}
-        for trial in folder.with_search_state(study).trials():
+        for trial in study.trials(folder.search_state()):
             place = folder.journal(trial)
             if trial.key in ended and not place.exists():
                 _download(client, ended[trial.key].info.run_id, JOURNAL, place)

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from study.analysis import metrics as trial_metrics
 from study.analysis.curves import curve_table
 from study.config.loader import Study, Trial
+from study.config.search_space import SearchState
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking import downsample
@@ -115,22 +116,22 @@ class Tracker:
         with asking(self.uri):
             self._client.log_artifacts(self.parent_id, str(folder), "report")
 
-    def log_search(self, study: Study) -> None:
+    def log_search(self, state: SearchState) -> None:
         """Note with the parent run what a search has chosen so far; a server is sent its points as well.
 
         Args:
-            study: with what its search has found; nothing happens if it has no search.
+            state: what the study's search has found; nothing happens if it has no search.
 
         Raises:
             TrackingError: MLflow refused or did not answer.
         """
         with asking(self.uri):
-            for arm in study.arms():
-                if best := arm.best(study.found):
+            for arm in self.study.arms():
+                if best := arm.best(state):
                     workload = f"{arm.template.workload}." if self._several_workloads else ""
                     point = f"α₀={best.alpha0:g}" + ("" if best.beta is None else f" β={best.beta:g}")
                     self._client.set_tag(self.parent_id, f"best.{workload}{arm.template.optimizer}", point)
-            if is_server(self.uri) and study.found.points:
+            if self.study.search is not None and state.points and is_server(self.uri):
                 self._client.log_artifact(self.parent_id, str(self._folder.search_journal))
 
     def close(self, *, completed: bool) -> None:

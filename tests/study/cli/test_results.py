@@ -9,6 +9,7 @@ import pytest
 
 from study.cli import commands
 from study.config.loader import load_study
+from study.storage import search_journal
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, embedded_uri
 from study.training.worker import run_bundle
@@ -22,6 +23,18 @@ beta: 1e-5
 seeds: 3
 epochs: 2
 threshold: 1.0
+"""
+
+
+SEARCH = """
+name: searched
+workloads: [digits-logreg]
+optimizers: [adam]
+alpha0: {low: 1e-3, high: 1.0}
+seeds: 2
+epochs: 2
+threshold: 1.0
+search: {points: 2, seeds: 1}
 """
 
 
@@ -131,6 +144,39 @@ def test_export_writes_a_file_and_says_where(say, tmp_path, what):
     target = tmp_path / "elsewhere.parquet"
     assert say("export", "small", "--what", what, "--format", "parquet", "-o", target)[0] == 0
     assert len(pd.read_parquet(target)) == rows
+
+
+def test_commands_tell_of_a_search_its_best_points_alone(say, runs, tmp_path):
+    """Conclusions are drawn from the best points; ``status`` and the curves have the others as well."""
+    (tmp_path / "searched.yaml").write_text(SEARCH)
+    study = load_study(tmp_path / "searched.yaml")
+    folder = StudyFolder(runs, study.name)
+    folder.save_study(study)
+    (arm,) = study.arms()
+    points = [arm.point(0, {"alpha0": 0.001}), arm.point(1, {"alpha0": 0.03})]
+    search_journal.ask(folder.search_journal, points)
+    search_journal.choose(folder.search_journal, points[1])
+    list(run_bundle([t for p in points for t in arm.trials(p, [1000])], folder, None, cpus=1))
+    list(run_bundle(arm.trials(points[1], [0, 1]), folder, None, cpus=1))
+
+    code, out, err = say("status", "searched")
+    assert code == 0, err
+    assert "4/4 trials done" in out
+    assert re.search(r"^adam +0\.03 +– +0\.2\d* +2$", out, re.M), "the arm's best of 2 points"
+    assert say("export", "searched", "--what", "trials")[0] == 0
+    table = pd.read_csv(tmp_path / "searched-trials.csv")
+    assert list(zip(table["alpha0"], table["seed"], strict=True)) == [(0.03, 0), (0.03, 1)]
+    assert set(table["outcome"]) == {"reached"}
+    assert say("export", "searched", "--what", "curves")[0] == 0
+    assert pd.read_csv(tmp_path / "searched-curves.csv")["key"].nunique() == 4
+    code, out, err = say("compare", "searched:adam", "small:adam")
+    assert code == 0, err
+    assert re.search(r"0\.03 +searched: adam .* 2/2 ", out)
+    code, out, err = say("report", "searched")
+    assert code == 0, err
+    assert re.search(r"^adam +0\.03 +– +0\.2\d* +2$", out, re.M)
+    assert re.search(r"^adam +0\.03 .* 5\.5 \(5 – 6\) +2$", out, re.M), "one cell, of two seeds"
+    assert (folder.report / "figure1.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -189,16 +189,15 @@ class TestPoints:
         other = learned.point(0, {"alpha0": 0.3, "beta": 1e-3})
         beyond = sgd.point(2, {"alpha0": 0.9})
         found = SearchState((first, other, second, beyond), ((sgd.key, 1),))
-        known = study.with_found(found)
-        assert [(t.optimizer, t.alpha0, t.beta, t.seed) for t in known.trials()] == [
+        assert [(t.optimizer, t.alpha0, t.beta, t.seed) for t in study.trials(found)] == [
             *(("sgd", 0.1, None, 5), ("sgd", 0.2, None, 5), ("sgd", 0.2, None, 0), ("sgd", 0.2, None, 1)),
             ("sgd-sgd", 0.3, 1e-3, 5),
         ]
-        assert [(t.alpha0, t.seed) for t in known.reported()] == [(0.2, 0), (0.2, 1)]
-        assert study.with_found(SearchState((first,))).reported() == sgd.trials(first, [5])
-        assert len(known.placeholder_trials()) == 1 + 2
-        assert len(known.planned_trials()) == len(study.planned_trials()) == 2 * (2 * 1 + 2)
-        assert study.trials() == [], "the study itself is as it was"
+        assert [(t.alpha0, t.seed) for t in study.reported(found)] == [(0.2, 0), (0.2, 1)]
+        assert study.reported(SearchState((first,))) == sgd.trials(first, [5])
+        assert len(study.placeholder_trials(found)) == 1 + 2
+        assert len(study.planned_trials(found)) == len(study.planned_trials()) == 2 * (2 * 1 + 2)
+        assert study.trials() == [], "nothing is known of a search that has not begun"
 
 
 def trained(trial, losses, status="finished", iterations=10):
@@ -307,19 +306,15 @@ class TestPlanning:
         study = searched(optimizers=["sgd"], points=3, epochs=None, iterations=100, scheduler="asha")
         (arm,) = study.arms()
         rates = {("digits-logreg", "sgd"): 1.0}
-        assert planning.search_starts(study, 1, rates) == planning.START_SECONDS
-        assert planning.search_starts(study, 9, rates) == 3 * planning.START_SECONDS
-        known = study.with_found(SearchState((arm.point(0, {"alpha0": 0.1}),)))
-        assert planning.search_starts(known, 9, rates) == 2 * planning.START_SECONDS
-        assert (
-            planning.plan(
-                planning.pending_trials(known, map(TrialRecord, known.planned_trials())), 1, rates
-            ).seconds
-            == 800
-        )
-        first, second, *others = map(TrialRecord, known.planned_trials())
+        assert planning.search_starts(study, SearchState(), 1, rates) == planning.START_SECONDS
+        assert planning.search_starts(study, SearchState(), 9, rates) == 3 * planning.START_SECONDS
+        state = SearchState((arm.point(0, {"alpha0": 0.1}),))
+        assert planning.search_starts(study, state, 9, rates) == 2 * planning.START_SECONDS
+        planned = list(map(TrialRecord, study.planned_trials(state)))
+        assert planning.plan(planning.pending_trials(study, planned), 1, rates).seconds == 800
+        first, second, *others = planned
         records = [replace(first, status="finished"), replace(second, status="pruned"), *others]
-        assert len(planning.pending_trials(known, records)) == 6
+        assert len(planning.pending_trials(study, records)) == 6
         assert len(planning.pending_trials(searched(optimizers=["sgd"], points=3), records)) == 7, (
             "then it is wanted whole"
         )
@@ -460,8 +455,9 @@ class TestAsking:
 
     def test_the_sampler_is_told_what_the_points_are_worth(self, calm):
         study, folder = calm(optimizers=["sgd-sgd"])
-        known = folder.with_search_state(study)
-        (standing,) = objective.standings(known, folder.records(known.trials()))
+        state = folder.search_state()
+        trials = study.trials(state)
+        (standing,) = objective.standings(study, state, folder.records(trials))
         stored = optuna.load_study(
             study_name=standing.arm.key, storage=f"sqlite:///{folder.sampler_database}"
         ).get_trials()
@@ -470,7 +466,7 @@ class TestAsking:
         ]
         # Both trials' best validation losses; the median of two is their mean.
         for number, trial in enumerate(stored):
-            records = folder.records(known.trials()[2 * number : 2 * number + 2])
+            records = folder.records(trials[2 * number : 2 * number + 2])
             best = [min(epoch.val_loss for epoch in record.epochs) for record in records]
             assert trial.value == pytest.approx(sum(best) / 2, rel=1e-12)
 
@@ -479,15 +475,14 @@ class TestAsking:
         study = searched(optimizers=["sgd", wrong], points=2, epochs=1)
         folder = StudyFolder(tmp_path, study.name)
         assert run_here(study, folder, at_once=2) == 4
-        known = folder.with_search_state(study)
-        standings = objective.standings(known, folder.records(known.trials()))
+        state = folder.search_state()
+        records = folder.records(study.trials(state))
+        standings = objective.standings(study, state, records)
         assert [[worth.state for worth in standing.worths] for standing in standings] == [
             ["complete"] * 2,
             ["failed"] * 2,
         ]
-        assert [best.arm for best in objective.best_points(known, folder.records(known.trials()))] == [
-            study.arms()[0].key
-        ]
+        assert [best.arm for best in objective.best_points(study, state, records)] == [study.arms()[0].key]
         assert run_here(study, folder) == 2
         assert len(asked(folder)) == 4
 
@@ -658,12 +653,12 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
 
     # Points drawn at random do not depend on results, so the curves are those of the whole search.
     assert asked(folder) == asked(full)
-    known = folder.with_search_state(study)
-    records = {record.trial.key: record for record in folder.records(known.trials())}
+    state = folder.search_state()
+    records = {record.trial.key: record for record in folder.records(study.trials(state))}
     pruned = 0
     for arm in study.arms():
         curves, epochs = [], []
-        for point in arm.points(known.found):
+        for point in arm.points(state):
             losses = [
                 [epoch.val_loss for epoch in record.epochs]
                 for record in full.records(arm.trials(point, study.search.seeds))
@@ -677,20 +672,20 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
         # The best of those that were not stopped is reported, on the study's seeds.
         left = {
             point.number: curve[-1]
-            for point, curve, stop in zip(arm.points(known.found), curves, stops, strict=True)
+            for point, curve, stop in zip(arm.points(state), curves, stops, strict=True)
             if not stop
         }
-        best = arm.best(known.found)
+        best = arm.best(state)
         assert best.number == min(left, key=left.get)
         assert all(records[trial.key].status == "finished" for trial in arm.trials(best, study.seeds))
     assert 0 < pruned < 12
-    assert [t.key for t in known.reported()] == [
-        t.key for a in study.arms() for t in a.trials(a.best(known.found), (0, 1))
+    assert [t.key for t in study.reported(state)] == [
+        t.key for a in study.arms() for t in a.trials(a.best(state), (0, 1))
     ]
     assert told[-1] == {"total": 2 * (6 * 2 + 2), "done": 28, "pruned": 2 * pruned}
     assert {one["total"] for one in told} == {28}, "the total is known from the beginning"
 
-    table = tables.trial_table(list(records.values()), known)
+    table = tables.trial_table(list(records.values()), study, state)
     assert len(table) == 4
     assert set(table["outcome"]) <= {"reached", "not_reached"}
 
@@ -749,7 +744,7 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_points(searched, tmp_path
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert 4 <= len(asked(runs)) < 6 or not all(
-        r.is_complete for r in runs.records(runs.with_search_state(study).trials())
+        r.is_complete for r in runs.records(study.trials(runs.search_state()))
     )
     status = subprocess.run(
         [sys.executable, "-m", "study", "status", "small", "--runs", runs.runs],
@@ -764,14 +759,15 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_points(searched, tmp_path
     assert asked(runs) == asked(calm)
     assert "16/16 trials done" in done.stdout
     spec, folder = find_run("small", runs.runs)
-    trials = [trial for trial in spec.trials() if spec.is_search_trial(trial)]
+    state = folder.search_state()
+    trials = [trial for trial in spec.trials(state) if spec.is_search_trial(trial)]
     for ours, theirs in zip(folder.records(trials), calm.records(trials), strict=True):
         assert ours.status == theirs.status == "finished"
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
     client = MlflowClient(tracking_uri=embedded_uri(runs.runs))
     experiment = client.get_experiment_by_name("small").experiment_id
     keys = [run.data.tags["trial_key"] for run in client.search_runs([experiment], "tags.role = 'trial'")]
-    assert sorted(keys) == sorted(trial.key for trial in spec.trials()), "one run each"
+    assert sorted(keys) == sorted(trial.key for trial in spec.trials(state)), "one run each"
 
 
 @pytest.mark.chaos  # not seen to pass since it was merged
@@ -782,24 +778,23 @@ def test_a_search_run_elsewhere_is_had_from_its_server(searched, tmp_path, monke
     there, here = StudyFolder(tmp_path / "there", study.name), StudyFolder(tmp_path / "here", study.name)
     there.save_study(study)
     run_here(study, there)
-    known = there.with_search_state(study)
-    search_journal.choose(
-        there.search_journal, objective.best_points(known, there.records(known.trials()))[0]
-    )
-    known = there.with_search_state(study)
-    list(run_bundle(known.reported(), there))
-    first = known.trials()[0]
+    state = there.search_state()
+    (best,) = objective.best_points(study, state, there.records(study.trials(state)))
+    search_journal.choose(there.search_journal, best)
+    state = there.search_state()
+    list(run_bundle(study.reported(state), there))
+    trials = study.trials(state)
     with serving(embedded_uri(tmp_path), port=0) as server:
         tracker = Tracker(study, server, there)
-        tracker.log_search(known)
-        for record in there.records(known.trials()):
+        tracker.log_search(state)
+        for record in there.records(trials):
             tracker.replay(record)
-        journal.mark_pruned(there.journal(first), first)
-        tracker.replay(there.records([first])[0])
+        journal.mark_pruned(there.journal(trials[0]), trials[0])
+        tracker.replay(there.records(trials[:1])[0])
         fetch(server, here)
-    assert here.with_search_state(study).found == known.found
-    assert len(known.trials()) == 2 * 2 + 2
-    for ours, theirs in zip(here.records(known.trials()), there.records(known.trials()), strict=True):
+    assert here.search_state() == state
+    assert len(trials) == 2 * 2 + 2
+    for ours, theirs in zip(here.records(trials), there.records(trials), strict=True):
         assert ours.status == theirs.status
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
-    assert [record.status for record in here.records(known.trials())].count("pruned") == 1
+    assert [record.status for record in here.records(trials)].count("pruned") == 1
