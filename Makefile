@@ -25,10 +25,11 @@ test-chaos: .venv/.ready  ## a study under dozens of kills, over PostgreSQL
 ui: .venv/.ready  ## the MLflow UI over the studies under ./runs
 	$(BIN)/hypergrad-study ui --port $(PORT)
 
-check: .venv/.ready  ## lint, types, direction of imports, known vulnerabilities
+check: .venv/.ready  ## lint, types (on Linux and on macOS), direction of imports, known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports
 	.ci/audit
 

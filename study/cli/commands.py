@@ -24,6 +24,7 @@ from study.config.loader import ConfigError, Study, load_study, preset_names, pr
 from study.storage.progress import progress_of
 from study.storage.study_folder import StudyFolder, runs_folder
 from study.training import pack_limits
+from study.training.process_limits import cpu_count
 
 if TYPE_CHECKING:
     from study.execution.ray_cluster import Connection
@@ -158,7 +159,7 @@ def plan(
     records = folder.planned_records(spec)
     todo = planning.pending_trials(spec, records)
     needs = spec.resources
-    have = ((cpus or len(os.sched_getaffinity(0)), needs.cpus), (gpus, needs.gpus))
+    have = ((cpus or cpu_count(), needs.cpus), (gpus, needs.gpus))
     slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
     rates = planning.measured_rates(records)
     limit = pack_limits.planned_limit(spec.pack, on_gpu=needs.gpus > 0)

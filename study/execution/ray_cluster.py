@@ -36,6 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.config import plugins
 from study.config.loader import Resources
+from study.training.process_limits import cpu_count
 
 STARTS = 3
 """How often a local Ray is started that is not up in the 30 s that Ray gives it, as on a busy machine."""
@@ -171,7 +172,7 @@ def _start(cpus: int | None, gpus: int | None, ready: bool) -> Cluster:
             with _environment(_OF_ITS_PROCESSES | (_READY if ready else _NOT_READY)):
                 _init(
                     address="local",
-                    num_cpus=cpus or len(os.sched_getaffinity(0)),
+                    num_cpus=cpus or cpu_count(),
                     num_gpus=gpus,
                     include_dashboard=False,
                 )

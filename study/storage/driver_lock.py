@@ -33,6 +33,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 HEARTBEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 _COMMAND_LENGTH = 200
@@ -208,7 +210,7 @@ class DriverLock:
             return True
         if holder.place == self._holder.place:
             state, process_start = _process(holder.pid)
-            if not state or process_start != holder.process_start:
+            if not state or (process_start and process_start != holder.process_start):
                 return True
             suspended = "; that process is suspended" if state == "T" else ""
             raise DriverLockError(f"is being run by {holder}{suspended}")
@@ -303,7 +305,10 @@ def _place() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Return the state of a process here and when it was started; an empty state if there is none."""
+    """Return the state of a process here and when it was started; an empty state if there is none.
+
+    "T" is the state of a suspended process. The start is empty where the system does not tell it.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -311,10 +316,12 @@ def _process(pid: int) -> tuple[str, str]:
             return "", ""
     else:
         return ("" if fields[0] in "ZX" else fields[0]), fields[19]
+    # No /proc, as on macOS.
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        state = {psutil.STATUS_ZOMBIE: "", psutil.STATUS_STOPPED: "T"}.get(process.status(), "?")
+        return state, str(process.create_time())
+    except psutil.NoSuchProcess:
         return "", ""
-    except PermissionError:
-        pass
-    return "?", ""
+    except psutil.AccessDenied:
+        return "?", ""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
 from study.config.loader import Trial
-from study.training import pack_limits, packs, stacked_model
+from study.training import pack_limits, packs, process_limits, stacked_model
 from study.training.packs import Limit
 from study.workloads import registry
 from study.workloads.base import Data, Workload
@@ -71,17 +67,7 @@ def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float
     """
     if device.type == "cuda":
         return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus or 1.0)
-    return SHARE * _free_memory() * min(1.0, cpus / len(os.sched_getaffinity(0)))
-
-
-def _free_memory() -> float:
-    meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-    free = 1024.0 * int(found[1]) if found else 4e9
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            free = min(free, float(Path(limit).read_text()))
-    return free
+    return SHARE * process_limits.free_memory() * min(1.0, cpus / process_limits.cpu_count())
 
 
 def _model(workload: Workload) -> torch.nn.Module:

@@ -5,9 +5,7 @@ Journals and checkpoints are those of single trials: a member can go on in anoth
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +19,7 @@ from study.storage import journal
 from study.storage.journal import Journal
 from study.storage.records import Status
 from study.storage.study_folder import StudyFolder
-from study.training import pack_limits
+from study.training import pack_limits, process_limits
 from study.training import packs as packing
 from study.training.checkpoints import Checkpoints
 from study.training.device import choose_device, machine
@@ -146,7 +144,7 @@ def _train(
     pack = PackTraining(trials, workload, data, device, states)
     trained_on = machine(device)
     with ExitStack() as stack:
-        _allow_files(len(trials))
+        process_limits.allow_open_files(len(trials))
         journals = {}
         for trial in trials:
             # In another pack, or alone, the last digits differ: what is repeated is not taken for the same.
@@ -178,12 +176,3 @@ def _train(
                     Checkpoints(folder.checkpoint(trial)).save(pack.state_dict(trial))
                 saved = time.monotonic()
                 pause = max(checkpoint_seconds, (saved - begun) / CHECKPOINT_SHARE)
-
-
-def _allow_files(count: int) -> None:
-    """Let the process have a journal open for each of ``count`` members, if its hard limit does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))

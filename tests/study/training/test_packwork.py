@@ -106,7 +106,7 @@ def test_packs_are_no_larger_than_asked_for(size, tmp_path, use, packed_sizes):
 
 
 def test_packs_fit_into_memory(tmp_path, use, packed_sizes, monkeypatch):
-    monkeypatch.setattr("study.training.pack_limits._free_memory", lambda: 4e5)
+    monkeypatch.setattr("study.training.process_limits.free_memory", lambda: 4e5)
     run(StudyFolder(tmp_path, "s"), trials())
     assert 1 < max(packed_sizes) < 6
 

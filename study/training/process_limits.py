@@ -1,0 +1,41 @@
+"""Limits of this process on its machine: CPU cores, memory, open files. Needs no torch and no Linux."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import psutil
+
+
+def cpu_count() -> int:
+    """Return the number of CPU cores that this process may run on.
+
+    macOS cannot tie a process to some of the cores, so there it is the number of all.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Return the bytes of memory that are available, at most what a container's limit allows."""
+    free = float(psutil.virtual_memory().available)
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            free = min(free, float(Path(limit).read_text()))
+    return free
+
+
+def allow_open_files(count: int) -> None:
+    """Let the process have ``count`` files open beside 256 others, as far as its hard limit allows."""
+    try:
+        import resource
+    except ImportError:  # Windows, where there is no such limit.
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
