@@ -156,8 +156,8 @@ def test_commands_tell_of_a_search_its_best_points_alone(say, runs, tmp_path):
     points = [arm.point(0, {"alpha0": 0.001}), arm.point(1, {"alpha0": 0.03})]
     search_journal.ask(folder.search_journal, points)
     search_journal.choose(folder.search_journal, points[1])
-    list(run_bundle([t for p in points for t in arm.trials(p, [1000])], folder, None, cpus=1))
-    list(run_bundle(arm.trials(points[1], [0, 1]), folder, None, cpus=1))
+    list(run_bundle([t for p in points for t in arm.trials(p, [1000])], folder))
+    list(run_bundle(arm.trials(points[1], [0, 1]), folder))
 
     code, out, err = say("status", "searched")
     assert code == 0, err
