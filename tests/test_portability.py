@@ -73,7 +73,7 @@ def test_a_trial_is_trained_and_the_optimizer_says_why_it_has_no_kernels(write_s
         from study.training.worker import run_bundle
         study = load_study(Path(sys.argv[3]))
         folder = StudyFolder(Path(sys.argv[4]), study.name)
-        print([status for _, status in run_bundle(study.trials(), folder, None, cpus=1)])
+        print([status for _, status in run_bundle(study.trials(), folder)])
         print(kernels.why_not())
         """,
         file,
