@@ -6,13 +6,21 @@ STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
-.PHONY: study test test-cluster test-chaos ui check bench clean cluster-up cluster-run cluster-ui cluster-down
+.PHONY: study test test-unit test-lowest test-cluster test-chaos ui check bench clean cluster-up cluster-run cluster-ui cluster-down
 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
 
 test: .venv/.ready  ## all tests but those of test-cluster and test-chaos, two at a time: they often wait
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-unit: .venv/.ready  ## of these, those that need neither Ray nor a browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not (ray or browser or cluster or chaos)'
+
+test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos)'
 
 test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
@@ -59,4 +67,4 @@ cluster-down:  ## stop it; what was run is kept
 	touch $@
 
 clean:  ## remove what was set up and built; leaves runs/ alone
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

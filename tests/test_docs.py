@@ -1,6 +1,9 @@
-"""The pages of docs/ tell the truth: studies load, pictures are there and small, commands exist."""
+"""The pages for people are true: studies load, pictures are there and small, commands and files exist."""
 
 import re
+import runpy
+import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,26 +12,58 @@ from typer.testing import CliRunner
 from study.cli import commands
 from study.config.loader import load_study
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGES = [DOCS / "mlflow-ui.md"]
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "docker/README.md", "deploy/README.md")),
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_studies_load_and_commands_exist(page, tmp_path):
     text = page.read_text(encoding="utf-8")
     for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
         (tmp_path / "study.yaml").write_text(block)
-        assert load_study(tmp_path / "study.yaml").trials()
+        assert load_study(tmp_path / "study.yaml").planned_trials()
     listed = CliRunner().invoke(commands.app, ["--help"]).output
     for command in re.findall(r"hypergrad-study ([a-z]+)", text):
         assert re.search(rf"\b{command}\b", listed), command
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?\bmake ([a-z]+-?[a-z]*)\b`", text):
+        assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_links_lead_to_files_and_pictures_are_small(page):
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
-    assert targets
-    for target in targets:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         path = page.parent / target
-        assert path.is_file(), target
-        assert path.suffix != ".png" or path.stat().st_size < 200_000, target
+        assert path.exists(), target
+        assert path.suffix not in (".png", ".svg") or path.stat().st_size < 200_000, target
+
+
+def test_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:study|hypergrad|tests|docs)/[\w/.-]*)`", text))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_python_of_contributing_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^ *```python\n(.*?)^ *```", text, re.M | re.S)
+    exec(compile(textwrap.dedent(block), "CONTRIBUTING.md", "exec"), {})
+    assert "pending 0" in capsys.readouterr().out
+
+
+def test_the_picture_has_the_rooms_in_the_rows_of_the_import_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rows = {room: row for row, line in enumerate(reversed(layers)) for room in re.split(r" [|:] ", line)}
+    del rows["__main__"]
+    drawn = runpy.run_path(str(ROOT / "docs" / "architecture.py"))["ROOMS"]
+    assert {name: row for name, _, _, row, _ in drawn} == rows
