@@ -21,10 +21,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from study.config.loader import Study, Trial
-from study.storage import journal, search_journal
+from study.config.trial import Trial
+from study.storage import journal
 from study.storage.records import TrialRecord
+
+if TYPE_CHECKING:
+    from study.config.study import Study
 
 RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
 
@@ -78,7 +82,11 @@ class StudyFolder:
 
     def with_search_state(self, study: Study) -> Study:
         """Return ``study`` with what its search has found so far; a grid as it is."""
-        return study if study.search is None else study.with_found(search_journal.read(self.search_journal))
+        if study.search is None:
+            return study
+        from study.storage import search_journal  # needs pydantic, which workers do without
+
+        return study.with_found(search_journal.read(self.search_journal))
 
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""

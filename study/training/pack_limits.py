@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.training import pack_limits, packs, stacked_model
 from study.training.packs import Limit
 from study.workloads import registry
