@@ -1,12 +1,16 @@
-"""What several test files share."""
+"""What several test files share. Imports no more than the tests marked ``gpu`` need, on a bare machine."""
+
+from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from study.config.loader import Study, load_study
+if TYPE_CHECKING:
+    from study.config.study import Study
 
 # Hypothesis would fail an example for being slow; how fast things are is the benchmarks' affair.
 settings.register_profile("untimed", deadline=None)
@@ -30,6 +34,8 @@ def write_study(tmp_path):
 
     def write(**overrides) -> tuple[Study, Path]:
         import yaml
+
+        from study.config.loader import load_study
 
         content = {
             "name": "small",

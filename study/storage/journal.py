@@ -32,7 +32,7 @@ from typing import Any, Self, get_args
 
 import numpy as np
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.storage.records import Array, EpochRecord, Status, TrialRecord
 
 FORMAT = 1

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 
 Status = Literal["pending", "running", "finished", "diverged", "failed", "pruned"]
 Array = NDArray[np.floating]

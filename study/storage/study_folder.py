@@ -21,11 +21,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from study.config.loader import Study, Trial
-from study.config.search_space import SearchState
-from study.storage import journal, search_journal
+from study.config.trial import Trial
+from study.storage import journal
 from study.storage.records import TrialRecord
+
+if TYPE_CHECKING:
+    from study.config.search_space import SearchState
+    from study.config.study import Study
 
 RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
 
@@ -79,6 +83,8 @@ class StudyFolder:
 
     def search_state(self) -> SearchState:
         """Return what the study's search has found so far."""
+        from study.storage import search_journal  # needs pydantic, which workers do without
+
         return search_journal.read(self.search_journal)
 
     def journal(self, trial: Trial) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.training import pack_limits, packs, process_limits, stacked_model
 from study.training.packs import Limit
 from study.workloads import registry

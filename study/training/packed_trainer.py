@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.stacked import Stacked
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.storage.records import Array, EpochRecord
 from study.training import stacked_model
 from study.training.capture import CapturedIteration

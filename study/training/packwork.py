@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.storage import journal
 from study.storage.journal import Journal
 from study.storage.records import Status

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.storage.records import EpochRecord
 from study.training import optimizers
 from study.workloads.base import Data, Workload

@@ -12,10 +12,10 @@ import traceback
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from study.config.study import Study
 from study.config.trial import Trial
 from study.storage import journal
 from study.storage.journal import Journal
@@ -26,6 +26,9 @@ from study.training.checkpoints import Checkpoints
 from study.training.device import choose_device, is_repeatable, machine
 from study.training.trainer import Training
 from study.workloads import datasets, registry
+
+if TYPE_CHECKING:
+    from study.config.study import Study
 
 
 @dataclass(frozen=True)

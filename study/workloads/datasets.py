@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import filelock
-import platformdirs
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +43,11 @@ class DataError(RuntimeError):
 
 def cache_dir() -> Path:
     """Return the folder for what can be made again: ``HYPERGRAD_STUDY_CACHE``, else in the user's cache."""
-    chosen = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path(
-        "hypergrad-study", appauthor=False
-    )
+    chosen: str | Path | None = os.environ.get(CACHE_VARIABLE)
+    if not chosen:
+        import platformdirs  # a bare GPU machine may not have it
+
+        chosen = platformdirs.user_cache_path("hypergrad-study", appauthor=False)
     return Path(chosen).expanduser().absolute()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import hypergrad
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.training.device import choose_device
 from study.training.trainer import train
 from study.workloads import datasets, registry

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from study.config.loader import Trial
+from study.config.trial import Trial
 from study.training import stacked_model
 from study.training.device import choose_device
 from study.training.packed_trainer import PackTraining

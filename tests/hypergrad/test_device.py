@@ -7,6 +7,7 @@ On any machine the meta device stands for one: a tensor there has no values, so 
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 
 import pytest
@@ -25,10 +26,23 @@ gpu = pytest.mark.gpu
 
 
 @pytest.fixture
-def cuda():
+def device(monkeypatch):
+    """The GPU; in a dry run of tests/gpu/run the CPU, to find mistakes in the tests."""
+    if os.environ.get("HYPERGRAD_GPU_DRY"):
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+        return torch.device("cpu")
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def cuda(device):
+    """The GPU, for what a dry run cannot do."""
+    if device.type != "cuda":
+        pytest.skip("needs a CUDA device, also in a dry run")
+    return device
 
 
 @pytest.mark.parametrize(
@@ -140,24 +154,24 @@ def test_a_state_moves_to_another_dtype(problem, name, dtype):
 
 def twins(problem, device, dtype=torch.float64):
     here = problem.initial(dtype)
-    return here, [param.detach().to(device).requires_grad_() for param in here]
+    return here, [param.detach().to(device, copy=True).requires_grad_() for param in here]
 
 
 @gpu
 @pytest.mark.parametrize("options", [{}, {"capturable": True}, {"fused": True}, EVERYTHING], ids=str)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", hypergrad.NAMES)
-def test_a_gpu_steps_as_the_cpu_and_without_a_synchronisation(problem, cuda, name, granularity, options):
+def test_a_gpu_steps_as_the_cpu_and_without_a_synchronisation(problem, device, name, granularity, options):
     if "capturable" in options and not name.startswith("adam"):
         pytest.skip("counts no steps")
     dtype = torch.float32 if "fused" in options else torch.float64
     alpha0, beta = problem.rates(name)
-    here, there = twins(problem, cuda, dtype)
+    here, there = twins(problem, device, dtype)
     common = {"lr": alpha0, "hypergrad_lr": beta, "weight_decay": 0.1, "granularity": granularity, **options}
     one, other = hypergrad.create(name, here, **common), hypergrad.create(name, there, **common)
     for step in range(10):
         for a, b, grad in zip(here, there, problem.gradients(here, step), strict=True):
-            a.grad, b.grad = grad, grad.to(cuda)
+            a.grad, b.grad = grad, grad.to(device, copy=True)
         one.step()
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
@@ -224,8 +238,8 @@ def test_a_cuda_graph_of_steps_counted_on_the_host_is_refused(cuda):
 
 @gpu
 @pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-sgdn", "adam-adam"])
-def test_a_state_moves_to_another_device(problem, cuda, name):
-    here, there = twins(problem, cuda)
+def test_a_state_moves_to_another_device(problem, device, name):
+    here, there = twins(problem, device)
     one, other = hypergrad.create(name, here, lr=0.01), hypergrad.create(name, there, lr=0.01)
     problem.train(one, here, range(5))
     with torch.no_grad():
@@ -234,10 +248,10 @@ def test_a_state_moves_to_another_device(problem, cuda, name):
     other.load_state_dict(one.state_dict())
     for step in range(5, 8):
         for a, b, grad in zip(here, there, problem.gradients(here, step), strict=True):
-            a.grad, b.grad = grad, grad.to(cuda)
+            a.grad, b.grad = grad, grad.to(device, copy=True)
         one.step()
         other.step()
-    assert other.learning_rates[0].device.type == "cuda"
+    assert other.learning_rates[0].device.type == device.type
     torch.testing.assert_close(other.learning_rates[0].cpu(), one.learning_rates[0], rtol=1e-10, atol=0)
 
 

@@ -324,22 +324,6 @@ def test_prepare_serves_training_after_it_was_first_used_in_inference_mode(batch
     assert layer.weight.grad is not None
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("generator_device", ["cpu", "cuda"])
-def test_prepare_does_not_wait_for_the_device(batch: Tensor, generator_device: str) -> None:
-    inputs = batch.cuda()
-    random = torch.Generator(generator_device).manual_seed(0)
-    cifar.prepare(inputs, random)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        result = cifar.prepare(inputs, random)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    for picture, made in zip(batch, result.cpu(), strict=True):
-        assert pixels(made).numpy().tobytes() in candidates(picture)
-
-
 def test_workload_defaults_to_the_mean_cross_entropy() -> None:
     workload = Workload("w", digits.load, lambda: nn.Linear(1, 1))
     logits = torch.tensor([[1.0, 2.0], [0.5, -0.5]])
