@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from study.config.loader import Study, load_study
+from study.config.sections import Search
 
 # Hypothesis would fail an example for being slow; how fast things are is the benchmarks' affair.
 settings.register_profile("untimed", deadline=None)
@@ -46,5 +47,21 @@ def write_study(tmp_path):
         path = tmp_path / f"{content['name']}.yaml"
         path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
         return load_study(path), path
+
+    return write
+
+
+@pytest.fixture
+def searched(write_study):
+    """A function that writes and loads a small search; one keyword per key, ``search``'s own go into it."""
+    settings = {
+        "search": "optuna",
+        "alpha0": {"low": 1e-4, "high": 1.0},
+        "beta": {"sgd": {"low": 1e-6, "high": 1e-1}, "adam": 1e-5},
+    }
+
+    def write(**overrides):
+        own = {name: overrides.pop(name) for name in list(overrides) if name in Search.model_fields}
+        return write_study(**{**settings, "search": {"points": 4, **own}, **overrides})[0]
 
     return write
