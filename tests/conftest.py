@@ -54,3 +54,21 @@ def write_study(tmp_path):
         return load_study(path), path
 
     return write
+
+
+@pytest.fixture
+def searched(write_study):
+    """A function that writes and loads a small search; one keyword per key, ``search``'s own go into it."""
+    settings = {
+        "search": "optuna",
+        "alpha0": {"low": 1e-4, "high": 1.0},
+        "beta": {"sgd": {"low": 1e-6, "high": 1e-1}, "adam": 1e-5},
+    }
+
+    def write(**overrides):
+        from study.config.sections import Search
+
+        own = {name: overrides.pop(name) for name in list(overrides) if name in Search.model_fields}
+        return write_study(**{**settings, "search": {"points": 4, **own}, **overrides})[0]
+
+    return write

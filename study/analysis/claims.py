@@ -45,6 +45,7 @@ from study.analysis import claim_text
 from study.analysis.paired_seeds import ENOUGH_ALPHA0, Seeds, seed_ratios, seed_ratios_tuned, seed_spans
 from study.analysis.pairing import BASELINES, METHOD, SETUP, MethodPair, method_pairs
 from study.analysis.stats import LEVEL, Ratio, holm, pairs_needed
+from study.config.optimizer_name import OptimizerName
 
 Verdict = Literal["supported", "not supported", "undecided"]
 
@@ -136,7 +137,7 @@ def _observe(claim: str, pair: MethodPair) -> dict[str, Any]:
 
 
 def _family(baseline: str) -> str:
-    return "against hypergradient descent" if "-" in baseline else "against a fixed α"
+    return "against hypergradient descent" if OptimizerName.parse(baseline).learned else "against a fixed α"
 
 
 def _unanswerable(claim: str, pair: MethodPair, shared: set[float]) -> str:

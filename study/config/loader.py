@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from study.config import messages, yaml_reader
+from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS
 from study.config.sections import (
     RANGE,
     RATES,
@@ -23,7 +24,7 @@ from study.config.sections import (
     WorkloadSection,
 )
 from study.config.study import MAX_TRIALS, Study
-from study.config.trial import LOPS, OPS, OPTIMIZERS, Trial
+from study.config.trial import Trial
 from study.config.yaml_reader import ConfigError
 
 __all__ = [

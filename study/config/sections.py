@@ -23,7 +23,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from study.config import validators
 from study.config.messages import show, suggest
-from study.config.trial import LOPS, OPS, OPTIMIZERS, default_label, is_dotted
+from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS, OptimizerName, is_dotted
+from study.config.trial import default_label
 from study.config.validators import Granularity, Rate
 
 
@@ -141,7 +142,7 @@ class OptimizerSection(Model):
     @property
     def learned(self) -> bool:
         """Whether the optimizer learns α, and so needs a β."""
-        return "-" in self.name
+        return OptimizerName.parse(self.name).learned
 
     @property
     def shown_as(self) -> str:
@@ -213,8 +214,7 @@ def misfit(option: str, value: object, optimizer: str) -> str | None:
     if option not in OPTIONS:
         return f"unknown option; {suggest(option, OPTIONS)}"
     part, names = OPTIONS[option]
-    op, _, lop = optimizer.partition("-")
-    if (op if part == "op" else lop) not in names:
+    if getattr(OptimizerName.parse(optimizer), part) not in names:
         return f"{optimizer} has no use for it; it belongs to {part} {' or '.join(names)}"
     return f"{show(value)} is not a number; write one such as 0.9" if isinstance(value, str) else None
 

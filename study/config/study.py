@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from study.config import messages, validators, yaml_reader
+from study.config.optimizer_name import OPTIMIZERS, is_dotted
 from study.config.search_space import NOTHING_FOUND, Arm, SearchState
 from study.config.sections import (
     Asha,
@@ -28,7 +29,7 @@ from study.config.sections import (
     WorkloadSection,
     refuse,
 )
-from study.config.trial import OPTIMIZERS, Trial, is_dotted
+from study.config.trial import Trial
 from study.config.validators import DEFAULT, Granularity, Rate, Selector, ThresholdSelector
 
 MAX_TRIALS = 100_000

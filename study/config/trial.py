@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,25 +12,12 @@ from hashlib import sha256
 from typing import Any
 
 from study.config import schedules
+from study.config.optimizer_name import OPTIMIZERS, OptimizerName, is_dotted
 
-OPS = ("sgd", "sgdn", "adam")
-"""Model optimizers."""
-LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
-"""Optimizers of the learning rate."""
-OPTIMIZERS: tuple[str, ...] = tuple(
-    name for op in OPS for name in (op, *(f"{op}-{lop}" for lop in LOPS))
-)  # sgd, sgd-sgd, …, adam-lion
-"""Ours: ``op`` alone keeps α fixed, ``op-lop`` learns it."""
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 GRANULARITIES = ("group", "tensor", "released")
 
 # Enters every key. Raise it only when equal settings come to mean another computation.
 KEY_VERSION = 1
-
-
-def is_dotted(optimizer: str) -> bool:
-    """Whether an optimizer is a class by its dotted path, ``torch.optim.AdamW``; nothing is imported."""
-    return len(optimizer) <= 200 and _DOTTED.fullmatch(optimizer) is not None
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,7 @@ class Trial:
     workload: str
     """A name of ``study.config.catalogue.CATALOGUE``, or ``"module:function"``."""
     optimizer: str
-    """One of :data:`OPTIMIZERS`, or the dotted path of a ``torch.optim.Optimizer``, which has no β."""
+    """A name of ``optimizer_name.OPTIMIZERS``, or the dotted path of a ``torch.optim.Optimizer``."""
     alpha0: float
     beta: float | None
     seed: int
@@ -109,12 +95,12 @@ class Trial:
     @property
     def op(self) -> str:
         """The model optimizer; of a dotted path the path."""
-        return self.optimizer.partition("-")[0]
+        return OptimizerName.parse(self.optimizer).op
 
     @property
     def lop(self) -> str | None:
         """The optimizer of the learning rate; ``None`` if α stays α₀."""
-        return self.optimizer.partition("-")[2] or None
+        return OptimizerName.parse(self.optimizer).lop
 
     @cached_property
     def key(self) -> str:

@@ -16,14 +16,15 @@ from pydantic import BeforeValidator
 from study.config import schedules
 from study.config.catalogue import CATALOGUE
 from study.config.messages import show, suggest
-from study.config.trial import GRANULARITIES, OPS, OPTIMIZERS, is_dotted
+from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName, is_dotted
+from study.config.trial import GRANULARITIES
 
 DEFAULT = "default"
 """The key of a mapping per optimizer or per workload that stands for all that it does not name."""
 MAX_ENTRIES = 1_000
 MAX_SEEDS = 10_000
 
-LEARNED = tuple(name for name in OPTIMIZERS if "-" in name)
+LEARNED = tuple(name for name in OPTIMIZERS if OptimizerName.parse(name).learned)
 
 SELECTORS = (*OPS, *LEARNED, DEFAULT)
 
@@ -261,7 +262,7 @@ def threshold_selector(value: object) -> str:
 
 def choose(values: dict[str, Any], optimizer: str) -> Any:
     """The most specific value for an optimizer: by its name, by its op, the default, or ``None``."""
-    for name in (optimizer, optimizer.partition("-")[0], DEFAULT):
+    for name in (optimizer, OptimizerName.parse(optimizer).op, DEFAULT):
         if name in values:
             return values[name]
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study.analysis import objective
 from study.config.loader import Study
-from study.config.trial import is_dotted
+from study.config.optimizer_name import is_dotted
 from study.execution import planning, samplers, tune_search, tune_trials
 from study.execution.publisher import RunPublisher
 from study.execution.ray_cluster import Connection

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from study.config.catalogue import ROUGH_PACKED_RATES, ROUGH_RATES, TRAIN_SIZES
+from study.config.catalogue import CATALOGUE, BuiltIn
 from study.config.trial import Trial
 from study.execution import load_balancing
 from study.training import packs
@@ -31,6 +31,9 @@ UNIT_SECONDS = 60.0
 BYTES_PER_ITERATION = 2 * 12 * 4 / 3
 BYTES_PER_POINT = 150
 MAX_POINTS = 1_000
+
+_UNKNOWN = BuiltIn("")
+"""Of a workload that is not built in, nothing is known before it is made."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def iterations(trial: Trial) -> int | None:
     """Iterations of a trial's budget; ``None`` if it is in epochs of a data set of unknown size."""
     if trial.epochs is None:
         return trial.iterations
-    size = TRAIN_SIZES.get(trial.workload)
+    size = CATALOGUE.get(trial.workload, _UNKNOWN).train_size
     return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
 
 
@@ -126,7 +129,7 @@ def plan(
         trials: distinct trials.
         slots: how many trials can run at once; at least 1.
         rates: seconds per iteration by (workload, optimizer), measured in earlier runs; where it has none,
-            :data:`ROUGH_RATES` stand in.
+            the catalogue's rough ones stand in.
         limit: how many trials of a trial's kind may train together.
 
     Returns:
@@ -141,10 +144,9 @@ def plan(
     counts = [iterations(trial) for trial in trials]
     seconds: list[float | None] = []
     for trial, count in zip(trials, counts, strict=True):
-        rough = ROUGH_RATES.get(trial.workload)
-        if limit(trial) >= load_balancing.LEAST_PIECE:
-            rough = ROUGH_PACKED_RATES.get(trial.workload, rough)
-        rate = rates.get((trial.workload, trial.optimizer), rough)
+        built_in = CATALOGUE.get(trial.workload, _UNKNOWN)
+        packed = built_in.packed_seconds if limit(trial) >= load_balancing.LEAST_PIECE else None
+        rate = rates.get((trial.workload, trial.optimizer), packed or built_in.seconds)
         seconds.append(None if count is None or rate is None else count * rate)
     total = _total(seconds)
     known = _total(counts)

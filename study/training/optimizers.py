@@ -28,7 +28,8 @@ from torch.optim.lr_scheduler import LambdaLR
 import hypergrad
 from study.config import plugins, schedules
 from study.config.messages import describe_error
-from study.config.trial import Trial, is_dotted
+from study.config.optimizer_name import is_dotted
+from study.config.trial import Trial
 
 __all__ = ["OptimizerError", "build", "check", "evaluating", "scheduler", "step", "training", "versions"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from study.config.trial import OPTIMIZERS, Trial
+from study.config.optimizer_name import OPTIMIZERS
+from study.config.trial import Trial
 
 Limit = Callable[[Trial], int]
 """How many trials of a trial's kind fit into one pack; 1 if they do not pack."""

@@ -78,7 +78,8 @@ def _make(name: str, args: Mapping[str, object]) -> Workload:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    match = _MODULE_AND_FUNCTION.fullmatch(CATALOGUE.get(name, name))
+    built_in = CATALOGUE.get(name)
+    match = _MODULE_AND_FUNCTION.fullmatch(built_in.function if built_in else name)
     if match is None:
         if ":" in name:
             raise WorkloadError(

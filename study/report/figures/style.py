@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from study.config.loader import OPS, OPTIMIZERS
+from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName
 
 DPI = 150
 FAMILIES = (*OPS, "others")
@@ -76,13 +76,14 @@ def look(optimizer: str) -> Look:
     Of ours, plain ones are dotted, lop SGD is dashed, and the report's new ones are solid; other lops are
     dash-dotted. Others, ``torch.optim.AdamW``, have colours of their own.
     """
-    op, _, lop = optimizer.partition("-")
+    name = OptimizerName.parse(optimizer)
+    op, lop = name.op, name.lop
     if op not in COLOURS:
         chance = crc32(f"{_SALT}{optimizer}".encode())
         color, chance = _FURTHER_COLOURS[chance % 4], chance // 4
         line, chance = _FURTHER_LINES[chance % 3], chance // 3
         return Look(color, line, 1.5, _FURTHER_MARKERS[chance % 8])
-    if not lop:
+    if lop is None:
         return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
     if lop not in _MARKERS:
         chance = crc32(lop.encode())
@@ -93,7 +94,7 @@ def look(optimizer: str) -> Look:
 
 def family(optimizer: str) -> str:
     """Return the op of an optimizer of ours, and ``"others"`` for any other."""
-    op = optimizer.partition("-")[0]
+    op = OptimizerName.parse(optimizer).op
     return op if op in COLOURS else "others"
 
 

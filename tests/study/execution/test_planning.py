@@ -1,10 +1,14 @@
 """Sharing out trials and what they cost, against sums done by hand."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from study.config.loader import Trial
+from study.config.search_space import SearchState
+from study.execution import planning
 from study.execution.planning import iterations, measured_rates, plan
 from study.storage.records import EpochRecord, TrialRecord
 
@@ -121,3 +125,34 @@ def test_measured_rates():
         record("adam"),
     ]
     assert measured_rates(records) == {("mnist-logreg", "sgd"): pytest.approx(12 / 40)}
+
+
+class TestSearch:
+    def test_points_share_a_unit_while_they_are_short_and_all_slots_have_work(self, searched):
+        study = searched(optimizers=["sgd", "sgdn", "adam", "sgd-sgd"], epochs=None, iterations=100)
+        optimizers = [arm.template.optimizer for arm in study.arms()]
+
+        def size(seconds, slots=1, of=study):
+            # A point is 2 seeds of 100 iterations.
+            return planning.unit_size(of, slots, {("digits-logreg", o): seconds / 200 for o in optimizers})
+
+        assert [size(seconds) for seconds in (1, 15, 20, 30, 59, 61, 1000)] == [4, 4, 3, 2, 1, 1, 1]
+        assert [size(1, slots) for slots in (1, 2, 3, 4, 9)] == [4, 2, 2, 1, 1]
+        assert size(1, of=searched(scheduler="asha", epochs=None, iterations=100)) == 1
+
+    def test_what_is_left_and_what_it_costs(self, searched):
+        study = searched(optimizers=["sgd"], points=3, epochs=None, iterations=100, scheduler="asha")
+        (arm,) = study.arms()
+        rates = {("digits-logreg", "sgd"): 1.0}
+        assert planning.search_starts(study, SearchState(), 1, rates) == planning.START_SECONDS
+        assert planning.search_starts(study, SearchState(), 9, rates) == 3 * planning.START_SECONDS
+        state = SearchState((arm.point(0, {"alpha0": 0.1}),))
+        assert planning.search_starts(study, state, 9, rates) == 2 * planning.START_SECONDS
+        planned = list(map(TrialRecord, study.planned_trials(state)))
+        assert planning.plan(planning.pending_trials(study, planned), 1, rates).seconds == 800
+        first, second, *others = planned
+        records = [replace(first, status="finished"), replace(second, status="pruned"), *others]
+        assert len(planning.pending_trials(study, records)) == 6
+        assert len(planning.pending_trials(searched(optimizers=["sgd"], points=3), records)) == 7, (
+            "then it is wanted whole"
+        )

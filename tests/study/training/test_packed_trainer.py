@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from study.config.trial import GRANULARITIES, OPTIMIZERS, Trial
+from study.config.optimizer_name import OPTIMIZERS
+from study.config.trial import GRANULARITIES, Trial
 from study.training import stacked_model
 from study.training.packed_trainer import PackTraining
 from study.training.trainer import Training

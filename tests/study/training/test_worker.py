@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from study.config.loader import OPTIMIZERS, Trial
+from study.storage import journal
 from study.storage.study_folder import StudyFolder
 from study.training.trainer import Training
-from study.training.worker import WorkerOptions, run_bundle
+from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 from study.workloads.base import Data, Workload
 
 CPU = torch.device("cpu")
@@ -193,3 +194,43 @@ def test_a_checkpoint_ahead_of_a_damaged_journal_is_not_used(at_work):
     path.write_bytes(b"".join(lines[:3]))
     at_work("cut")
     assert_same_curves(folder, calm)
+
+
+class TestSideBySide:
+    def test_it_yields_every_epoch_of_every_trial_and_ends_as_one_by_one(self, searched, tmp_path):
+        study = searched(optimizers=["adam-adam"], seeds=3, epochs=3)
+        (arm,) = study.arms()
+        trials = arm.trials(arm.middle, [1, 2, 3])
+        folder, other = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
+        list(run_bundle(trials, other))
+        seen = []
+        for number, known in run_side_by_side(trials, folder):
+            seen.append((number, [len(epochs) for epochs in known]))
+            ended = [record.status for record in folder.records(trials)]
+            assert ended == ["finished" if number == 3 else "running"] * 3
+        assert seen == [(1, [1] * 3), (2, [2] * 3), (3, [3] * 3)]
+        for ours, theirs in zip(folder.records(trials), other.records(trials), strict=True):
+            assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
+        again = [number for number, _ in run_side_by_side(trials, folder)]
+        assert again == [1, 2, 3], "what a scheduler was told, it can be told again"
+        starts = [file.read_bytes().count(b'{"event":"start"') for file in (folder.path / "trials").iterdir()]
+        assert starts == [1] * 3
+
+    def test_a_pruned_trial_says_so_and_can_be_trained_on(self, searched, tmp_path):
+        (arm,) = searched(optimizers=["sgd"], epochs=3).arms()
+        (trial,) = arm.trials(arm.middle, [1])
+        folder, other = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
+        next(run_side_by_side([trial], folder))
+        journal.mark_pruned(folder.journal(trial), trial)
+        (record,) = folder.records([trial])
+        assert (record.status, len(record.epochs), record.is_complete, record.is_final) == (
+            "pruned",
+            1,
+            False,
+            True,
+        )
+        list(run_bundle([trial], folder))
+        list(run_bundle([trial], other))
+        (ours,), (theirs,) = folder.records([trial]), other.records([trial])
+        assert ours.status == "finished"
+        assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
