@@ -41,7 +41,7 @@ def most_members(workload: Workload, *, on_gpu: bool) -> int:
 
 def fitting_members(workload: Workload, data: Data, batch_size: int, memory: float) -> int:
     """Return how many members fit into ``memory`` bytes, at least 1: measured on one, by a batch."""
-    model = _model(workload).to(data.train_inputs.device)
+    model = stacked_model.sample_model(workload).to(data.train_inputs.device)
     kept = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ def fitting_members(workload: Workload, data: Data, batch_size: int, memory: flo
 
 def parameter_bytes(workload: Workload) -> int:
     """Return the bytes of a model's parameters."""
-    return sum(parameter.nbytes for parameter in _model(workload).parameters())
+    return sum(parameter.nbytes for parameter in stacked_model.sample_model(workload).parameters())
 
 
 def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float:
@@ -82,11 +82,6 @@ def _free_memory() -> float:
         with contextlib.suppress(OSError, ValueError):
             free = min(free, float(Path(limit).read_text()))
     return free
-
-
-def _model(workload: Workload) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        return workload.build()
 
 
 def unpackable_reason(trial: Trial) -> str | None:
