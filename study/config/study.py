@@ -64,6 +64,8 @@ class Study(Model):
         Field(default=None, validate_default=True)
     )
     batch_size: Annotated[int, BeforeValidator(validators.whole(1, 1_000_000))] = 128
+    drop_last: Annotated[bool, BeforeValidator(validators.yes_or_no)] = False
+    """Leave out the last batch of an epoch where it is smaller than the others."""
     weight_decay: Rate = 1e-4
     granularity: Annotated[dict[Selector, Granularity], BeforeValidator(validators.by_default)] = Field(
         default={}, validate_default=True
@@ -293,6 +295,7 @@ class Study(Model):
             workload_args=workload.args,
             optimizer_args=use.args,
             schedule=use.schedule,
+            drop_last=self.drop_last,
             label=use.shown_as,
         )
 
@@ -334,6 +337,7 @@ class Study(Model):
             "epochs": self.epochs,
             "iterations": self.iterations,
             "batch_size": self.batch_size,
+            "drop_last": self.drop_last or None,
             "weight_decay": self.weight_decay,
             "granularity": _compact(self.granularity),
             "threshold": _compact({name: _compact(values) for name, values in self.thresholds.items()}),

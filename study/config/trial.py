@@ -51,6 +51,8 @@ class Trial:
     and sequences of them as tuples. Whole numbers are floats for the former and integers for the latter."""
     schedule: Mapping[str, Any] | None = None
     """What multiplies α₀ over the iterations, see :mod:`study.config.schedules`; not where α is learned."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is smaller than the others."""
     label: str = field(default="", compare=False)
     """What tables and figures call the optimizer, not part of the trial's identity: its name, or the class's
     without the modules, and its schedule, unless the study says otherwise."""
@@ -122,6 +124,12 @@ class Trial:
         beta = "" if self.beta is None else f" β={_short(self.beta)}"
         return f"{self.label} α₀={_short(self.alpha0)}{beta} seed={self.seed}"
 
+    def batches(self, rows: int) -> int:
+        """Return how many batches an epoch over ``rows`` training examples has, at least one."""
+        if self.drop_last:
+            return max(1, rows // self.batch_size)
+        return -(-rows // self.batch_size)
+
     def settings(self) -> dict[str, Any]:
         """All that identifies the trial, as JSON values; :meth:`from_settings` is the inverse.
 
@@ -137,6 +145,8 @@ class Trial:
             del settings["schedule"]
         else:
             settings["schedule"] = dict(self.schedule)
+        if not self.drop_last:
+            del settings["drop_last"]
         return settings
 
     @classmethod

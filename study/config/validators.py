@@ -64,6 +64,13 @@ def optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
     return lambda value: None if value is None else check(value)
 
 
+def yes_or_no(value: object) -> bool:
+    """True or false, and nothing that is only taken for it."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{show(value)} is neither true nor false; write one of the two")
+    return value
+
+
 def pack_size(value: object) -> int | None:
     """How many trials train together at most; ``None`` for ``auto``."""
     if value is None or value == "auto":

@@ -59,7 +59,7 @@ def iterations(trial: Trial) -> int | None:
     if trial.epochs is None:
         return trial.iterations
     size = CATALOGUE.get(trial.workload, _UNKNOWN).train_size
-    return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
+    return None if size is None else trial.epochs * trial.batches(size)
 
 
 def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:

@@ -37,7 +37,7 @@ def most_members(workload: Workload, *, on_gpu: bool) -> int:
 
 def fitting_members(workload: Workload, data: Data, batch_size: int, memory: float) -> int:
     """Return how many members fit into ``memory`` bytes, at least 1: measured on one, by a batch."""
-    model = _model(workload).to(data.train_inputs.device)
+    model = stacked_model.sample_model(workload).to(data.train_inputs.device)
     kept = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def fitting_members(workload: Workload, data: Data, batch_size: int, memory: flo
 
 def parameter_bytes(workload: Workload) -> int:
     """Return the bytes of a model's parameters."""
-    return sum(parameter.nbytes for parameter in _model(workload).parameters())
+    return sum(parameter.nbytes for parameter in stacked_model.sample_model(workload).parameters())
 
 
 def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float:
@@ -68,11 +68,6 @@ def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float
     if device.type == "cuda":
         return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus or 1.0)
     return SHARE * process_limits.free_memory() * min(1.0, cpus / process_limits.cpu_count())
-
-
-def _model(workload: Workload) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        return workload.build()
 
 
 def unpackable_reason(trial: Trial) -> str | None:

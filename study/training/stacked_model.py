@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from study.workloads import torch_settings
 from study.workloads.base import Workload
 
 Forward = Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor]
@@ -57,12 +58,18 @@ _IGNORED = -100
 """The target that torch's cross-entropy leaves out of its mean."""
 
 
+def sample_model(workload: Workload) -> nn.Module:
+    """Return a model of ``workload`` on the CPU to look at; building it leaves no trace in the process."""
+    settings = torch_settings.kept(workload, workload.load)
+    with torch_settings.random_kept(), torch_settings.in_force(settings):
+        return workload.build()
+
+
 def unstackable_reason(workload: Workload) -> str | None:
     """Say why trials of ``workload`` cannot be packed; ``None`` if they can."""
     if workload.prepare is not None:
         return "its batches are prepared by a function of its own, which may draw at random"
-    with torch.random.fork_rng():
-        model = workload.build()
+    model = sample_model(workload)
     for layer in _leaves(model):
         # Exactly these classes: a subclass may do anything.
         if type(layer) not in LAYERS:

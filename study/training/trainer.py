@@ -1,14 +1,14 @@
-"""Trains one trial and yields what happened, epoch by epoch. Needs torch and ``hypergrad`` only.
+"""Trains one trial and yields its records, epoch by epoch. Needs torch and ``hypergrad`` only.
 
-Same trial, same machine, same numbers: on a CPU bit for bit, whatever else the process or the machine does.
-Every random draw comes from the trial's own streams, derived from its seed.
+The same trial gives the same numbers on the same machine, on a CPU bit for bit, whatever else the process or
+the machine does. Every random draw comes from the trial's own streams, derived from its seed, and settings of
+the process that a workload changes are in force for its own trials only.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from study.config.trial import Trial
 from study.storage.records import EpochRecord
 from study.training import optimizers
+from study.training.random_state import RandomState
+from study.training.user_errors import RAISED, LastBatchError
+from study.workloads import torch_settings
 from study.workloads.base import Data, Workload
 
 EVALUATION_BATCH = 2000
@@ -30,7 +33,13 @@ def train(trial: Trial, workload: Workload, data: Data, device: torch.device) ->
 
 
 class Training:
-    """One trial under way. Between two epochs it can be saved, and continued elsewhere as if nothing were.
+    """One trial under way. Between two epochs it can be saved, and resumed elsewhere as if never interrupted.
+
+    Example::
+
+        training = Training(trial, workload, datasets.load(workload, None, device), device)
+        for record in training.epochs():
+            print(record.epoch, record.val_loss)
 
     Args:
         trial: what to train.
@@ -41,11 +50,14 @@ class Training:
 
     def __init__(self, trial: Trial, workload: Workload, data: Data, device: torch.device) -> None:
         self._trial, self._workload, self._data = trial, workload, data
-        self._random = _RandomState(trial.seed, device)
-        with self._random.in_use():
-            self._model = workload.build().to(device)
-        self._optimizer = optimizers.build(trial, self._model.parameters())
-        epoch = -(-len(data.train_targets) // trial.batch_size)
+        self._random = RandomState(trial.seed, device)
+        self.settings = torch_settings.kept(workload, workload.load)
+        """What is in force while it trains; see :mod:`study.workloads.torch_settings`."""
+        with torch_settings.in_force(self.settings):
+            with self._random.in_use():
+                self._model = workload.build().to(device)
+            self._optimizer = optimizers.build(trial, self._model.parameters())
+        epoch = trial.batches(len(data.train_targets))
         self._scheduler = optimizers.scheduler(trial, self._optimizer, epoch)
         self.epoch = 0
         """Epochs done."""
@@ -84,14 +96,14 @@ class Training:
         return state if self._scheduler is None else state | {"scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state`` was taken.
+        """Resume from where ``state`` was taken.
 
         Raises:
             ValueError: it is another trial's.
         """
         if state["key"] != self._trial.key:
             raise ValueError(
-                f"a checkpoint of trial {state['key']} does not continue trial {self._trial.key}"
+                f"trial {self._trial.key} cannot resume from a checkpoint of trial {state['key']}"
             )
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -100,12 +112,12 @@ class Training:
         self._random.load_state_dict(state["random"])
         self.epoch, self._iterations = state["epoch"], state["iterations"]
 
-    def parts(self) -> tuple[nn.Module, torch.optim.Optimizer, _RandomState]:
-        """Return the model, its optimizer and the random streams, for a pack to go on with."""
+    def parts(self) -> tuple[nn.Module, torch.optim.Optimizer, RandomState]:
+        """Return the model, its optimizer and the random streams, for a pack to train on."""
         return self._model, self._optimizer, self._random
 
     def _train_epoch(self, at_most: int | None) -> EpochRecord:
-        with self._random.in_use():
+        with torch_settings.in_force(self.settings), self._random.in_use():
             started = time.perf_counter()
             curves = self._iterate(at_most)
             seconds = time.perf_counter() - started
@@ -127,18 +139,25 @@ class Training:
         workload, data, model, optimizer = self._workload, self._data, self._model, self._optimizer
         model.train()
         optimizers.training(optimizer)
-        order = torch.randperm(len(data.train_targets), generator=self._random.order)
+        rows, size = len(data.train_targets), self._trial.batch_size
+        batches = self._trial.batches(rows) if at_most is None else min(at_most, self._trial.batches(rows))
+        order = torch.randperm(rows, generator=self._random.order, device="cpu")
         losses: list[Tensor] = []
         alphas: list[Tensor | float] = []
         hypergradients: list[Tensor] = []
-        for chosen in order.to(data.train_inputs.device).split(self._trial.batch_size)[:at_most]:
-            # Half the time of indexing with [chosen], on a CPU.
-            inputs = data.train_inputs.index_select(0, chosen)
-            if workload.prepare is not None:
-                inputs = workload.prepare(inputs, self._random.augmentation)
-            optimizer.zero_grad(set_to_none=True)
-            loss = workload.loss(model(inputs), data.train_targets[chosen])
-            loss.backward()
+        for chosen in order.to(data.train_inputs.device).split(size)[:batches]:
+            try:
+                # Half the time of indexing with [chosen], on a CPU.
+                inputs = data.train_inputs.index_select(0, chosen)
+                if workload.prepare is not None:
+                    inputs = workload.prepare(inputs, self._random.augmentation)
+                optimizer.zero_grad(set_to_none=True)
+                loss = workload.loss(model(inputs), data.train_targets[chosen])
+                loss.backward()
+            except RAISED as error:
+                if len(chosen) == 1 < min(rows, size):
+                    raise LastBatchError(rows, size, error) from error
+                raise
             alpha, h = optimizers.step(optimizer)
             losses.append(loss.detach())
             alphas.append(alpha)
@@ -189,53 +208,3 @@ def _read_back(losses: list[Tensor], alphas: list[Tensor | float], hypergradient
     unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
     end = int(unusable.argmax()) + 1 if unusable.any() else len(train_loss)
     return _Curves(alpha[:end], h[:end], train_loss[:end], None if tensors is None else tensors[:end])
-
-
-class _RandomState:
-    """A trial's own random streams: initial weights and dropout, the order of the data, augmentation.
-
-    Layers such as dropout can only draw from torch's global generators; :meth:`in_use` lends them the
-    trial's state and puts back the one it found.
-    """
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        model, order, augmentation = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
-        self._cuda = [device] if device.type == "cuda" else []
-        self.order = torch.Generator().manual_seed(_signed(order))
-        self.augmentation = torch.Generator(device).manual_seed(_signed(augmentation))
-        with torch.random.fork_rng(self._cuda):
-            torch.manual_seed(_signed(model))
-            self._states = self._read()
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        with torch.random.fork_rng(self._cuda):
-            torch.set_rng_state(self._states[0])
-            for device, state in zip(self._cuda, self._states[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            try:
-                yield
-            finally:
-                self._states = self._read()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": list(self._states),
-            "order": self.order.get_state(),
-            "augmentation": self.augmentation.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        # A checkpoint from a GPU that goes on without one has a state too many, one the other way too few.
-        self._states = [*state["model"], *self._states[len(state["model"]) :]][: len(self._states)]
-        self.order.set_state(state["order"])
-        if state["augmentation"].shape == self.augmentation.get_state().shape:
-            self.augmentation.set_state(state["augmentation"])
-
-    def _read(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)]
-
-
-def _signed(word: int) -> int:
-    # torch takes seeds up to 2**63 - 1 for every generator
-    return word >> 1

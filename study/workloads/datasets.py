@@ -74,14 +74,18 @@ def load(workload: Workload, folder: Path | None, device: torch.device | str) ->
     """
     import torch
 
+    from study.workloads import torch_settings
     from study.workloads.base import Data
 
     folder = data_dir(folder)
     device = torch.empty(0, device=device).device  # "cuda" and "cuda:0" are one device
-    key = (workload.load, folder, device)
+    key = (workload.load, folder, device, repr(torch_settings.kept(workload)))
     with _loading:
         if key not in _loaded:
-            with machine_lock(f"data {folder.resolve()}"):
+            with (
+                machine_lock(f"data {folder.resolve()}"),
+                torch_settings.keeping(workload.load, workload),
+            ):
                 data: object = workload.load(folder)
             if not isinstance(data, Data):
                 returned = type(data).__name__

@@ -52,32 +52,38 @@ def resolve(name: str, args: Mapping[str, object]) -> Workload:
     key = json.dumps([name, dict(args)], sort_keys=True, default=repr)
     if key not in _resolved:
         with plugins.current_folder():
-            _resolved[key] = _make(name, args)
+            _resolved[key] = _make(name, args, key)
     return _resolved[key]
 
 
-def _make(name: str, args: Mapping[str, object]) -> Workload:
-    function = _function(name)
-    from study.workloads.base import Workload  # imports torch: only once the name is known to be right
+def _make(name: str, args: Mapping[str, object], key: str) -> Workload:
+    module, function_name = _module_and_function(name)
+    # These import torch: only once the name is known to be right.
+    from study.workloads import torch_settings
+    from study.workloads.base import Workload
 
+    with torch_settings.keeping(module):
+        function = _function(name, module, function_name)
     try:
         inspect.signature(function).bind(**args)
     except TypeError as error:
         takes = inspect.signature(function)
         raise WorkloadError(f"workload {name!r}: {error}; its arguments are {takes}") from None
     try:
-        workload = function(**args)
-    except Exception as error:
+        with torch_settings.keeping(key, module):
+            workload = function(**args)
+    except (Exception, SystemExit) as error:
         raise WorkloadError(f"workload {name!r}: {describe_error(error)}") from error
     if not isinstance(workload, Workload):
         returned = type(workload).__name__
         raise WorkloadError(
             f"workload {name!r}: the function returned {returned}, not study.workloads.base.Workload"
         )
+    torch_settings.hand_on(workload, module, key)
     return workload
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _module_and_function(name: str) -> tuple[str, str]:
     built_in = CATALOGUE.get(name)
     match = _MODULE_AND_FUNCTION.fullmatch(built_in.function if built_in else name)
     if match is None:
@@ -89,12 +95,18 @@ def _function(name: str) -> Callable[..., Any]:
             f"unknown workload {name!r}{did_you_mean(name, CATALOGUE)}; there are {', '.join(CATALOGUE)},"
             " and your own as module:function"
         )
+    return match["module"], match["function"]
+
+
+def _function(name: str, module: str, function_name: str) -> Callable[..., Any]:
     try:
         function = plugins.find(
-            match["module"], match["function"], inspect.isfunction, "function", trusted=name in CATALOGUE
+            module, function_name, inspect.isfunction, "function", trusted=name in CATALOGUE
         )
     except plugins.PluginImportError as error:
         raise WorkloadError(f"workload {name!r}: {error}") from error
+    except SystemExit as error:
+        raise WorkloadError(f"workload {name!r}: importing {module}: {describe_error(error)}") from error
     if not callable(function):
-        raise WorkloadError(f"workload {name!r}: {match['function']!r} is not a function")
+        raise WorkloadError(f"workload {name!r}: {function_name!r} is not a function")
     return function  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Training against loops written out here, and the promise of the same bits every time."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from study.config.loader import Trial
 from study.training.device import choose_device
 from study.training.trainer import evaluate, train
+from study.training.user_errors import LastBatchError
+from study.workloads import datasets
 from study.workloads.base import Data, Workload
 
 CPU = torch.device("cpu")
@@ -199,6 +201,127 @@ def test_outside_the_step_nothing_is_read_back_more_often_in_a_longer_epoch(opti
             list(train(trial(optimizer, epochs=1, batch_size=batch_size), PLAIN, blobs(), CPU))
             counts.append(mode.reads - sum(in_step))
     assert counts[0] == counts[1] > 0
+
+
+def test_numpys_and_pythons_generators_are_the_trials_own_too():
+    """Augmentation that draws from the global generators, as much code does."""
+    import random
+
+    def drawing(inputs, generator):
+        noise = torch.from_numpy(np.random.randn(*inputs.shape)) * random.random()
+        return inputs + 0.1 * noise if generator else inputs
+
+    def build():
+        model = zeros()
+        nn.init.constant_(model.bias, np.random.rand())
+        return model
+
+    work = Workload("drawing", blobs, build, prepare=drawing)
+    state = np.random.get_state()[1].tolist(), random.getstate()
+    first = joined(train(trial(), work, blobs(), CPU), "train_loss")
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == state
+    np.random.seed(5)
+    random.seed(5)
+    again, other = train(trial(), work, blobs(), CPU), train(trial(seed=1), work, blobs(), CPU)
+    turns = list(zip(again, other, strict=True))
+    assert joined([turn[0] for turn in turns], "train_loss").tobytes() == first.tobytes()
+    assert joined([turn[1] for turn in turns], "train_loss").tobytes() != first.tobytes()
+    epochs = [record.train_loss.tobytes() for record, _ in turns]
+    assert len(set(epochs)) == len(epochs)
+
+
+SETTINGS = {
+    "dtype": lambda: torch.set_default_dtype(torch.float16),
+    "device": lambda: torch.set_default_device("meta"),
+    "gradients": lambda: torch.set_grad_enabled(False),
+    "threads": lambda: torch.set_num_threads(3),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS)
+def test_what_another_workload_sets_changes_no_bit(change):
+    """It sets it wherever a workload's code runs; gradients only where its own training needs none."""
+    settings = trial("adam-adam", epochs=2)
+    alone = joined(train(settings, NOISY, blobs(), CPU), "train_loss").tobytes()
+
+    def meddling(*values):
+        change()
+        return values[0]
+
+    def build():
+        model = noisy()
+        change()
+        return model
+
+    def loss(outputs, targets):
+        with torch.enable_grad():
+            value = nn.functional.cross_entropy(outputs, targets)
+        change()
+        return value
+
+    work = Workload("meddling", blobs, build, loss)
+    beside = train(trial("sgd"), work, blobs(), CPU)
+    with pytest.raises(RuntimeError) if change is SETTINGS["gradients"] else nullcontext():
+        next(beside)
+    records = []
+    for record in train(settings, NOISY, blobs(), CPU):
+        records.append(record)
+        with suppress(RuntimeError):
+            next(beside, None)
+    assert joined(records, "train_loss").tobytes() == alone
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_device() == CPU
+
+
+def test_a_default_device_and_dtype_of_the_workload_are_in_force_in_its_model():
+    """As the initial state of a recurrent model, which its forward pass makes."""
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, inputs):
+            return self.layer(inputs + torch.zeros(2))
+
+    def load(folder):
+        torch.set_default_dtype(torch.float64)
+        return blobs()
+
+    work = Workload("float64", load, Recurrent)
+    data = datasets.load(work, None, CPU)
+    records = list(train(trial(), work, data, CPU))
+    assert {record.train_loss.dtype for record in records} == {np.dtype(np.float64)}
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(32, 6), (100, 2), (200, 1), (201, 1)])
+def test_a_smaller_last_batch_is_left_out_where_asked(size, lengths):
+    """Of 200 rows, as ``torch.utils.data.DataLoader`` does it; but never all of them."""
+    settings = trial(batch_size=size, epochs=2, drop_last=True)
+    records = list(train(settings, PLAIN, blobs(), CPU))
+    assert [record.iterations for record in records] == [lengths, lengths]
+    if size <= 200:
+        loader = torch.utils.data.DataLoader(torch.arange(200), batch_size=size, drop_last=True)
+        assert len(loader) == lengths
+    exact = list(train(trial(batch_size=100, epochs=2), PLAIN, blobs(), CPU))
+    same = list(train(trial(batch_size=100, epochs=2, drop_last=True), PLAIN, blobs(), CPU))
+    assert joined(exact, "train_loss").tobytes() == joined(same, "train_loss").tobytes()
+
+
+def test_batch_normalisation_fails_on_a_last_batch_of_one_row_and_the_message_says_what_helps():
+    def build():
+        return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+
+    work = Workload("normalised", blobs, build)
+    with pytest.raises(LastBatchError, match="drop_last: true") as caught:
+        list(train(trial(batch_size=199), work, blobs(), CPU))
+    assert "Expected more than 1 value per channel" in str(caught.value)
+    assert len(list(train(trial(batch_size=199, drop_last=True), work, blobs(), CPU))) == 3
+    with pytest.raises(ValueError, match="Expected more than 1 value") as caught:
+        list(train(trial(batch_size=1), work, blobs(), CPU))
+    assert not isinstance(caught.value, LastBatchError)
 
 
 def test_device_is_the_cpu_without_a_gpu(monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import random
 import zlib
 from collections.abc import Callable
 
@@ -31,26 +32,28 @@ def workload() -> Workload:
 def counted(cut_at: int | None) -> tuple[Workload, Callable[[], int]]:
     """Return a workload that is cut off at a batch, and what says how many batches it has had.
 
-    Dropout, batch norm and augmentation, so that every random stream and buffer matters.
+    Dropout, batch norm and augmentation, so that every random stream and buffer matters, numpy's and Python's
+    among them.
     """
     batches = 0
 
     def load(folder) -> Data:
-        random = torch.Generator().manual_seed(1)
-        inputs, targets = torch.randn(120, 4, generator=random), torch.arange(120) % 3
+        generator = torch.Generator().manual_seed(1)
+        inputs, targets = torch.randn(120, 4, generator=generator), torch.arange(120) % 3
         return Data(inputs[:90], targets[:90], inputs[90:], targets[90:])
 
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
 
-    def prepare(inputs, random):
+    def prepare(inputs, generator):
         nonlocal batches
-        if random is None:
+        if generator is None:
             return inputs
         if batches == cut_at:
             raise Cut
         batches += 1
-        return inputs + 0.1 * torch.randn(inputs.shape, generator=random)
+        more = np.random.rand() + random.random()
+        return inputs + 0.1 * more * torch.randn(inputs.shape, generator=generator)
 
     return Workload("cut", load, build, prepare=prepare), lambda: batches
 

@@ -1,0 +1,198 @@
+"""Settings of the whole process, most of them torch's, that a workload's code may change.
+
+Each workload has its own: what its code sets, such as ``torch.set_default_dtype(torch.float64)`` in ``load``,
+is in force whenever that workload is loaded, built or trained, and never for another workload of the same
+process. What the process had before is put back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = [
+    "FLOAT32",
+    "Changes",
+    "describe_precision",
+    "hand_on",
+    "in_force",
+    "keeping",
+    "kept",
+    "random_kept",
+]
+
+Changes = dict[str, Any]
+"""Settings by name, where they differ from those of the process."""
+
+_backends: Any = torch.backends
+_PRECISIONS: dict[str, Any] = {
+    "matmul": _backends.cuda.matmul,
+    "convolution": _backends.cudnn.conv,
+    "rnn": _backends.cudnn.rnn,
+    "cpu matmul": _backends.mkldnn.matmul,
+    "cpu convolution": _backends.mkldnn.conv,
+    "cpu rnn": _backends.mkldnn.rnn,
+}
+"""Where torch keeps how it computes with float32, by operation."""
+
+FLOAT32: Changes = {"precision": ("highest", False, ("ieee",) * len(_PRECISIONS))}
+"""Float32 is computed in float32 everywhere; torch's own default allows TF32 in convolutions on a GPU."""
+
+
+def _precision() -> tuple[Any, ...]:
+    # torch has each setting twice, and raises where code reads the older one while the newer contradicts it.
+    matmul = convolution = None
+    with suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        convolution = _backends.cudnn.allow_tf32
+    return matmul, convolution, tuple(operation.fp32_precision for operation in _PRECISIONS.values())
+
+
+def _set_precision(value: tuple[Any, ...]) -> None:
+    matmul, convolution, newer = value
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if convolution is not None:
+        _backends.cudnn.allow_tf32 = convolution
+    for operation, wanted in zip(_PRECISIONS.values(), newer, strict=True):
+        if operation.fp32_precision != wanted:
+            operation.fp32_precision = wanted
+
+
+def _set_default_device(device: torch.device) -> None:
+    # None is the CPU without the overhead that torch has for any default device.
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _set_cudnn(value: tuple[bool, bool, bool]) -> None:
+    _backends.cudnn.enabled, _backends.cudnn.benchmark, _backends.cudnn.deterministic = value
+
+
+def _working_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # someone has removed it
+        return None
+
+
+def _set_working_folder(folder: str | None) -> None:
+    if folder is not None:
+        with suppress(OSError):
+            os.chdir(folder)
+
+
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, _set_default_device),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    "anomalies": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "cudnn": (
+        lambda: (_backends.cudnn.enabled, _backends.cudnn.benchmark, _backends.cudnn.deterministic),
+        _set_cudnn,
+    ),
+    "precision": (_precision, _set_precision),
+    "working folder": (_working_folder, _set_working_folder),
+}
+"""By name, how to read a setting and how to write it."""
+
+_kept: dict[int | str, tuple[object, Changes]] = {}
+"""By owner: the owner, so that its id stays its own, and its changes."""
+
+
+@contextmanager
+def in_force(changes: Changes) -> Iterator[None]:
+    """Put ``changes`` in force; put back what was there before, and add what the code within has changed.
+
+    Args:
+        changes: settings of a workload, which this updates: with the same dictionary the next time, the code
+            finds what it left.
+    """
+    before = _read()
+    inside = before | changes
+    _write(inside, before)
+    try:
+        yield
+    finally:
+        after = _read()
+        _write(before, after)
+        changes.update({name: value for name, value in after.items() if value != inside[name]})
+
+
+def kept(*owners: object) -> Changes:
+    """Return a copy of what the code of ``owners`` has changed, over :data:`FLOAT32`; later owners win."""
+    changes = dict(FLOAT32)
+    for owner in owners:
+        changes |= _kept.get(_id(owner), (owner, {}))[1]
+    return changes
+
+
+@contextmanager
+def keeping(owner: object, *others: object) -> Iterator[None]:
+    """Run code of ``owner`` with what it and ``others`` have changed in force, and keep what it changes.
+
+    Random generators are put back as well: torch's on the CPU, numpy's global one and Python's.
+
+    Args:
+        owner: a workload, its ``load`` function, or the name of a module.
+        others: owners whose changes are in force, too.
+    """
+    before = kept(*others, owner)
+    changes = dict(before)
+    try:
+        with random_kept(), in_force(changes):
+            yield
+    finally:
+        own = {name: value for name, value in changes.items() if value != before.get(name)}
+        _kept[_id(owner)] = owner, _kept.get(_id(owner), (owner, {}))[1] | own
+
+
+def hand_on(owner: object, *others: object) -> None:
+    """Let all that ``others`` have changed be changed by ``owner`` as well."""
+    _kept[_id(owner)] = owner, kept(owner, *others)
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Put back the global random generators of torch on the CPU, numpy and Python at the end."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def describe_precision(device: torch.device) -> str:
+    """Say how float32 is computed on ``device`` now: ``float32``, or ``float32, tf32 in convolution``."""
+    on_gpu = device.type == "cuda"
+    found = {
+        name.removeprefix("cpu "): operation.fp32_precision
+        for name, operation in _PRECISIONS.items()
+        if name.startswith("cpu ") != on_gpu
+    }
+    reduced = [f"{value} in {name}" for name, value in found.items() if value not in ("none", "ieee")]
+    return ", ".join(["float32", *reduced])
+
+
+def _read() -> Changes:
+    return {name: read() for name, (read, _) in _SETTINGS.items()}
+
+
+def _write(wanted: Changes, now: Changes) -> None:
+    for name, (_, write) in _SETTINGS.items():
+        if wanted[name] != now[name]:
+            write(wanted[name])
+
+
+def _id(owner: object) -> int | str:
+    return owner if isinstance(owner, str) else id(owner)
