@@ -126,7 +126,10 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         state = functional.State(
             group["lr"],
             group.get("lop_state", {}),
-            [{} if grad is None else self.state[param] for param, grad in zip(params, grads, strict=True)],
+            [
+                self.state.get(param, {}) if grad is None else self.state[param]
+                for param, grad in zip(params, grads, strict=True)
+            ],
             group.get("moves", {}),
             group["hypergradient"] if learned else None,
             settings.kernel,
@@ -143,6 +146,11 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             found_inf=found_inf,
         )
         settings.kernel = state.kernel
+        if bool(state.moves) != ("moves" in group):
+            if state.moves:
+                group["moves"] = state.moves
+            else:
+                del group["moves"]
         if h is not None and h is not state.h:
             # In place, so that a captured or compiled step writes where it is read.
             kept = group["hypergradient"]

@@ -22,7 +22,12 @@ from hypergrad.directions import Direction, ParamState
 from hypergrad.kernels import Kernel
 
 Moves = dict[str, Tensor]
-"""What is remembered of the last move: ``gain`` (T, *members) and ``decay`` (T,); nothing if d = u."""
+"""What is remembered of the last move: ``gain`` c, (T, *members), and ``decay`` λ, (T,), where one was used.
+
+Empty where c is 1 and λ is 0 for every tensor, so that d = u. Tensors that share an α move in the same steps,
+those of them that have a gradient; one that rests has d = 0, so its c is 0. A tensor with an α of its own
+rests together with it: its c and λ stay, and its h is the slope along its own last move.
+"""
 
 
 def remember(
@@ -31,19 +36,35 @@ def remember(
     schedule: Tensor | float,
     decay: float,
     present: Sequence[int],
+    *,
+    shared: bool,
 ) -> None:
-    """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``."""
+    """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``; ``shared`` if α is."""
     if not isinstance(alphas, Tensor):
         alphas = torch.stack(list(alphas))
     gains = (schedule / (1 - alphas * schedule * decay)).expand(len(present), *moves["gain"].shape[1:])
+    if shared and len(present) < len(moves["gain"]):
+        moves["gain"].zero_()
     _rows(moves, "gain", present, write=gains)
-    _rows(moves, "decay", present, write=moves["decay"].new_full((len(present),), decay))
+    if "decay" in moves:
+        _rows(moves, "decay", present, write=moves["decay"].new_full((len(present),), decay))
 
 
-def no_moves(tensors: int, alpha: Tensor, with_tensor_axis: bool) -> Moves:
-    """Return ``Moves`` before the first step, for α ``alpha`` with or without an axis for the tensors."""
-    members = alpha.shape[1:] if with_tensor_axis else alpha.shape
-    return {"gain": alpha.new_ones((tensors, *members)), "decay": alpha.new_zeros(tensors)}
+def begin(moves: Moves, tensors: int, alpha: Tensor, *, by_tensor: bool, decay: float) -> None:
+    """Add to ``moves`` what it lacks of ``tensors`` that have all moved by d = u, or not yet at all.
+
+    Args:
+        moves: changes in place.
+        tensors: T.
+        alpha: α, with an axis for the tensors if ``by_tensor``.
+        by_tensor: see ``alpha``.
+        decay: λ of the moves to come.
+    """
+    members = alpha.shape[1:] if by_tensor else alpha.shape
+    if "gain" not in moves:
+        moves["gain"] = alpha.new_ones((tensors, *members))
+    if decay and "decay" not in moves:
+        moves["decay"] = alpha.new_zeros(tensors)
 
 
 def products(
@@ -118,7 +139,7 @@ def hypergradients(
         normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
         kernel: makes the products, and moves the states on the way.
     """
-    decays = _rows(moves, "decay", present) if moves else None
+    decays = _rows(moves, "decay", present) if "decay" in moves else None
     if kernel is not None:
         dots = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
     else:

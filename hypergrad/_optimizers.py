@@ -79,8 +79,8 @@ class SGD(HypergradientOptimizer):
     Every option may differ between parameter groups. A learned α lies in ``param_groups[i]["lr"]``, a tensor
     that changes in place: 0-d, or (tensors,) for ``"tensor"``; in the parameters' dtype but at least float32.
     Give schedulers of torch ``optimizer.schedule`` and they multiply the learned α. An additive rule without
-    bounds may take α below zero. A parameter without a gradient stays put, state included, and adds 0 to its
-    group's h. Complex parameters count as pairs of real ones.
+    bounds may take α below zero. A parameter without a gradient rests, state included, and adds 0 to its
+    group's h in this step and the next. Complex parameters count as pairs of real ones.
 
     Raises:
         ValueError: for an option that is unknown or out of range.

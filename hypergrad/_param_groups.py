@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import functional, kernels, rates
-from hypergrad._hypergradients import no_moves
+from hypergrad._hypergradients import begin
 from hypergrad.directions import Direction
 
 
@@ -107,8 +107,9 @@ def settle(group: dict[str, Any]) -> None:
     if "lr_factor" in group:
         group["lr_factor"] = torch.as_tensor(group["lr_factor"]).to(alpha)
     if "moves" in group or _moves_by_more_than_u(group):
-        moves = no_moves(len(group["params"]), alpha, group["granularity"] == "tensor")
-        group["moves"] = moves | _like(alpha, group.get("moves", {}))
+        moves = group["moves"] = _like(alpha, group.get("moves", {}))
+        decay = group["weight_decay"] if group["decoupled_weight_decay"] else 0.0
+        begin(moves, len(group["params"]), alpha, by_tensor=group["granularity"] == "tensor", decay=decay)
 
 
 def _moves_by_more_than_u(group: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """One step for one group of parameters, without objects and with an optional leading member axis.
 
-    h_t = −⟨g_t, d_{t−1}⟩        d_0 = 0, so h_1 = 0
+    h_t = −⟨g_t, d_{t−1}⟩        d_0 = 0, so h_1 = 0; d_{t−1} = 0 for tensors that rested in the last step
     α_t = lop(α_{t−1}, h_t)      moved before it is used
     u_t = op(g_t)
     d_t = s_t (u_t + λθ_{t−1})   s_t a schedule's factor, 1 without one; λ decoupled weight decay, 0 without
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from hypergrad import _host, _plain, kernels
 from hypergrad._alpha_update import alpha_dtype, learn, scattered
-from hypergrad._hypergradients import Moves, hypergradients, no_moves, remember
+from hypergrad._hypergradients import Moves, begin, hypergradients, remember
 from hypergrad._param_update import Alphas, kept_if, move_all, prepared, without_grad
 from hypergrad._tensor_views import is_plain, is_sharded, view
 from hypergrad.directions import Direction, ParamState
@@ -48,7 +48,8 @@ class State:
     rate: RateState
     params: list[ParamState]
     moves: Moves = field(default_factory=dict)
-    """Filled by the first step of a learned α with a schedule or decoupled weight decay."""
+    """Filled by a step of a learned α with a schedule, decoupled weight decay or a tensor that rests, and
+    emptied by one without: then d = u for all."""
     h: Tensor | None = None
     """Where ``update`` may leave h, to be returned as it is; like α."""
     kernel: kernels.Kernel | None = None
@@ -124,9 +125,9 @@ def update(
 ) -> Tensor | None:
     """Take one step in place: move ``params`` and ``state``; ``grads`` stay as they are.
 
-    A parameter whose gradient is ``None`` stays put, state included: it adds 0 to a group's h, and where α or
-    the rate rule's state is per tensor its entries do not move. With no gradient at all nothing moves.
-    Nothing is read back from a device.
+    A parameter whose gradient is ``None`` rests, state included: it adds 0 to a group's h in this step and in
+    the next, and where α or the rate rule's state is per tensor its entries do not move. With no gradient at
+    all nothing moves, and this is no step. Nothing is read back from a device.
 
     Args:
         params: T tensors, as given to ``init``. Complex ones count as pairs of real numbers; of a ``DTensor``
@@ -165,7 +166,8 @@ def update(
     decay = weight_decay if decoupled_weight_decay else 0.0
     coupled = weight_decay - decay
     # Whether α moves by h, which is local, and the parameters by α, with nothing besides.
-    simply = not (state.moves or decay) and schedule is None and found_inf is None
+    simply_moved = not decay and schedule is None and found_inf is None
+    simply = simply_moved and not state.moves
     by_kernel = bool(fused) or (fused is None and foreach is None and kernels.at_hand(params[0]))
     plainly = simply and not (normalize or multiplicative) and lr_bounds is None and grad_scale is None
     if plainly and rate is not None and learned is not None:
@@ -196,6 +198,9 @@ def update(
         local = not any(map(is_sharded, whole))
         moved, given = list(map(view, moved)), list(map(view, given))
         states = [{key: view(value) for key, value in own.items()} for own in states]
+    resting = len(present) < len(params) and any(
+        own for own, grad in zip(state.params, grads, strict=True) if grad is None
+    )
     by_tensor = granularity == "tensor"
     with_members = learned is not None and learned.ndim > by_tensor
     kernel = None
@@ -211,7 +216,7 @@ def update(
             last=state.kernel,
         )
         state.kernel = kernel
-    every = granularity == "group" or len(moved) == len(params)
+    every = (granularity == "group" or len(moved) == len(params)) and (by_tensor or not resting)
     if kernel is not None and rate is not None and learned is not None and plainly and local and every:
         h = kernel.step(
             rate, state.rate, learned, hypergrad_lr=hypergrad_lr, granularity=granularity, out=state.h
@@ -238,6 +243,7 @@ def update(
     if (
         simply
         and local
+        and not resting
         and rate is not None
         and learned is not None
         and granularity == "group"
@@ -250,8 +256,8 @@ def update(
         h = _host.learn(sums, learned, rate, state.rate, hypergrad_lr, state.h, **extras, bounds=lr_bounds)
     elif rate is not None and learned is not None:
         alpha, total = learned, len(params)
-        if not state.moves and (decay or schedule is not None):
-            state.moves.update(no_moves(total, alpha, by_tensor))
+        if decay or schedule is not None or (resting and not by_tensor):
+            begin(state.moves, total, alpha, by_tensor=by_tensor, decay=decay)
         with kept_if(found_inf, [alpha, *state.rate.values(), *state.moves.values()]):
             h = hypergradients(
                 moved,
@@ -281,8 +287,11 @@ def update(
                 normalized=normalize,
                 bounds=lr_bounds,
             )
-            if state.moves:
-                remember(state.moves, alphas, 1.0 if schedule is None else schedule, decay, present)
+            if state.moves and simply_moved and not resting:
+                state.moves.clear()
+            elif state.moves:
+                factor = 1.0 if schedule is None else schedule
+                remember(state.moves, alphas, factor, decay, present, shared=not by_tensor)
         if by_tensor:
             h = scattered(h, present, total)
         elif granularity == "released":

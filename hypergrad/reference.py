@@ -68,7 +68,7 @@ class Reference:
             "nesterov": True,
         }
         self.theta = [t.detach().to(torch.float64, copy=True) for t in theta]
-        # What α multiplied when each tensor last moved: s(u + λθ), with λ = 0 unless decoupled.
+        # What α multiplied in its last step: s(u + λθ), λ = 0 unless decoupled; 0 for a tensor that rested.
         self.d = [torch.zeros_like(t) for t in self.theta]
         self.op_memory: list[dict[str, Any]] = [{} for _ in theta]
         self.lop_memory: list[dict[str, Any]] = [{} for _ in theta]  # "group" uses the first only
@@ -81,7 +81,9 @@ class Reference:
         self.bounds = bounds
 
     def step(self, gradients: Sequence[Tensor | None], schedule: float = 1.0) -> None:
-        """One step; a parameter whose gradient is ``None`` and all that belongs to it alone stays.
+        """Take a step; a parameter whose gradient is ``None`` rests, and so does what belongs to it alone.
+
+        If none has a gradient this is no step. Where tensors share an α, one that rests has d = 0.
 
         ``schedule`` is s, by which α is multiplied in this step.
         """
@@ -107,6 +109,10 @@ class Reference:
             decay = self.weight_decay if self.decoupled else 0.0
             self.d[i] = schedule * (move(self.op, g[i], self.op_memory[i]) + decay * self.theta[i])
             self.theta[i] = self.theta[i] - self.alpha[i] * self.d[i]
+        if self.granularity != "tensor":
+            for i in everyone:
+                if i not in g:
+                    self.d[i] = torch.zeros_like(self.theta[i])
 
     def hypergradient(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
         """Return −⟨g, d⟩ over ``tensors``, or the cosine of it."""

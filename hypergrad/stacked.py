@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypergrad import _param_groups, functional
 from hypergrad._alpha_update import alpha_dtype
+from hypergrad._hypergradients import Moves
 from hypergrad._optimizers import SGD, Adam
 from hypergrad.directions import ParamState
 from hypergrad.rates import RateState
@@ -75,15 +76,17 @@ class Stacked:
         self.hypergradient = torch.zeros_like(self.alpha)
         self._beta = stacked(group["hypergrad_lr"] for group in own)
         self._rates: RateState = {}
-        self._gain: Tensor | None = None
-        self._decay: Tensor | None = None
+        self._moves: Moves = {}
         if self._rate is not None:
             self.hypergradient = stacked(group["hypergradient"] for group in own)
             names = own[0]["lop_state"]
             self._rates = {name: stacked(group["lop_state"][name] for group in own) for name in names}
-            if "moves" in own[0]:
-                self._gain = stacked(group["moves"]["gain"] for group in own)
-                self._decay = own[0]["moves"]["decay"].to(self.alpha)
+            if given := [group["moves"] for group in own if "moves" in group]:
+                # A member without has moved all of its tensors by u in its last step.
+                whole = self.alpha.new_ones(len(self.params), *own[0]["lr"].shape[1:])
+                self._moves = {"gain": stacked(group.get("moves", {"gain": whole})["gain"] for group in own)}
+                for decay in [moves["decay"] for moves in given if "decay" in moves][:1]:
+                    self._moves["decay"] = decay.to(self.alpha)
         self._states = [
             _stacked_state([o.state.get(o.param_groups[0]["params"][index], {}) for o in optimizers])
             for index in range(len(self.params))
@@ -114,7 +117,7 @@ class Stacked:
         """Return all tensors that :meth:`step` moves in place, until :meth:`keep` makes new ones."""
         common = [self.alpha, self.hypergradient, *self.params, *self._rates.values()]
         states = [value for state in self._states for name, value in state.items() if name != "step"]
-        gain = [] if self._gain is None else [self._gain]
+        gain = [self._moves["gain"]] if self._moves else []
         own = [
             value
             for block in self._blocks
@@ -139,9 +142,10 @@ class Stacked:
         self.hypergradient = self.hypergradient.index_select(-1, index)
         self._beta = self._beta.index_select(-1, index)
         self._rates = {name: value.index_select(-1, index) for name, value in self._rates.items()}
-        if self._gain is not None:
-            self._gain = self._gain.index_select(-1, index)
-            self._decay = self._blocks[0].state.moves["decay"]
+        self._moves = {
+            name: self._moves[name].index_select(-1, index) if name == "gain" else value
+            for name, value in self._blocks[0].state.moves.items()
+        }
         self._groups = [self._groups[member] for member in members]
         self._blocks = self._in_blocks()
 
@@ -152,9 +156,9 @@ class Stacked:
             group["lr"] = self.alpha[..., member].clone()
             group["hypergradient"] = self.hypergradient[..., member].clone()
             group["lop_state"] = {name: value[..., member].clone() for name, value in self._rates.items()}
-            if self._gain is not None:
-                decay = self._blocks[0].state.moves["decay"]
-                group["moves"] = {"gain": self._gain[..., member].clone(), "decay": decay.clone()}
+            if moves := self._blocks[0].state.moves:
+                own_moves = moves | {"gain": self._moves["gain"][..., member]}
+                group["moves"] = {name: value.clone() for name, value in own_moves.items()}
         steps = self._blocks[0].state.params
         state = {
             index: {
@@ -179,9 +183,10 @@ class Stacked:
             for state in self._states
         ]
         rates = {name: value[..., members] for name, value in self._rates.items()}
-        moves = {}
-        if self._gain is not None and self._decay is not None:
-            moves = {"gain": self._gain[..., members], "decay": self._decay.clone()}
+        moves = {
+            name: value[..., members] if name == "gain" else value.clone()
+            for name, value in self._moves.items()
+        }
         return _Block(
             members,
             [param.detach()[members] for param in self.params],

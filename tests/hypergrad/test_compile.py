@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import hypergrad
+from hypergrad.reference import Reference
 
 EVERYTHING = {
     "multiplicative": True,
@@ -77,6 +78,30 @@ def test_the_step_is_one_graph(name, options):
 
 def test_a_schedule_does_not_recompile():
     check("adam-sgd", {}, "eager", 1e-5, schedule=True)
+
+
+@pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
+@pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-adam", "adam-adam"])
+def test_tensors_that_rest(name, granularity):
+    """h of a compiled step leaves out those that rested in the last one."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    params = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 3), (3,))]
+    optimizer = hypergrad.create(name, params, lr=0.01, hypergrad_lr=1e-4, granularity=granularity)
+    oracle = Reference(name, params, 0.01, 1e-4, granularity=granularity)
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend="eager")
+    options = set(optimizer.param_groups[0])
+    for resting in (None, 0, None, None, 1, 1, None, None):
+        for index, param in enumerate(params):
+            param.grad = None if index == resting else torch.randn_like(param)
+        step()
+        oracle.step([param.grad for param in params])
+        h = torch.stack(oracle.h)
+        expected = h if granularity == "tensor" else h.sum()
+        torch.testing.assert_close(optimizer.hypergradients[0], expected, rtol=1e-9, atol=1e-12)
+    for param, theta in zip(params, oracle.theta, strict=True):
+        torch.testing.assert_close(param.detach(), theta, rtol=1e-9, atol=1e-12)
+    assert set(optimizer.param_groups[0]) == options
 
 
 def test_inductor_makes_the_same_step():
