@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import io
 import multiprocessing
 import os
 import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as PoolTimeout
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gpu import decoding
 from study.workloads import mnist as mnist_workloads
 from study.workloads.base import Data
 
@@ -106,7 +106,7 @@ def _decode_archive(archive: Path, end: float) -> Data:
     try:
         for contents, labels in splits.values():
             chunks = [contents[start : start + CHUNK] for start in range(0, len(contents), CHUNK)]
-            decoded = pool.map(decode, chunks, timeout=max(0.1, end - time.monotonic()))
+            decoded = pool.map(decoding.decode, chunks, timeout=max(0.1, end - time.monotonic()))
             parts.append(torch.from_numpy(np.concatenate(list(decoded))))
             parts.append(torch.tensor([classes.index(label) for label in labels]))
     finally:
@@ -125,16 +125,3 @@ def _members(archive: Path, end: float) -> Iterator[tuple[str, str, bytes]]:
                 content = opened.extractfile(member)
                 assert content is not None
                 yield levels[-3], levels[-2], content.read()
-
-
-def decode(contents: Sequence[bytes]) -> np.ndarray:
-    """Return encoded pictures as one uint8 array (n, 3, 32, 32).
-
-    Raises:
-        OSError: One of them is no picture.
-        ValueError: One of them has another size.
-    """
-    from PIL import Image
-
-    pixels = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in contents]
-    return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))

@@ -44,7 +44,7 @@ def measure(trials: Sequence[Trial], context: Context) -> None:
             workers.append((process, ours))
         end = time.monotonic() + min(START_SECONDS, context.budget.left)
         ready = [ours for _, ours in workers if _answer(ours, end - time.monotonic()) == "ready"]
-        context.results.add("processes", started=wanted, ready=len(ready))
+        context.results.note(processes_started=wanted, processes_ready=len(ready))
         counts = sorted({2**power for power in range(10) if 2**power < len(ready)} | {len(ready)} - {0})
         for index, trial in enumerate(trials):
             for count in counts:

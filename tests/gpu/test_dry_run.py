@@ -80,6 +80,11 @@ def test_every_part_runs_on_a_bare_machine(bare, tmp_path):
 
     card = json.loads((out / "cpu.json").read_text())
     assert {name: part["results"] for name, part in card["parts"].items()} == found
+    tables = subprocess.check_output(
+        [sys.executable, "-m", "gpu.tables", out / "cpu.json"], cwd=bare / "tests", text=True
+    )
+    assert tables.count("| 10k | ") == len(steps)
+    assert tables.count("| mnist-mlp | 3 | ") == 2
     with tarfile.open(tmp_path / "all.tar.gz") as bundle:
         assert {"cpu.json", "vgg.json", "vgg.log"} <= set(bundle.getnames())
 
