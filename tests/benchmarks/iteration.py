@@ -1,6 +1,6 @@
-"""What the study's training loop costs beside a bare loop: forward, backward and ``hypergrad`` step alone.
+"""Measures the study's training loop beside a bare loop of forward pass, backward pass and step.
 
-Prints milliseconds per iteration of both and their ratio, medians over repetitions measured in turns.
+Prints milliseconds per iteration of both and their ratio: medians over repetitions, both measured in turns.
 
     python tests/benchmarks/iteration.py [--workload digits-mlp --optimizer adam-adam --iterations 200 ...]
 """
@@ -15,7 +15,6 @@ import torch
 
 import hypergrad
 from study.config.trial import Trial
-from study.training.device import choose_device
 from study.training.trainer import train
 from study.workloads import datasets, registry
 
@@ -57,10 +56,11 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = choose_device()
+    device = torch.device(options.device)
     print(f"torch {torch.__version__}, {device}, {options.threads} threads, batch {options.batch_size}")
     print(f"{'workload':<20} {'optimizer':<10} {'study ms':>9} {'bare ms':>9} {'ratio':>6}")
     names = options.workload or ["digits-logreg", "digits-mlp"]

@@ -1,14 +1,14 @@
-"""What packs bring: trial-iterations per second over the number of members, against the same trials unpacked.
+"""Measures trial-iterations per second of packs over the number of members, beside the same trials unpacked.
 
-Prints a table; every ratio is of one run. Needs torch and the workload's data, Ray and MLflow with ``--tune``
-only, matplotlib with ``--figure`` only. For figures that mean something the machine must be otherwise idle.
+Prints a table; each ratio comes from one run. Needs torch and the workload's data, Ray and MLflow only with
+``--tune``, matplotlib only with ``--figure``. The machine must be otherwise idle.
 
     python tests/benchmarks/packs.py [--workload mnist-mlp --optimizer adam-adam --members 1 4 --data FOLDER]
 
 The columns: trial-iterations per second of the pack, of one trial at a time in the same process with the
-same threads, and their ratio; then what share of the pack's time its matrix products alone take (on operands
-of the same shapes, in the same process), the seconds of validation per member, and the largest memory that
-the process takes for the pack, beside the data (on a GPU, of the device).
+same threads, and their ratio; then the share of the pack's time that its matrix products alone take (on
+operands of the same shapes, in the same process), the seconds of validation per member, and the most memory
+that the pack takes beside the data (on a GPU, the device's memory).
 """
 
 import argparse
@@ -25,7 +25,6 @@ from torch import nn
 
 from study.config.trial import Trial
 from study.training import stacked_model
-from study.training.device import choose_device
 from study.training.packed_trainer import PackTraining
 from study.training.trainer import Training
 from study.workloads import datasets, registry
@@ -86,10 +85,11 @@ def unpacked(trials, workload, data, device, at_most=3):
     return sum(record.iterations for record in records) / sum(record.seconds for record in records)
 
 
-def products(trials, workload, data, device):
-    """Return the seconds that the matrix products of one iteration of the pack take by themselves; or None.
+def products(trials, workload, data, device, least=0.5):
+    """Return the seconds that the matrix products of one iteration of a perceptrons' pack take by themselves.
 
-    For a perceptron: forward, gradients of the weights, and gradients of the activations but the first.
+    The products are: forward, gradients of the weights, and gradients of the activations but the first.
+    They are repeated for about ``least`` seconds. Returns None if the workload is no perceptron.
     """
     model = workload.build()
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
@@ -121,7 +121,7 @@ def products(trials, workload, data, device):
             torch.bmm(left, right)
 
     once()
-    repetitions = max(3, int(0.5 / max(1e-6, timed(once, device))))
+    repetitions = max(3, int(least / max(1e-6, timed(once, device))))
     return timed(lambda: [once() for _ in range(repetitions)], device) / repetitions
 
 
@@ -144,7 +144,7 @@ def peak(device):
 def measure(options, name, optimizer, members, results):
     """One line of the table, in a process of its own so that the memory is its own."""
     torch.set_num_threads(options.threads)
-    device = choose_device()
+    device = torch.device(options.device)
     workload = registry.resolve(name, {})
     data = datasets.load(workload, options.data, device)
     trials = trials_of(options, name, optimizer, members)
@@ -277,6 +277,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--capture", action="store_true", help="on a GPU: an iteration is a CUDA graph")
     parser.add_argument(
         "--tune", type=int, metavar="TRIALS", help="also one process per trial under Ray Tune"
@@ -284,7 +285,7 @@ def main():
     parser.add_argument("--figure", type=Path, help="draw how time and memory grow")
     options = parser.parse_args()
     print(
-        f"torch {torch.__version__}, {choose_device()}, {options.threads} threads, batch {options.batch_size}"
+        f"torch {torch.__version__}, {options.device}, {options.threads} threads, batch {options.batch_size}"
     )
     tables = {}
     names = options.workload or ["mnist-logreg", "mnist-mlp"]

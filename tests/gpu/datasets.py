@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import io
 import multiprocessing
 import os
 import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as PoolTimeout
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gpu import decoding
 from study.workloads import mnist as mnist_workloads
 from study.workloads.base import Data
 
@@ -25,7 +25,10 @@ DECODE_SECONDS = 40.0
 """For reading and decoding the pictures; longer, and the pictures are made up."""
 CHUNK = 500
 """Pictures that a process decodes at a time."""
-SHAPES = {"mnist": ((60_000, 10_000), (784,)), "cifar10": ((50_000, 10_000), (3, 32, 32))}
+SHAPES = {"mnist": (784,), "cifar10": (3, 32, 32)}
+ROWS = {"mnist": (60_000, 10_000), "cifar10": (50_000, 10_000)}
+"""For training and for validation."""
+DRY_ROWS = {"mnist": (256, 64), "cifar10": (32, 16)}
 
 
 def mnist(folder: Path | None, *, dry: bool = False) -> tuple[Data, str]:
@@ -33,12 +36,10 @@ def mnist(folder: Path | None, *, dry: bool = False) -> tuple[Data, str]:
 
     Args:
         folder: A folder with ``MNIST/raw`` and its four files, plain or with ``.gz`` at the end.
-        dry: Whether a few made-up rows will do.
+        dry: Whether a few rows will do.
     """
-    if dry:
-        return _made_up("mnist", 256, 64), "made up, tiny"
     if folder is None:
-        return _made_up("mnist"), "made up: no --data was given"
+        return _made_up("mnist", dry), "made up: no --data was given"
     with tempfile.TemporaryDirectory() as unpacked:
         raw = Path(unpacked, "MNIST", "raw")
         raw.mkdir(parents=True)
@@ -50,8 +51,8 @@ def mnist(folder: Path | None, *, dry: bool = False) -> tuple[Data, str]:
                 with gzip.open(packed) as source, (raw / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
             else:
-                return _made_up("mnist"), f"made up: {plain} is absent"
-        return mnist_workloads.load(Path(unpacked)), "MNIST"
+                return _made_up("mnist", dry), f"made up: {plain} is absent"
+        return _some(mnist_workloads.load(Path(unpacked)), "mnist", dry), "MNIST"
 
 
 def cifar10(archive: Path | None, *, dry: bool = False) -> tuple[Data, str]:
@@ -60,30 +61,37 @@ def cifar10(archive: Path | None, *, dry: bool = False) -> tuple[Data, str]:
     Args:
         archive: A tar archive, compressed or not, of ``train/CLASS/FILE`` and ``test/CLASS/FILE``. Each file
             is a picture of 32 × 32 pixels. Classes count from 0 in the order of their names.
-        dry: Whether a few made-up pictures will do.
+        dry: Whether a few pictures will do.
     """
-    if dry and archive is None:
-        return _made_up("cifar10", 32, 16), "made up, tiny"
     if archive is None:
-        return _made_up("cifar10"), "made up: no --pictures were given"
+        return _made_up("cifar10", dry), "made up: no --pictures were given"
     started = time.monotonic()
     try:
         data = _decode_archive(archive, started + DECODE_SECONDS)
     except (PoolTimeout, OSError, ValueError, EOFError, tarfile.TarError) as error:
         reason = f"{type(error).__name__}: {error}".strip(": ")
-        return _made_up("cifar10"), f"made up: {archive.name} was not decoded ({reason})"
-    return data, f"{archive.name}, decoded in {time.monotonic() - started:.1f} s"
+        return _made_up("cifar10", dry), f"made up: {archive.name} was not decoded ({reason})"
+    return _some(data, "cifar10", dry), f"{archive.name}, decoded in {time.monotonic() - started:.1f} s"
 
 
-def _made_up(name: str, train: int | None = None, val: int | None = None) -> Data:
-    """Return rows of ten noisy classes; what is learned from them means nothing."""
-    counts, shape = SHAPES[name]
+def _some(data: Data, name: str, dry: bool) -> Data:
+    """Return the data; of a dry run as few rows as it needs."""
+    if not dry:
+        return data
+    train, val = DRY_ROWS[name]
+    return Data(
+        data.train_inputs[:train], data.train_targets[:train], data.val_inputs[:val], data.val_targets[:val]
+    )
+
+
+def _made_up(name: str, dry: bool) -> Data:
+    """Return rows of ten noisy classes, as many as the real data have; what is learned means nothing."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(10, *shape, generator=generator)
+    centres = torch.randn(10, *SHAPES[name], generator=generator)
     parts: list[torch.Tensor] = []
-    for rows in (train or counts[0], val or counts[1]):
+    for rows in DRY_ROWS[name] if dry else ROWS[name]:
         targets = torch.randint(10, (rows,), generator=generator)
-        inputs = torch.randn(rows, *shape, generator=generator).add_(centres[targets], alpha=0.5)
+        inputs = torch.randn(rows, *SHAPES[name], generator=generator).add_(centres[targets], alpha=0.5)
         if name == "cifar10":
             inputs = inputs.mul_(40).add_(128).clamp_(0, 255).to(torch.uint8)
         parts += [inputs, targets]
@@ -106,7 +114,7 @@ def _decode_archive(archive: Path, end: float) -> Data:
     try:
         for contents, labels in splits.values():
             chunks = [contents[start : start + CHUNK] for start in range(0, len(contents), CHUNK)]
-            decoded = pool.map(decode, chunks, timeout=max(0.1, end - time.monotonic()))
+            decoded = pool.map(decoding.decode, chunks, timeout=max(0.1, end - time.monotonic()))
             parts.append(torch.from_numpy(np.concatenate(list(decoded))))
             parts.append(torch.tensor([classes.index(label) for label in labels]))
     finally:
@@ -125,16 +133,3 @@ def _members(archive: Path, end: float) -> Iterator[tuple[str, str, bytes]]:
                 content = opened.extractfile(member)
                 assert content is not None
                 yield levels[-3], levels[-2], content.read()
-
-
-def decode(contents: Sequence[bytes]) -> np.ndarray:
-    """Return encoded pictures as one uint8 array (n, 3, 32, 32).
-
-    Raises:
-        OSError: One of them is no picture.
-        ValueError: One of them has another size.
-    """
-    from PIL import Image
-
-    pixels = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in contents]
-    return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpu.harness import ROOT, Context
 
-DRY_FILTER = "(adam-adam and not compiled) or data or float or sgdn-sgdn-options1"
+DRY_FILTER = "(adam-adam and not compiled) or data or float or worker or sgdn-sgdn-options1"
 """The tests of a dry run, by words of their names: some of every kind."""
 TEST_SECONDS = 45
 """For one test, after which its file ends."""

@@ -63,7 +63,7 @@ def _measure_precision(
             **labels,
             per_s=studied,
             bare_per_s=bare,
-            ratio=bare / studied,
+            x_bare=bare / studied,
             loss=float(records[-1].train_loss[-1]),
             switches=under_way.parts()[0].switches,
         )
