@@ -1,4 +1,4 @@
-"""From a trial to the optimizer that trains it: ``hypergrad``'s twelve, or any class by its dotted path.
+"""From a trial to the optimizer that trains it: one of ``hypergrad``'s, or any class by its dotted path.
 
 A class by its dotted path is made with ``lr=α₀`` and the trial's arguments; with the study's ``weight_decay``
 too if its signature has one and the arguments do not say otherwise. What weight decay means is the class's
