@@ -25,7 +25,9 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         """α of each group after the last step, copied: 0-d, or (tensors,) for granularity ``"tensor"``."""
         values = (group["lr"] for group in self.param_groups)
         return [
-            lr.detach().clone() if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64)
+            lr.detach().clone()
+            if isinstance(lr, Tensor)
+            else torch.tensor(lr, dtype=torch.float64, device="cpu")
             for lr in values
         ]
 
@@ -33,7 +35,9 @@ class HypergradientOptimizer(torch.optim.Optimizer):
     def hypergradients(self) -> list[Tensor]:
         """h of each group at the last step, copied, in the shape of its α; 0 before it, and for a fixed α."""
         return [
-            torch.zeros(()) if group["lop"] is None else group["hypergradient"].clone()
+            torch.zeros((), dtype=torch.float32, device="cpu")
+            if group["lop"] is None
+            else group["hypergradient"].clone()
             for group in self.param_groups
         ]
 

@@ -105,7 +105,7 @@ def settle(group: dict[str, Any]) -> None:
     group["lop_state"] = fresh.rate | _like(alpha, group.get("lop_state", {}))
     group["hypergradient"] = group.get("hypergradient", torch.zeros_like(alpha)).to(alpha)
     if "lr_factor" in group:
-        group["lr_factor"] = torch.as_tensor(group["lr_factor"]).to(alpha)
+        group["lr_factor"] = torch.as_tensor(group["lr_factor"], dtype=alpha.dtype, device=alpha.device)
     if "moves" in group or _moves_by_more_than_u(group):
         moves = group["moves"] = _like(alpha, group.get("moves", {}))
         decay = group["weight_decay"] if group["decoupled_weight_decay"] else 0.0

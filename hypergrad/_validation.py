@@ -57,7 +57,8 @@ def check(options: dict[str, Any]) -> None:
 
 def _check_range(options: dict[str, Any]) -> None:
     """α₀ must be where the rule lets α be."""
-    lr, bounds = torch.as_tensor(options["lr"]), options["lr_bounds"]
+    lr, bounds = options["lr"], options["lr_bounds"]
+    lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
     if options["multiplicative"] and not bool((lr > 0).all()):
         raise ValueError(f"multiplicative=True needs an lr above 0, got {options['lr']!r}")
     if bounds is None:

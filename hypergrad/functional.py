@@ -215,7 +215,7 @@ def update(
             members=learned.shape[-1] if with_members else None,
             last=state.kernel,
         )
-        state.kernel = kernel
+    state.kernel = kernel
     every = (granularity == "group" or len(moved) == len(params)) and (by_tensor or not resting)
     if kernel is not None and rate is not None and learned is not None and plainly and local and every:
         h = kernel.step(
@@ -300,8 +300,8 @@ def update(
     if schedule is not None:
         alphas = [alpha * schedule for alpha in alphas] if isinstance(alphas, list) else alphas * schedule
     if kernel is not None:
-        factors = torch.stack(alphas) if isinstance(alphas, list) else torch.as_tensor(alphas)
-        kernel.move(factors, decay=decay)
+        assert not isinstance(alphas, float)  # learned
+        kernel.move(torch.stack(alphas) if isinstance(alphas, list) else alphas, decay=decay)
         return h
     move_all(
         (moved, given, states),

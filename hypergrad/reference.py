@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ZERO = torch.zeros((), dtype=torch.float64)
+ZERO = torch.zeros((), dtype=torch.float64, device="cpu")
 
 
 class Reference:
@@ -73,7 +73,7 @@ class Reference:
         self.op_memory: list[dict[str, Any]] = [{} for _ in theta]
         self.lop_memory: list[dict[str, Any]] = [{} for _ in theta]  # "group" uses the first only
         self.alpha = [
-            torch.tensor(alpha, dtype=torch.float64) for _ in theta
+            torch.tensor(alpha, dtype=torch.float64, device="cpu") for _ in theta
         ]  # "group", "released": all equal
         self.h = [ZERO for _ in theta]
         self.beta, self.weight_decay, self.granularity = beta, weight_decay, granularity

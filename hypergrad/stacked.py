@@ -134,7 +134,7 @@ class Stacked:
             {name: block[name] if name == "step" else value[list(members)] for name, value in state.items()}
             for state, block in zip(self._states, self._blocks[0].state.params, strict=True)
         ]
-        index = torch.tensor(list(members), device=self.alpha.device)
+        index = torch.tensor(list(members), dtype=torch.int64, device=self.alpha.device)
         self.params = [
             param.detach().index_select(0, index).requires_grad_(param.requires_grad) for param in self.params
         ]

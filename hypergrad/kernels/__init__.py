@@ -56,6 +56,7 @@ class Kernel(Protocol):
         *,
         weight_decay: float,
         maximize: bool,
+        members: int | None = None,
     ) -> bool:
         """Take up the gradients of another step if all else is where and as it was; return whether it is.
 
@@ -122,16 +123,18 @@ def choose(
         weight_decay: coupled.
         maximize: climb instead of descend.
         members: N, if the first axis of every tensor stacks N members with a product and an α each.
-        last: that of the last step of as many members, returned again if only the gradients are others.
+        last: that of the last step, returned again if only the gradients are others.
 
     Raises:
         ValueError: if a gradient or state has another shape than its parameter.
     """
     if torch.compiler.is_compiling() or not params[0].is_cpu:
         return None
-    if last and last.renew(direction, params, grads, states, weight_decay=weight_decay, maximize=maximize):
-        return last
     try:
+        if last is not None and last.renew(
+            direction, params, grads, states, weight_decay=weight_decay, maximize=maximize, members=members
+        ):
+            return last
         return cpu.CPUKernel(
             direction, params, grads, states, weight_decay=weight_decay, maximize=maximize, members=members
         )

@@ -10,8 +10,8 @@ import struct
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import chain
-from operator import attrgetter, is_
+from itertools import chain, compress
+from operator import attrgetter, is_, not_
 from typing import NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ class CPUKernel:
 
     __slots__ = (
         *("_addresses", "_call", "_described", "_dtype", "_functions", "_grads", "_keys", "_members"),
-        *("_rule", "_shapes", "_threads", "_written", "_written_at"),
+        *("_rule", "_shapes", "_sizes", "_storages", "_threads", "_written", "_written_at"),
     )
 
     def __init__(
@@ -60,7 +60,7 @@ class CPUKernel:
             ValueError: if a gradient or state has another shape than its parameter.
         """
         name, keys, numbers = _described(direction)
-        self._described = (direction, weight_decay, maximize)
+        self._described = (direction, weight_decay, maximize, members)
         self._dtype, self._members = params[0].dtype, members
         self._functions = _functions(self._dtype, name)
         self._keys = tuple(filter(None, keys))
@@ -69,13 +69,18 @@ class CPUKernel:
         if name == "adam":
             self._keys += ("step",)
             own.append([state["step"] for state in states])
-            if not _are_real(own[-1], torch.float32):
-                raise build.UnavailableError("they take Adam's step as float32 on the CPU")
-        # What C reads through addresses lives as long as this object; the gradients, until the step is done.
+            if not _are_real(own[-1], torch.float32) or any(count.numel() != 1 for count in own[-1]):
+                raise build.UnavailableError("they take Adam's step as one float32 on the CPU")
+        # The memory that C reaches through addresses lives as long as this object; that of gradients, until
+        # the step is done.
         self._written = [*params, *chain.from_iterable(own)]
-        self._written_at = list(map(Tensor.data_ptr, self._written))
+        self._written_at = list(map(_address, self._written))
+        self._sizes = list(map(Tensor.numel, self._written))
+        self._storages = list(map(Tensor.untyped_storage, self._written))
         self._shapes = list(map(_shape, params))
-        addresses = array("q", map(Tensor.data_ptr, self._grads))
+        if members is not None and any(shape[:1] != (members,) for shape in self._shapes):
+            raise ValueError(f"each parameter must stack {members} members on its first axis")
+        addresses = array("q", map(_address, self._grads))
         addresses.extend(self._written_at)
         addresses.extend(param.numel() // (members or 1) for param in params)
         self._addresses = addresses
@@ -100,27 +105,31 @@ class CPUKernel:
         *,
         weight_decay: float,
         maximize: bool,
+        members: int | None = None,
     ) -> bool:
         """See ``hypergrad.kernels.Kernel``."""
-        if self._described != (direction, weight_decay, maximize) or len(params) != len(self._shapes):
+        described = (direction, weight_decay, maximize, members)
+        if self._described != described or len(params) != len(self._shapes):
             return False
         written = [*params, *[state.get(key) for key in self._keys for state in states]]
         if not all(map(is_, written, self._written)) or self._threads != torch.get_num_threads():
             return False
+        # One address is one memory, which `_storages` keeps: what a tensor makes of it may have changed.
         if list(map(Tensor.data_ptr, self._written)) != self._written_at:
             return False
-        dtype, addresses = self._dtype, self._addresses
-        given: list[Tensor] = []
-        for param, grad, shape in zip(params, grads, self._shapes, strict=True):
-            # At one address all else can have changed: a model can give its parameters other data.
-            if param.dtype != dtype or param.shape != shape or not param.is_contiguous():
-                return False
-            if grad is None or type(grad) not in _PLAIN or not grad.is_cpu or grad.is_neg():
-                return False
-            if grad.dtype != dtype or grad.shape != shape or not grad.is_contiguous():
-                return False
-            addresses[len(given)] = grad.data_ptr()
-            given.append(grad)
+        if list(map(Tensor.numel, self._written)) != self._sizes or not _are_real(params, self._dtype):
+            return False
+        if not (all(map(Tensor.is_contiguous, params)) and _PLAIN.issuperset(map(type, grads))):
+            return False
+        given: list[Tensor] = list(grads)  # type: ignore[arg-type]  # none is missing: None is not plain
+        if not _are_real(given, self._dtype) or list(map(_shape, given)) != self._shapes:
+            return False
+        if not all(map(Tensor.is_contiguous, given)) or any(map(Tensor.is_neg, given)):
+            return False
+        addresses = array("q", map(Tensor.data_ptr, given))
+        if 0 in addresses and any(map(Tensor.numel, compress(given, map(not_, addresses)))):
+            return False
+        self._addresses[: len(given)] = addresses
         self._grads = given
         return True
 
@@ -128,23 +137,38 @@ class CPUKernel:
         """See ``hypergrad.kernels.Kernel``."""
         columns = (3,) if norms else ()
         axis = () if self._members is None else (self._members,)
-        products = torch.empty((len(self._shapes), *axis, *columns), dtype=self._dtype)
+        count = len(self._shapes)
+        products = torch.empty((count, *axis, *columns), dtype=self._dtype, device="cpu")
         if decays is not None:
-            decays = decays.to(self._dtype).contiguous()
+            decays = self._operand(decays, (count,))
         address = None if decays is None else decays.data_ptr()
         _check(self._functions.products(self._call, address, products.data_ptr(), 3 if norms else 1))
         return products.movedim(-1, 1) if norms else products
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
         """See ``hypergrad.kernels.Kernel``."""
+        count = len(self._shapes)
         if self._members is not None:
-            alpha = alpha.expand(len(self._shapes), self._members)
-        if alpha.dtype != self._dtype or not alpha.is_contiguous():
-            alpha = alpha.to(self._dtype).contiguous()
+            alpha = self._operand(alpha.expand(count, self._members), (count, self._members))
+        else:
+            alpha = self._operand(alpha, (count,) if alpha.ndim else ())
         _check(self._functions.move(self._call, alpha.data_ptr(), min(1, alpha.ndim), decay))
         self._grads = ()
         # Autograd must hear of writes that it does not see.
         torch._C._increment_version(self._written)
+
+    def _operand(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return ``tensor`` as C takes it.
+
+        Raises:
+            ValueError: if it is on another device or of another shape.
+        """
+        if not tensor.is_cpu or tensor.shape != shape:
+            raise ValueError(
+                f"kernels on a CPU need a tensor of shape {shape} there, got shape {tuple(tensor.shape)} on "
+                f"{tensor.device}"
+            )
+        return tensor.to(self._dtype).contiguous()
 
     def step(
         self,
@@ -163,18 +187,19 @@ class CPUKernel:
         h = torch.empty_like(alpha) if out is None else out
         kept = [alpha, h, *[state[name] for name in names]]
         kept_at = list(map(Tensor.data_ptr, kept))
-        made_of = (rate, hypergrad_lr, granularity, kept_at)
+        made_of = (rate, hypergrad_lr, granularity, kept_at, list(map(Tensor.numel, kept)))
         rule = self._rule
         if rule is None or rule.made_of != made_of or not all(map(is_, rule.kept, kept)):
             if not _are_real(kept, self._dtype) or not all(map(Tensor.is_contiguous, kept)):
                 return None
             alphas = len(self._shapes) if granularity == "tensor" else 1
             entries = 1 if granularity == "group" else len(self._shapes)
-            if list(map(Tensor.numel, kept)) != [alphas, alphas, *[entries] * len(names)]:
+            if 0 in kept_at or made_of[-1] != [alphas, alphas, *[entries] * len(names)]:
                 return None  # C would write past their ends
             addresses = (*kept_at, 0, 0, 0)[:5]
             packed = _RULE.pack(kind, _GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
-            rule = self._rule = _Rule(packed, made_of, kept)
+            storages = list(map(Tensor.untyped_storage, kept))
+            rule = self._rule = _Rule(packed, made_of, kept, storages)
         _check(self._functions.step(self._call, rule.packed))
         self._grads = ()
         torch._C._increment_version(self._written + kept)
@@ -203,6 +228,8 @@ class _Rule(NamedTuple):
     packed: bytes
     made_of: tuple[object, ...]
     kept: list[Tensor]
+    storages: list[torch.UntypedStorage]
+    """Keep the memory at the addresses in ``packed``."""
 
 
 def _ruled(rate: rates.Rate) -> tuple[int | None, tuple[str, ...], tuple[float, float, float]]:
@@ -275,6 +302,18 @@ def _suitable(
 # Loops over tensors run in C where they can: a model may have a hundred.
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _dtype, _is_cpu, _shape = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("shape")
+
+
+def _address(tensor: Tensor) -> int:
+    """Return where the elements are.
+
+    Raises:
+        build.UnavailableError: if they are nowhere, as those of zeros that autograd does not write out.
+    """
+    address: int = tensor.data_ptr()
+    if not address and tensor.numel():
+        raise build.UnavailableError("they take tensors with memory of their own")
+    return address
 
 
 def _are_real(tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:

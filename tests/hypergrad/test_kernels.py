@@ -261,6 +261,130 @@ def test_no_step_with_an_alpha_or_a_state_of_another_size(granularity):
         assert (h is not None) == (sizes == fits[granularity])
 
 
+# ---- What is not as it should be never reaches C, which would end the process ----
+
+
+def two_vectors(direction, elements=1000, **options):
+    """A kernel that has taken a step, and its operands; large, so that C would not stay within a page."""
+    params = make([(elements,), (elements,)], torch.float32)
+    states, grads = states_for(direction, params), make([(elements,), (elements,)], torch.float32, 1)
+    kernel = kernels.choose(direction, params, grads, states, **options)
+    return kernel, params, grads, states
+
+
+@pytest.mark.parametrize(
+    "decays",
+    [torch.zeros(1), torch.zeros(3), torch.zeros(2, 1), torch.zeros(()), torch.zeros(2, device="meta")],
+    ids=str,
+)
+def test_decays_are_checked(decays):
+    kernel, *_ = two_vectors(directions.SGD())
+    with pytest.raises(ValueError, match=r"need a tensor of shape \(2,\) there"):
+        kernel.products(decays=decays)
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [torch.zeros(1), torch.zeros(3), torch.zeros(2, 1), torch.zeros((), device="meta"), torch.zeros(0)],
+    ids=str,
+)
+def test_alphas_are_checked(alpha):
+    kernel, params, *_ = two_vectors(directions.SGD())
+    kernel.products()
+    before = [param.clone() for param in params]
+    with pytest.raises(ValueError, match="need a tensor of shape"):
+        kernel.move(alpha)
+    assert all(map(torch.equal, params, before))
+
+
+def test_alphas_of_other_types_and_layouts_are_taken():
+    for alpha in (torch.tensor([1, 2]), torch.tensor([1.0, 9.0, 2.0], dtype=torch.float64)[::2]):
+        kernel, params, grads, _ = two_vectors(directions.SGD())
+        before = [param.clone() for param in params]
+        kernel.products()
+        kernel.move(alpha)
+        for factor, param, start, grad in zip((1, 2), params, before, grads, strict=True):
+            torch.testing.assert_close(param, start - factor * grad)
+
+
+def test_members_are_checked():
+    params = make([(6, 1000), (4, 1000)], torch.float32)
+    states, grads = states_for(directions.SGD(), params), make([(6, 1000), (4, 1000)], torch.float32, 1)
+    with pytest.raises(ValueError, match="must stack 6 members"):
+        kernels.choose(directions.SGD(), params, grads, states, members=6)
+    # One of another number of members is not taken up.
+    one = kernels.choose(directions.SGD(), params[:1], grads[:1], states[:1], members=6)
+    other = kernels.choose(directions.SGD(), params[:1], grads[:1], states[:1], last=one)
+    assert other is not one
+    assert other.products().shape == (1,)
+
+
+def no_elements(state):
+    state["step"] = torch.zeros(0)
+
+
+def elsewhere(state):
+    state["exp_avg"] = state["exp_avg"].to("meta")
+
+
+def count_elsewhere(state):
+    state["step"] = state["step"].to("meta")
+
+
+@pytest.mark.parametrize("change", [no_elements, elsewhere, count_elsewhere])
+def test_states_are_checked(change):
+    kernel, params, grads, states = two_vectors(directions.Adam())
+    change(states[1])
+    assert kernels.choose(directions.Adam(), params, grads, states, last=kernel) is None
+
+
+def test_gradients_without_memory_are_not_taken():
+    """As autograd has them for zeros that it does not write out."""
+    kernel, params, _, states = two_vectors(directions.SGD())
+    zeros = [torch._efficientzerotensor((1000,)) for _ in params]
+    assert kernels.choose(directions.SGD(), params, zeros, states, last=kernel) is None
+    assert kernels.choose(directions.SGD(), params, zeros, states) is None
+
+
+def shorter(tensor):
+    tensor.data = tensor.data[:10]
+
+
+def freed(tensor):
+    """At one address or another: what was there is gone."""
+    tensor.data = torch.empty(0)
+    tensor.data = torch.zeros(tensor.numel() + 10)
+
+
+@pytest.mark.parametrize("change", [shorter, freed])
+@pytest.mark.parametrize("of", ["parameter", "gradient", "exp_avg", "exp_avg_sq"])
+def test_a_kernel_is_not_taken_up_by_tensors_of_other_data(of, change):
+    kernel, params, grads, states = two_vectors(directions.Adam(), elements=100_000)
+    kernel.products()
+    kernel.move(torch.tensor(0.1))
+    change({"parameter": params[1], "gradient": grads[1], **states[1]}[of])
+    assert not kernel.renew(directions.Adam(), params, grads, states, weight_decay=0.0, maximize=False)
+
+
+@pytest.mark.parametrize("change", [shorter, freed])
+@pytest.mark.parametrize("of", ["alpha", "h", "momentum_buffer"])
+def test_nor_is_a_rule(of, change):
+    rate, alpha, h = rates.SGDN(), torch.full((2,), 0.1), torch.zeros(2)
+    state = rate.init(alpha.new_zeros(2))
+    kernel, params, grads, states = two_vectors(directions.SGD())
+
+    def step():
+        return kernel.step(rate, state, alpha, hypergrad_lr=0.1, granularity="tensor", out=h)
+
+    assert step() is h
+    change({"alpha": alpha, "h": h, **state}[of])
+    if change is shorter:
+        for value in (alpha, h, *state.values()):
+            value.data = value.data[:1]
+    assert kernel.renew(directions.SGD(), params, grads, states, weight_decay=0.0, maximize=False)
+    assert step() is None
+
+
 def test_autograd_notices_the_move():
     param = torch.randn(3, requires_grad=True)
     loss = (param * param).sum()
