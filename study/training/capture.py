@@ -1,6 +1,6 @@
-"""An iteration of a pack as one CUDA graph: a single launch for what are hundreds of small kernels.
+"""An iteration of a pack as one CUDA graph: one launch in place of hundreds of small kernels.
 
-Not measured yet, and not used unless asked for.
+Off unless asked for: :class:`.packed_trainer.PackTraining` takes ``capture=True``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ WARM_UP = 3
 """Iterations before the capture, in which libraries choose their algorithms and allocate. They are undone."""
 
 
+def can_capture(device: torch.device) -> bool:
+    """Whether iterations on ``device`` can be captured."""
+    return device.type == "cuda"
+
+
 class CapturedIteration:
-    """Runs ``iterate`` as it was captured, on the batch that it is called with.
+    """Replays ``iterate`` as it was captured, on the batch that it is called with.
+
+    A replay reads and writes the memory that the capture did. So this object keeps ``iterate`` alive, and
+    with it every tensor that ``iterate`` refers to.
 
     Args:
         iterate: takes row numbers on a GPU, moves ``tensors`` in place and returns losses; reads nothing back
@@ -27,6 +35,8 @@ class CapturedIteration:
     def __init__(
         self, iterate: Callable[[Tensor], Tensor], chosen: Tensor, tensors: Sequence[Tensor]
     ) -> None:
+        self._iterate = iterate
+        self._tensors = list(tensors)
         self._chosen = chosen.clone()
         before = [tensor.detach().clone() for tensor in tensors]
         side = torch.cuda.Stream(chosen.device)

@@ -1,8 +1,8 @@
 """Trains compatible trials at once: a pack, stacked along a member axis. Needs torch and ``hypergrad`` only.
 
-A packed trial's curve is the one that :class:`.trainer.Training` gives it alone, up to the order in
-which sums are rounded: its weights, the order of its data and its optimizer's state are its own, drawn from
-its own seed. Members of one seed are given the same batches, and are kept next to each other for that.
+A packed trial's curve is the one that :class:`.trainer.Training` gives it alone, up to the order in which
+sums are rounded: its weights, the order of its data and its optimizer's state are its own, drawn from its own
+seed. Members of one seed are given the same batches, and are kept next to each other for that.
 
 The same pack gives the same numbers on the same machine with the same number of threads. In another pack the
 last digits differ.
@@ -11,9 +11,9 @@ last digits differ.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,11 @@ from hypergrad.stacked import Stacked
 from study.config.trial import Trial
 from study.storage.records import Array, EpochRecord
 from study.training import stacked_model
-from study.training.capture import CapturedIteration
+from study.training.capture import CapturedIteration, can_capture
+from study.training.curves import Curves
+from study.training.stacked_model import Streams
 from study.training.trainer import EVALUATION_BATCH, Training
+from study.workloads import torch_settings
 from study.workloads.base import Data, Workload
 
 LEAST_EVALUATION_BATCH = 100
@@ -34,7 +37,7 @@ LEAST_EVALUATION_BATCH = 100
 
 @dataclass(slots=True)
 class _Member:
-    """A trial under way, and what it measured so far in the epoch that it is in."""
+    """A trial under way, and its measurements so far in the epoch that it is in."""
 
     trial: Trial
     epoch: int = 0
@@ -53,16 +56,23 @@ class _Member:
 
 
 class PackTraining:
-    """Trials under way together. Between two epochs each can be saved, to go on in a pack or alone.
+    """Trials under way together. Between two epochs each can be saved, to resume in a pack or alone.
+
+    Example::
+
+        pack = PackTraining(trials, workload, data, device)
+        for records in pack.epochs():
+            for trial, record in records:
+                print(trial.name, record.val_loss)
 
     Args:
-        trials: distinct, and alike in all but α₀, β, seed and budget.
-        workload: theirs; :func:`study.training.stacked_model.unstackable_reason` has nothing against it.
+        trials: distinct trials, alike in all but α₀, β, seed and budget.
+        workload: their workload, for which :func:`.stacked_model.unstackable_reason` returns None.
         data: the workload's data, on ``device``.
         device: where to train.
-        states: by key, what to go on from, of :meth:`state_dict` or ``Training.state_dict``: for all trials,
-            after equally many iterations, or for none.
-        capture: on a GPU, run whole batches as a CUDA graph.
+        states: by key, the states to resume from, of :meth:`state_dict` or ``Training.state_dict``: of all
+            trials, after equally many iterations, or of none.
+        capture: on a GPU, capture the iteration of a whole batch as a CUDA graph and replay it.
 
     Raises:
         ValueError: the trials are not alike, or a state is not as said above.
@@ -79,7 +89,7 @@ class PackTraining:
         capture: bool = False,
     ) -> None:
         _check(trials, states)
-        self._capture = capture and device.type == "cuda"
+        self._capture = capture and can_capture(device)
         self._captured: CapturedIteration | None = None
         self._workload, self._data = workload, data
         self._members = [_Member(trial) for trial in sorted(trials, key=lambda trial: trial.seed)]
@@ -89,21 +99,25 @@ class PackTraining:
                 state = states[member.trial.key]
                 alone.load_state_dict(dict(state))
                 member.epoch, member.iterations = state["epoch"], state["iterations"]
-        models, optimizers, streams = zip(*(alone.parts() for alone in trainings), strict=True)
+        self.settings = trainings[0].settings
+        """What is in force while it trains; see :mod:`study.workloads.torch_settings`."""
+        models, optimizers, random = zip(*(alone.parts() for alone in trainings), strict=True)
         if self._capture:
             for group in (optimizer.param_groups[0] for optimizer in optimizers):
                 group.update({"capturable": True} if "capturable" in group else {})
         # What members of one seed draw is the same, now and later: one of them can speak for all.
-        self._random = {m.trial.seed: random for m, random in zip(self._members, streams, strict=True)}
+        self._random = {m.trial.seed: own for m, own in zip(self._members, random, strict=True)}
         self._names = [name for name, _ in models[0].named_parameters()]
         self._forward = stacked_model.forward(models[0], data.train_inputs.ndim)
-        params = [
-            torch.stack([param.detach() for param in own]).requires_grad_()
-            for own in zip(*(model.parameters() for model in models), strict=True)
-        ]
-        self._optimizer = Stacked(optimizers, params)
+        with torch_settings.in_force(self.settings):
+            params = [
+                torch.stack([param.detach() for param in own]).requires_grad_()
+                for own in zip(*(model.parameters() for model in models), strict=True)
+            ]
+            self._optimizer = Stacked(optimizers, params)
         self._losses = stacked_model.losses(workload, data.train_targets)
         self._validate = stacked_model.losses(workload, data.val_targets)
+        self._streams = self._count_streams()
         self._drop({member.trial.key for member in self._members if member.done})
 
     @property
@@ -114,12 +128,13 @@ class PackTraining:
     def epochs(self) -> Iterator[list[tuple[Trial, EpochRecord]]]:
         """Train on; yield an epoch's records of all trials under way, until none is.
 
-        A trial is under way up to its budget or the first of its records that is ``diverged``. Of the seconds
-        that an iteration takes each member counts an equal share. Nothing is read back from the device before
-        an epoch, or the budget of a member, ends.
+        A trial is under way up to its budget or the first of its records that is ``diverged``. Each member
+        counts an equal share of the seconds that an iteration takes. Nothing is read back from the device
+        before an epoch, or the budget of a member, ends.
         """
         while self._members:
-            records = self._train_epoch()
+            with torch_settings.in_force(self.settings):
+                records = self._train_epoch()
             ended = {trial.key for trial, record in records if record.diverged}
             self._drop(ended | {member.trial.key for member in self._members if member.done})
             yield records
@@ -153,27 +168,33 @@ class PackTraining:
         if len(kept) == len(self._members):
             return
         self._members = [self._members[index] for index in kept]
-        self._captured = None
+        self._captured = None  # it moves tensors that are replaced now
         if kept:
             self._optimizer.keep(kept)
+            self._streams = self._count_streams()
 
-    def _streams(self) -> dict[int, int]:
-        """Seeds and how many members each has, in the members' order."""
-        seeds = [member.trial.seed for member in self._members]
-        return {seed: seeds.count(seed) for seed in dict.fromkeys(seeds)}
+    def _seeds(self) -> list[int]:
+        """The seed of each stream, in the members' order."""
+        return list(dict.fromkeys(member.trial.seed for member in self._members))
+
+    def _count_streams(self) -> Streams:
+        """How many members each stream has, for the members that there are now."""
+        counts = Counter(member.trial.seed for member in self._members)
+        return Streams(tuple(counts[seed] for seed in self._seeds()), self._data.train_inputs.device)
 
     def _train_epoch(self) -> list[tuple[Trial, EpochRecord]]:
         rows, size = len(self._data.train_targets), self._members[0].trial.batch_size
         device = self._data.train_inputs.device
         orders = {
-            seed: torch.randperm(rows, generator=self._random[seed].order).to(device)
-            for seed in self._streams()
+            seed: torch.randperm(rows, generator=self._random[seed].order, device="cpu").to(device)
+            for seed in self._seeds()
         }
-        lengths = {member.trial.key: member.length(-(-rows // size)) for member in self._members}
+        batches = self._members[0].trial.batches(rows)
+        lengths = {member.trial.key: member.length(batches) for member in self._members}
         records = []
         done = 0
         for end in sorted(set(lengths.values())):
-            order = torch.stack([orders[seed] for seed in self._streams()])
+            order = torch.stack([orders[seed] for seed in self._seeds()])
             self._train(list(order.split(size, dim=1)[done:end]))
             done = end
             measured = zip(self._members, *(values.tolist() for values in self._evaluate()), strict=True)
@@ -186,11 +207,8 @@ class PackTraining:
 
     def _train(self, batches: list[Tensor]) -> None:
         """Take an iteration for each of ``batches``, row numbers of shape (streams, batch)."""
-        streams = list(self._streams().values())
-        repeats = torch.tensor(streams).to(self._data.train_targets.device)
-        iterate = partial(self._iterate, streams=streams, repeats=repeats)
         if self._capture and self._captured is None and batches:
-            self._captured = CapturedIteration(iterate, batches[0], self._optimizer.tensors())
+            self._captured = CapturedIteration(self._iterate, batches[0], self._optimizer.tensors())
         learned = self._members[0].trial.lop is not None
         started = time.perf_counter()
         losses: list[Tensor] = []
@@ -198,7 +216,7 @@ class PackTraining:
         hypergradients: list[Tensor] = []
         for chosen in batches:
             captured = self._captured is not None and self._captured.shape == chosen.shape
-            losses.append(self._captured(chosen) if self._captured and captured else iterate(chosen))
+            losses.append(self._captured(chosen) if self._captured and captured else self._iterate(chosen))
             if learned:
                 alphas.append(self._optimizer.alpha.clone())
                 hypergradients.append(self._optimizer.hypergradient.clone())
@@ -208,12 +226,12 @@ class PackTraining:
             member.curves.append(tuple(np.ascontiguousarray(values[..., index]) for values in curves))
             member.seconds += seconds
 
-    def _iterate(self, chosen: Tensor, streams: list[int], repeats: Tensor) -> Tensor:
+    def _iterate(self, chosen: Tensor) -> Tensor:
+        # All tensors that outlive the call are this object's: a captured iteration reads them again later.
         params = self._optimizer.params
         inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
-        targets = self._data.train_targets[chosen]
-        targets = targets.repeat_interleave(repeats, dim=0, output_size=sum(streams))
-        losses = self._losses(self._forward(params, inputs, streams), targets)
+        targets = self._streams.repeat(self._data.train_targets[chosen])
+        losses = self._losses(self._forward(params, inputs, self._streams), targets)
         self._optimizer.step(torch.autograd.grad(losses.sum(), params))
         return losses.detach()
 
@@ -221,11 +239,12 @@ class PackTraining:
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         """Return every member's mean loss and accuracy over the validation data."""
         data, members = self._data, len(self._members)
+        together = Streams((members,), data.val_inputs.device)
         size = max(LEAST_EVALUATION_BATCH, EVALUATION_BATCH // members)
         loss = torch.zeros(members, dtype=torch.float64, device=data.val_inputs.device)
         correct = torch.zeros_like(loss)
         for inputs, targets in zip(data.val_inputs.split(size), data.val_targets.split(size), strict=True):
-            outputs = self._forward(self._optimizer.params, inputs.unsqueeze(0), [members])
+            outputs = self._forward(self._optimizer.params, inputs.unsqueeze(0), together)
             expected = targets.expand(members, *targets.shape)
             loss += self._validate(outputs, expected) * len(targets)
             correct += (outputs.contiguous().argmax(-1) == expected).flatten(1).sum(1)
@@ -235,24 +254,15 @@ class PackTraining:
 def _record(member: _Member, val_loss: float, val_accuracy: float) -> EpochRecord:
     """Close a member's epoch."""
     train_loss, *learned = (np.concatenate(values) for values in zip(*member.curves, strict=True))
-    tensors = None
-    if learned:
-        alpha, h = learned
-        if alpha.ndim > 1:
-            tensors, alpha = alpha, alpha.mean(1)
-        h = h.reshape(len(h), -1).sum(1)
-    else:
-        alpha = np.full(len(train_loss), member.trial.alpha0)
-        h = np.full(len(train_loss), np.nan)
-    unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
-    end = int(unusable.argmax()) + 1 if unusable.any() else len(train_loss)
+    alpha, h = learned or (np.full(len(train_loss), member.trial.alpha0), None)
+    curves = Curves.of(train_loss, alpha, h)
     record = EpochRecord(
         epoch=member.epoch + 1,
         first_iteration=member.iterations + 1,
-        alpha=alpha[:end],
-        hypergradient=h[:end],
-        train_loss=train_loss[:end],
-        alpha_tensors=None if tensors is None else tensors[:end],
+        alpha=curves.alpha,
+        hypergradient=curves.hypergradient,
+        train_loss=curves.train_loss,
+        alpha_tensors=curves.alpha_tensors,
         val_loss=val_loss,
         val_accuracy=val_accuracy,
         seconds=member.seconds,
@@ -274,7 +284,9 @@ def _check(trials: Sequence[Trial], states: Mapping[str, Mapping[str, Any]] | No
         return
     for trial in trials:
         if trial.key not in states or states[trial.key]["key"] != trial.key:
-            raise ValueError(f"no checkpoint of trial {trial.key} among those that the pack is to go on from")
+            raise ValueError(
+                f"no checkpoint of trial {trial.key} among those that the pack is to resume from"
+            )
     iterations = {states[trial.key]["iterations"] for trial in trials}
     if len(iterations) > 1:
-        raise ValueError(f"a pack goes on from equally many iterations, got {sorted(iterations)}")
+        raise ValueError(f"a pack resumes from equally many iterations, got {sorted(iterations)}")

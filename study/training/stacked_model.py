@@ -1,4 +1,4 @@
-"""Models of one architecture as one: what can be stacked on a leading member axis, and its forward pass.
+"""Models of one architecture as one: which can be stacked on a leading member axis, and their forward pass.
 
 Members come in *streams*: those of one stream are given the same batch, so that their first linear layers are
 one matrix product. Parameters have shape (N, *shape) with members ordered by stream; a batch has shape
@@ -11,6 +11,7 @@ matrices, and a softmax over ten classes runs along the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,41 @@ from torch.nn import functional as F
 from study.workloads import torch_settings
 from study.workloads.base import Workload
 
-Forward = Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor]
-"""(parameters, batch, members per stream) → outputs."""
+
+@dataclass(frozen=True)
+class Streams:
+    """How many members each stream has.
+
+    Args:
+        counts: members per stream.
+        device: where batches are. A copy of the counts is kept there: made anew for every batch, it would be
+            a copy that waits, which a CUDA graph cannot capture.
+    """
+
+    counts: tuple[int, ...]
+    device: torch.device
+    _repeats: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_repeats", torch.tensor(self.counts, device="cpu").to(self.device))
+
+    @property
+    def members(self) -> int:
+        """The members of all streams."""
+        return sum(self.counts)
+
+    @property
+    def even(self) -> bool:
+        """Whether all streams have equally many members."""
+        return len(set(self.counts)) == 1
+
+    def repeat(self, values: Tensor) -> Tensor:
+        """Return ``values``, of shape (streams, …), once for each member: of shape (N, …)."""
+        return values.repeat_interleave(self._repeats, dim=0, output_size=self.members)
+
+
+Forward = Callable[[Sequence[Tensor], Tensor, Streams], Tensor]
+"""(parameters, batch, streams) → outputs."""
 
 ELEMENTWISE = (
     nn.Identity,
@@ -126,7 +160,7 @@ class Perceptron:
     def __init__(self, layers: list[nn.Module]) -> None:
         self._layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
 
-    def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Sequence[int]) -> Tensor:
+    def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Streams) -> Tensor:
         """Return the outputs: a :data:`Forward`."""
         rest = iter(params)
         values, shared = inputs, True
@@ -148,12 +182,12 @@ class Perceptron:
         return values.transpose(1, 2)
 
 
-def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams: Sequence[int]) -> Tensor:
+def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams: Streams) -> Tensor:
     """W_k X_sᵀ + b_k as (N, out, batch): one matrix product for all members of a stream."""
     members, features, _ = weight.shape
-    count = len(streams)
+    count = len(streams.counts)
     transposed = inputs.transpose(1, 2)
-    if members == count * streams[0] and len(set(streams)) == 1:
+    if streams.even:
         rows = weight.reshape(count, -1, weight.shape[-1])
         if bias is None:
             products = torch.bmm(rows, transposed)
@@ -162,7 +196,9 @@ def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams
         return products.view(members, features, -1)
     parts = [
         torch.mm(own.flatten(0, 1), batch).view(size, features, -1)
-        for own, batch, size in zip(weight.split(list(streams)), transposed, streams, strict=True)
+        for own, batch, size in zip(
+            weight.split(list(streams.counts)), transposed, streams.counts, strict=True
+        )
     ]
     products = torch.cat(parts)
     return products if bias is None else products + bias.unsqueeze(-1)
@@ -175,7 +211,7 @@ class Mapped:
         self._model = model
         self._names = [name for name, _ in model.named_parameters()]
 
-    def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Sequence[int]) -> Tensor:
+    def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Streams) -> Tensor:
         """Return the outputs: a :data:`Forward`."""
 
         def one(params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
@@ -183,12 +219,15 @@ class Mapped:
             outputs: Tensor = functional_call(self._model, named, (inputs,))
             return outputs
 
-        if len(streams) == 1:
-            outputs: Tensor = vmap(one, in_dims=(0, None))(tuple(params), inputs[0])
-            return outputs
-        counts = torch.tensor(list(streams)).to(inputs.device, non_blocking=True)
-        own = inputs.repeat_interleave(counts, dim=0, output_size=sum(streams))
-        outputs = vmap(one)(tuple(params), own)
+        outputs: Tensor
+        if len(streams.counts) == 1:
+            outputs = vmap(one, in_dims=(0, None))(tuple(params), inputs[0])
+        elif streams.even:
+            # Members of a stream share its batch, instead of each having a copy.
+            by_stream = tuple(param.unflatten(0, (len(streams.counts), -1)) for param in params)
+            outputs = vmap(vmap(one, in_dims=(0, None)))(by_stream, inputs).flatten(0, 1)
+        else:
+            outputs = vmap(one)(tuple(params), streams.repeat(inputs))
         return outputs
 
 

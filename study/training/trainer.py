@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from study.config.trial import Trial
 from study.storage.records import EpochRecord
 from study.training import optimizers
+from study.training.curves import Curves
 from study.training.random_state import RandomState
 from study.training.user_errors import RAISED, LastBatchError
 from study.workloads import torch_settings
@@ -135,7 +135,7 @@ class Training:
             seconds=seconds,
         )
 
-    def _iterate(self, at_most: int | None) -> _Curves:
+    def _iterate(self, at_most: int | None) -> Curves:
         workload, data, model, optimizer = self._workload, self._data, self._model, self._optimizer
         model.train()
         optimizers.training(optimizer)
@@ -187,24 +187,10 @@ def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, f
     return loss.item() / len(data.val_targets), correct.item() / data.val_targets.numel()
 
 
-@dataclass(frozen=True)
-class _Curves:
-    alpha: np.ndarray
-    hypergradient: np.ndarray
-    train_loss: np.ndarray
-    alpha_tensors: np.ndarray | None
-
-
-def _read_back(losses: list[Tensor], alphas: list[Tensor | float], hypergradients: list[Tensor]) -> _Curves:
-    train_loss = torch.stack(losses).cpu().numpy()
-    tensors = None
-    tensorial = [alpha for alpha in alphas if isinstance(alpha, Tensor)]
-    alpha = torch.stack(tensorial).cpu().numpy() if tensorial else np.array(alphas)
-    if alpha.ndim > 1:
-        tensors, alpha = alpha, alpha.mean(1)
-    h = np.full(len(losses), np.nan)
-    if hypergradients:
-        h = torch.stack(hypergradients).cpu().numpy().reshape(len(losses), -1).sum(1)
-    unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
-    end = int(unusable.argmax()) + 1 if unusable.any() else len(train_loss)
-    return _Curves(alpha[:end], h[:end], train_loss[:end], None if tensors is None else tensors[:end])
+def _read_back(losses: list[Tensor], alphas: list[Tensor | float], hypergradients: list[Tensor]) -> Curves:
+    on_device = [alpha for alpha in alphas if isinstance(alpha, Tensor)]
+    return Curves.of(
+        torch.stack(losses).cpu().numpy(),
+        torch.stack(on_device).cpu().numpy() if on_device else np.array(alphas),
+        torch.stack(hypergradients).cpu().numpy() if hypergradients else None,
+    )

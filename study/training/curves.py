@@ -1,0 +1,37 @@
+"""What an epoch measured in every iteration, brought into the form that records keep. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from study.storage.records import Array
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The per-iteration arrays of an epoch, as :class:`study.storage.records.EpochRecord` describes them."""
+
+    alpha: Array
+    hypergradient: Array
+    train_loss: Array
+    alpha_tensors: Array | None
+
+    @classmethod
+    def of(cls, train_loss: Array, alpha: Array, hypergradient: Array | None) -> Curves:
+        """Return the curves up to the first iteration whose loss or α is not finite, that one included.
+
+        Args:
+            train_loss: shape (n,).
+            alpha: shape (n,), or (n, tensors) with an α per tensor.
+            hypergradient: shape (n, …), of which the sum counts; None where α is not learned.
+        """
+        tensors = None
+        if alpha.ndim > 1:
+            tensors, alpha = alpha, alpha.mean(1)
+        count = len(train_loss)
+        h = np.full(count, np.nan) if hypergradient is None else hypergradient.reshape(count, -1).sum(1)
+        unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
+        end = int(unusable.argmax()) + 1 if unusable.any() else count
+        return cls(alpha[:end], h[:end], train_loss[:end], None if tensors is None else tensors[:end])
