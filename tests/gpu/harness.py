@@ -161,10 +161,6 @@ class Context:
 
         return torch.device("cpu") if self.dry else torch.device("cuda", 0)
 
-    def child_options(self) -> dict[str, Any]:
-        """Return what a process that a part starts needs to make a context of its own."""
-        return {"dry": self.dry, "data": self.data, "pictures": self.pictures}
-
 
 def benchmark(name: str) -> ModuleType:
     """Return a module of ``tests/benchmarks``, which is no package."""

@@ -118,7 +118,7 @@ def _measure_pack(trials: Sequence[Trial], data: Data, context: Context, *, capt
     *_, records = pack.epochs()
     seconds = sum(record.seconds for _, record in records)
     iterations = sum(record.iterations for _, record in records)
-    measured = {
+    measured: dict[str, Any] = {
         "per_s": iterations / seconds,
         "ms_per_iteration": 1e3 * seconds / records[0][1].iterations,
         "build_s": build,

@@ -30,7 +30,8 @@ def main(context: Context) -> None:
     at_once = max(1, (os.cpu_count() or 2) // 2)
     with tempfile.TemporaryDirectory() as folder:
         runs = [_Run(group, Path(folder, f"{index}.jsonl"), context) for index, group in enumerate(groups)]
-        waiting, running = list(runs), []
+        waiting = list(runs)
+        running: list[_Run] = []
         while (waiting or running) and context.budget.left:
             while waiting and len(running) < at_once:
                 running.append(waiting.pop(0).start())

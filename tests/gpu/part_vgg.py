@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -91,7 +92,7 @@ def _train_optimizers(workload: Workload, data: Data, context: Context) -> None:
             curves.show(curve)
 
 
-def _train(under_way: Training, curve: dict, share: float, context: Context) -> None:
+def _train(under_way: Training, curve: dict[str, Any], share: float, context: Context) -> None:
     """Train for ``share`` seconds, and no epoch that would end after them."""
     end = time.monotonic() + share
     longest = 0.0

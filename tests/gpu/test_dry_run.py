@@ -94,7 +94,7 @@ TRAINS = """
 import importlib.util, sys
 import torch
 from study.config.trial import Trial
-from study.training import packwork, worker
+from study.training import worker
 from study.training.packed_trainer import PackTraining
 from study.training.trainer import Training
 from study.workloads import registry
