@@ -33,8 +33,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 HEARTBEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 _COMMAND_LENGTH = 200
@@ -316,7 +314,8 @@ def _process(pid: int) -> tuple[str, str]:
             return "", ""
     else:
         return ("" if fields[0] in "ZX" else fields[0]), fields[19]
-    # No /proc, as on macOS.
+    import psutil  # only here, without /proc, as on macOS: a bare GPU machine may lack it
+
     try:
         process = psutil.Process(pid)
         state = {psutil.STATUS_ZOMBIE: "", psutil.STATUS_STOPPED: "T"}.get(process.status(), "?")

@@ -1,12 +1,11 @@
-"""Limits of this process on its machine: CPU cores, memory, open files. Needs no torch and no Linux."""
+"""Limits of this process on its machine: CPU cores, memory, open files. Needs neither torch nor Linux."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
-
-import psutil
 
 
 def cpu_count() -> int:
@@ -21,7 +20,16 @@ def cpu_count() -> int:
 
 def free_memory() -> float:
     """Return the bytes of memory that are available, at most what a container's limit allows."""
-    free = float(psutil.virtual_memory().available)
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    if found:
+        free = 1024.0 * int(found[1])
+    else:
+        import psutil  # not on Linux, where a bare GPU machine may lack it
+
+        free = float(psutil.virtual_memory().available)
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             free = min(free, float(Path(limit).read_text()))
