@@ -9,13 +9,18 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from hypergrad import _param_groups, _validation, directions, functional
+from hypergrad._numbers import as_float, with_floats
 from hypergrad._scheduler_view import Schedule
 
 
 class HypergradientOptimizer(torch.optim.Optimizer):
     """What the optimizers share. Subclasses name their direction."""
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, with_floats(defaults))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         raise NotImplementedError
@@ -59,6 +64,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: for an option that is unknown or out of range.
         """
+        param_group = with_floats(param_group)
         _validation.check(self.defaults | param_group)
         super().add_param_group(param_group)
         try:
@@ -124,7 +130,9 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 )
         settings = self._settings_of(group)
         learned = settings.rate is not None
-        if learned and not _param_groups.is_settled(group):
+        if not learned and not isinstance(group["lr"], float | Tensor):
+            group["lr"] = as_float("lr", group["lr"])
+        elif learned and not _param_groups.is_settled(group):
             _param_groups.settle(group)
         found_inf = getattr(self, "found_inf", None)
         state = functional.State(
@@ -166,9 +174,10 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             return _param_groups.Settings(group, self._option_names, self._direction)
         settings = self._settings.get(id(group))
         if settings is None or not settings.hold(group):
-            settings = self._settings[id(group)] = _param_groups.Settings(
-                group, self._option_names, self._direction
-            )
+            kernel = None if settings is None else settings.kernel
+            settings = _param_groups.Settings(group, self._option_names, self._direction)
+            settings.kernel = kernel
+            self._settings[id(group)] = settings
         return settings
 
     def _forget_settings(self) -> None:

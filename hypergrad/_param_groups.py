@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hypergrad import functional, kernels, rates
 from hypergrad._hypergradients import begin
+from hypergrad._numbers import NUMBERS, PAIRS, as_float, as_floats
 from hypergrad.directions import Direction
 
 
@@ -34,17 +35,41 @@ class Settings:
     def __init__(
         self, group: dict[str, Any], names: Sequence[str], direction: Callable[[dict[str, Any]], Direction]
     ) -> None:
-        self.direction = direction(group)
-        self.rate = rate(group)
-        self.options = update_options(group)
+        plain = _with_floats(group)
+        self.direction = direction(plain)
+        self.rate = rate(plain)
+        self.options = update_options(plain)
         self.kernel: kernels.Kernel | None = None
         self._read = itemgetter(*names)
         self._values: tuple[Any, ...] = self._read(group)
-        self._constant = not any(isinstance(value, list) for value in self._values)
+        self._constant = all(isinstance(value, _CONSTANT) for value in self._values)
 
     def hold(self, group: dict[str, Any]) -> bool:
         """Whether every option is the object that it was, and none of a kind that changes in place."""
         return self._constant and all(map(is_, self._values, self._read(group)))
+
+
+_CONSTANT = (float, int, str, tuple, type(None))
+
+
+def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of the options with numbers of Python's, and write those to the group that may stay.
+
+    A tensor or a list stays, since its owner may change it in place. β may be a tensor on a device.
+
+    Raises:
+        ValueError: for what is no number.
+    """
+    plain = dict(group)
+    for name in NUMBERS[1:]:
+        if name in group and not (name == "hypergrad_lr" and isinstance(group[name], Tensor)):
+            plain[name] = as_float(name, group[name])
+            if not isinstance(group[name], float | Tensor):
+                group[name] = plain[name]
+    for name in PAIRS:
+        if group.get(name) is not None:
+            plain[name] = as_floats(name, group[name])
+    return plain
 
 
 def rate(group: dict[str, Any]) -> rates.Rate | None:

@@ -32,6 +32,7 @@ from torch import Tensor
 from hypergrad import _host, _plain, kernels
 from hypergrad._alpha_update import alpha_dtype, learn, scattered
 from hypergrad._hypergradients import Moves, begin, hypergradients, remember
+from hypergrad._numbers import Number, as_float
 from hypergrad._param_update import Alphas, kept_if, move_all, prepared, without_grad
 from hypergrad._tensor_views import is_plain, is_sharded, view
 from hypergrad.directions import Direction, ParamState
@@ -44,7 +45,7 @@ GRANULARITIES = ("group", "tensor", "released")
 class State:
     """What a group remembers between steps: α, the rate rule's state, and each parameter's."""
 
-    alpha: Tensor | float
+    alpha: Tensor | Number
     rate: RateState
     params: list[ParamState]
     moves: Moves = field(default_factory=dict)
@@ -60,7 +61,7 @@ def init(
     params: Sequence[Tensor],
     rate: Rate | None = None,
     *,
-    lr: Tensor | float,
+    lr: Tensor | Number,
     granularity: str = "group",
     members: int | None = None,
 ) -> State:
@@ -89,6 +90,8 @@ def init(
     if rate is None:
         granularity = "group"
     shape = (len(params), *axis) if granularity == "tensor" else axis
+    if isinstance(lr, str) or not hasattr(lr, "__len__"):
+        lr = as_float("lr", lr)
     alpha = torch.as_tensor(lr, dtype=alpha_dtype(params), device=params[0].device).detach()
     if alpha.numel() == 1:
         alpha = alpha.reshape(())
@@ -109,15 +112,15 @@ def update(
     direction: Direction,
     rate: Rate | None = None,
     *,
-    hypergrad_lr: Tensor | float = 0.0,
-    weight_decay: float = 0.0,
+    hypergrad_lr: Tensor | Number = 0.0,
+    weight_decay: Number = 0.0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     granularity: str = "group",
     multiplicative: bool = False,
     normalize: bool = False,
     lr_bounds: tuple[float, float] | None = None,
-    schedule: Tensor | float | None = None,
+    schedule: Tensor | Number | None = None,
     foreach: bool | None = None,
     fused: bool | None = None,
     grad_scale: Tensor | None = None,
@@ -162,6 +165,13 @@ def update(
         ValueError: for ``found_inf`` without ``fused=True``.
         TypeError: for a learned α that is no tensor.
     """
+    if not isinstance(hypergrad_lr, float | Tensor):
+        hypergrad_lr = as_float("hypergrad_lr", hypergrad_lr)
+    if not isinstance(state.alpha, float | Tensor):
+        state.alpha = as_float("alpha", state.alpha)
+    if not isinstance(schedule, float | Tensor | None):
+        schedule = as_float("schedule", schedule)
+    weight_decay = as_float("weight_decay", weight_decay)
     learned = state.alpha if rate is not None and isinstance(state.alpha, Tensor) else None
     decay = weight_decay if decoupled_weight_decay else 0.0
     coupled = weight_decay - decay
