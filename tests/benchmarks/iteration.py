@@ -60,7 +60,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = choose_device()
+    device = choose_device(gpus=1)
     print(f"torch {torch.__version__}, {device}, {options.threads} threads, batch {options.batch_size}")
     print(f"{'workload':<20} {'optimizer':<10} {'study ms':>9} {'bare ms':>9} {'ratio':>6}")
     names = options.workload or ["digits-logreg", "digits-mlp"]

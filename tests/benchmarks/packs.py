@@ -144,7 +144,7 @@ def peak(device):
 def measure(options, name, optimizer, members, results):
     """One line of the table, in a process of its own so that the memory is its own."""
     torch.set_num_threads(options.threads)
-    device = choose_device()
+    device = choose_device(gpus=1)
     workload = registry.resolve(name, {})
     data = datasets.load(workload, options.data, device)
     trials = trials_of(options, name, optimizer, members)
@@ -283,9 +283,8 @@ def main():
     )
     parser.add_argument("--figure", type=Path, help="draw how time and memory grow")
     options = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, {choose_device()}, {options.threads} threads, batch {options.batch_size}"
-    )
+    device = choose_device(gpus=1)
+    print(f"torch {torch.__version__}, {device}, {options.threads} threads, batch {options.batch_size}")
     tables = {}
     names = options.workload or ["mnist-logreg", "mnist-mlp"]
     for name, optimizer in itertools.product(names, options.optimizer or ["sgd-sgdn", "adam-adam"]):
