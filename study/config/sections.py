@@ -98,7 +98,7 @@ class OptimizerSection(Model):
     """An optimizer and what it overrides: a name, or a mapping with these keys.
 
     The name is one of ``OPTIMIZERS``, or the dotted path of a ``torch.optim.Optimizer``: that one has no β
-    and no granularity, and ``args`` are any of its class's, checked against its signature when the study runs.
+    and no granularity, and ``args`` are any of its class's, checked against its signature in a run.
     ``schedule`` (see :mod:`.schedules`) is for optimizers that do not learn α. ``label`` is what tables
     and figures call an optimizer that is not one of the report's; it is not part of a trial's identity.
     """

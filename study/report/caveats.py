@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from study.storage.records import TrialRecord
 
 ENOUGH_SEEDS = 6
 """From six seeds on, [min, max] covers the median with more than 95 %: 1 − 2^(1−6) = 96.9 %."""
+
+MOST_NOTES = 5
+"""Notes of the journals that are listed, those of most trials first."""
 
 
 def limits(
@@ -107,10 +111,16 @@ def _machine(records: Sequence[TrialRecord]) -> Iterator[str]:
             "Some trials ran with hypergrad's compiled kernels and some on machines without a C compiler: "
             "the same trial may differ there in its last digits."
         )
-    for name, what in (("commit", "commits of this project"), ("torch", "versions of torch")):
+    names = ("commit", "commits of this project"), ("torch", "versions of torch"), ("precision", "precisions")
+    for name, what in names:
         different = sorted({record.machine[name] for record in records if record.machine.get(name)})
         if len(different) > 1:
             yield f"Trials ran with {len(different)} {what}: {', '.join(different)}."
+    notes = Counter(note for record in records for note in set(record.notes))
+    for note, count in notes.most_common(MOST_NOTES):
+        yield f"{several(count, 'trial')}: {note}."
+    if len(notes) > MOST_NOTES:
+        yield f"The journals have {several(len(notes) - MOST_NOTES, 'more note')} of this kind."
 
 
 def _granularity(trials: pd.DataFrame) -> Iterator[str]:

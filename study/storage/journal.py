@@ -4,15 +4,16 @@ One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the 
 (settings, machine, host, attempt), ``epoch`` (the arrays of :class:`~.records.EpochRecord`) and ``end``
 (status). Every event is stamped once, when it is appended, so a reader can send it on any number of times and
 each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
-before it.
+before it. A reader passes over keys of an event that it does not know.
 
-An *attempt* is one training as the record tells it. A trial that is started again on the same kind of CPU
-machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its attempt and
-epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in their last digits
-in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
+An *attempt* is one uninterrupted training, as far as its numbers tell. A trial that resumes on the same kind
+of CPU machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its
+attempt and epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in
+their last digits in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
 
 Two processes should never write one journal (:mod:`.driver_lock`), but one that was suspended may wake beside
-its replacement, for seconds: an epoch out of turn, and all after the end but a new start, is passed over.
+its replacement, for seconds. So a reader passes over an epoch out of turn, and over all after the end but a
+new start.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
 
 
 class OtherTrialError(ValueError):
-    """A journal is another trial's than its place says."""
+    """A journal is that of another trial than its name says."""
 
 
 class JournalReader:
-    """Follows one journal; each :meth:`poll` takes in what was appended since the last.
+    """Follows one journal: each :meth:`poll` reads the events that were appended since the last.
 
     A journal that does not exist yet reads as a pending trial.
 
     Attributes:
-        record: what the journal says so far.
-        offset: bytes taken in; everything after them is unwritten, torn or damaged.
-        damaged: whether a complete line that cannot be trusted stops the reading.
+        record: the trial's record so far.
+        offset: bytes read; everything after them is unwritten, torn or damaged.
+        damaged: whether a complete line that cannot be trusted stopped the reading.
     """
 
     def __init__(self, path: Path, trial: Trial) -> None:
@@ -63,7 +64,7 @@ class JournalReader:
         self.damaged = False
 
     def poll(self) -> bool:
-        """Take in new events; return whether there were any.
+        """Read new events; return whether there were any.
 
         Raises:
             OSError: the file exists and cannot be read.
@@ -94,11 +95,14 @@ class Journal:
     Args:
         path: the file; made with its folder if absent, continued if present.
         trial: whose journal it is.
-        machine: what the trial runs on, kept with the start event. The host's name is kept beside it but is
-            no part of it: a trial that goes on elsewhere, on the same kind of machine, repeats its numbers.
+        machine: the versions and device that the trial trains with, kept with the start event. The host's
+            name is kept beside it but is no part of it: a trial that resumes elsewhere, on the same kind of
+            machine, repeats its numbers.
         repeatable: whether training again gives the same numbers, bit for bit.
-        resumed: how many epochs the training has behind it, from a checkpoint.
-        notes: what was found wrong on the way here, for people.
+        resumed: how many epochs the checkpoint has from which the training resumes; 0 without one.
+        notes: for people: faults found before the start, and how the trial trains otherwise than planned.
+        run: which run of the study starts the trial.
+        suspect: whether the trial may have broken a GPU, and trains with care for the rest of the run.
 
     Raises:
         ValueError: the file is the journal of another trial.
@@ -114,6 +118,8 @@ class Journal:
         repeatable: bool,
         resumed: int = 0,
         notes: Sequence[str] = (),
+        run: str = "",
+        suspect: bool = False,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         reader = JournalReader(path, trial)
@@ -122,7 +128,7 @@ class Journal:
         self._file.truncate(reader.offset)
         if reader.damaged:
             count = len(reader.record.epochs)
-            notes = [*notes, f"the journal was damaged after epoch {count}; what came then is trained again"]
+            notes = [*notes, f"the journal was damaged after epoch {count}; later epochs are trained again"]
         before = reader.record
         again = repeatable and before.repeatable and before.machine == machine
         continued = again and bool(before.attempt)
@@ -138,6 +144,8 @@ class Journal:
             host=socket.gethostname(),
             notes=list(notes),
             repeatable=repeatable,
+            **({"run": run} if run else {}),
+            **({"suspect": suspect} if suspect else {}),
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -156,13 +164,17 @@ class Journal:
         self._append(event="end", status=status, error=error)
         os.fsync(self._file.fileno())
 
+    def close(self) -> None:
+        """Close the file; a trial without an end counts as interrupted."""
+        self._file.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()
 
     def _append(self, **event: Any) -> None:
         event["time_ms"] = _now_ms()
@@ -178,17 +190,53 @@ def read(path: Path, trial: Trial) -> TrialRecord:
 
 
 def mark_pruned(path: Path, trial: Trial) -> None:
-    """Say in the journal of a trial whose process was stopped from outside that it was pruned.
+    """Write into the journal of a trial whose process was stopped from outside that it was pruned.
 
     Raises:
         OSError: the file cannot be written.
     """
+    _append_end(path, trial, "pruned", None)
+
+
+def mark_failed(
+    path: Path, trial: Trial, error: str, *, machine: dict[str, str] | None = None, run: str = ""
+) -> None:
+    """Write into the journal of a trial, which no process trains now, that it failed. It keeps its epochs.
+
+    Args:
+        path: the journal; made if absent.
+        trial: whose journal it is.
+        error: the traceback.
+        machine: as of :class:`Journal`; None for that of the trial's last start.
+        run: which run of the study the trial failed in.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    before = read(path, trial)
+    if before.status == "running" and before.run == run:
+        _append_end(path, trial, "failed", error)
+        return
+    with Journal(
+        path,
+        trial,
+        before.machine if machine is None else machine,
+        repeatable=before.repeatable,
+        resumed=len(before.epochs),
+        run=run,
+    ) as journal:
+        journal.end("failed", error)
+
+
+def _append_end(path: Path, trial: Trial, status: Status, error: str | None) -> None:
     reader = JournalReader(path, trial)
     reader.poll()
     with path.open("r+b") as file:
         file.truncate(reader.offset)
         file.seek(reader.offset)
-        file.write(line_of({"event": "end", "status": "pruned", "error": None, "time_ms": _now_ms()}))
+        file.write(line_of({"event": "end", "status": status, "error": error, "time_ms": _now_ms()}))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def line_of(event: dict[str, Any]) -> bytes:
@@ -222,7 +270,7 @@ def _decode(line: bytes) -> dict[str, Any] | None:
 
 
 def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
-    """What is known after ``event``; None if it is not an event of a journal, or cannot come here.
+    """The record after ``event``; None if it is not an event of a journal, or cannot come here.
 
     Raises:
         ValueError: it starts another trial.
@@ -243,7 +291,10 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                     }
                 changes["machine"] = {str(name): str(value) for name, value in event["machine"].items()}
                 changes["repeatable"] = bool(event.get("repeatable", True))
-                changes["notes"] = (*record.notes, *map(str, event.get("notes", ())))
+                notes = (*record.notes, *map(str, event.get("notes", ())))
+                changes["notes"] = tuple(dict.fromkeys(notes))
+                changes["run"] = str(event.get("run", ""))
+                changes["suspect"] = bool(event.get("suspect", False))
                 return replace(record, **changes)
             case "epoch":
                 epoch = _epoch(event)
@@ -255,7 +306,7 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                     return record
                 return replace(record, epochs=(*record.epochs, epoch))
             case "end" if event["status"] in get_args(Status):
-                # That a trial was pruned is told from outside, whatever its process was at.
+                # The driver marks a trial as pruned, whatever the trial's process was doing.
                 if record.status != "running" and event["status"] != "pruned":
                     return record
                 error = None if event["error"] is None else str(event["error"])

@@ -1,4 +1,4 @@
-"""What a trial leaves behind: the arrays of each epoch and how the trial ended. numpy only."""
+"""The records of trials: the arrays of each epoch, and how each trial ended. numpy only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True, eq=False)
 class EpochRecord:
-    """Every iteration of one epoch, and what was measured after it.
+    """Every iteration of one epoch, and the validation after it.
 
     ``alpha``, ``hypergradient`` and ``train_loss`` have shape (n,), one entry per iteration of the epoch:
     the α that the iteration moved the parameters with, the h it was learned from, and the minibatch loss
@@ -68,7 +68,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, eq=False)
 class TrialRecord:
-    """All that is known of one trial: its settings, its epochs so far, and how it stands."""
+    """One trial's settings, its epochs so far, and its status."""
 
     trial: Trial
     status: Status = "pending"
@@ -83,11 +83,15 @@ class TrialRecord:
     started_ms: int = 0
     ended_ms: int = 0
     notes: tuple[str, ...] = ()
-    """What was found damaged when the trial was continued, for people."""
+    """For people: damaged files that were found when the trial resumed, and departures from the plan."""
+    run: str = ""
+    """Which run of the study started the trial last; empty if that is not known."""
+    suspect: bool = False
+    """Whether the trial, or one beside it, has broken a GPU in that run."""
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more is to come, unless the trial is started again."""
+        """Whether the trial has ended in any way; a failed or pruned one may be started again."""
         return self.status not in ("pending", "running")
 
     @cached_property
@@ -107,9 +111,10 @@ class TrialRecord:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the trial came to its end: its whole budget, or divergence. A failed one did not.
+        """Whether the trial used up its budget or diverged.
 
-        Nor did a pruned one, which a search stopped early: where it is wanted whole, it is trained on.
+        A failed trial is not complete, nor is a pruned one, which a search stopped early: where it is wanted
+        whole, it resumes.
         """
         return self.status in ("finished", "diverged")
 
@@ -120,7 +125,7 @@ class TrialRecord:
 
     @property
     def budget(self) -> int | None:
-        """Iterations the trial is to run; None before its first epoch tells how long an epoch is."""
+        """Iterations of the whole trial; None if that takes an epoch's length and none is recorded yet."""
         if self.trial.iterations is not None:
             return self.trial.iterations
         if not self.epochs or self.trial.epochs is None:
@@ -129,7 +134,7 @@ class TrialRecord:
 
     @property
     def progress(self) -> float:
-        """Share of the budget done, 0 to 1; an ended or pruned trial is done, budget used up or not."""
+        """Share of the budget done, 0 to 1; 1 for every complete or pruned trial."""
         if self.is_complete or self.status == "pruned":
             return 1.0
         return self.iterations / self.budget if self.budget else 0.0

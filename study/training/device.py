@@ -1,39 +1,99 @@
-"""The device that a process trains on, and what is recorded of it."""
+"""The device that a process trains on, and what its trials record of it."""
 
 from __future__ import annotations
 
 import platform
+import re
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from hypergrad import kernels
 from study.storage import provenance
+from study.workloads import torch_settings
 
 
-def choose_device() -> torch.device:
-    """Return the device to train on: the first GPU visible to this process, else the CPU.
+class BrokenDeviceError(RuntimeError):
+    """A GPU can no longer be used by this process, as after a failed assertion on it; a new process can."""
 
-    Ray makes only the GPUs that it assigned to a worker visible, so the first is the assigned one.
+
+def choose_device(gpus: float) -> torch.device:
+    """Return the device to train on.
+
+    The device follows what the study asks for and not what is there: without that, all workers of a machine
+    would share its first GPU unasked, and results would no longer repeat to the bit. Of those asked for, Ray
+    makes only the GPUs visible that it has assigned to the worker, so the first is the assigned one.
+
+    Args:
+        gpus: the worker's share of a GPU; 0 is the CPU, whatever GPUs are visible.
     """
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if gpus > 0 and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("cpu")
+
+
+def unused_gpus(asked: float, found: float | None = None) -> str | None:
+    """Return one line that says that a study trains on CPUs beside GPUs; None if it does not.
+
+    Args:
+        asked: GPUs that each worker of the study is given.
+        found: GPUs of the cluster; None for those that this process sees.
+    """
+    count = torch.cuda.device_count() if found is None else found
+    if asked > 0 or count <= 0:
+        return None
+    there = "1 GPU is" if count == 1 else f"{count:g} GPUs are"
+    return f"{there} there but the study asks for none and trains on CPUs; ask with resources: {{gpus: 1}}"
 
 
 def is_repeatable(device: torch.device) -> bool:
-    """Whether training twice on ``device`` gives the same bits. cuDNN and atomics promise no such thing."""
+    """Return whether training twice on ``device`` gives the same bits; cuDNN and atomics promise nothing."""
     return device.type == "cpu"
 
 
+def is_broken(device: torch.device) -> bool:
+    """Return whether ``device`` fails at all that this process asks of it.
+
+    A failed assertion in a kernel, as of a label out of range, leaves a GPU in that state.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+        torch.zeros(1, device=device).item()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError:
+        return True
+    return False
+
+
 def machine(device: torch.device) -> dict[str, str]:
-    """Say what trains: versions and device, as kept with every trial."""
+    """Return the versions, the device and the precision that a trial trains with, as it records them."""
     on_gpu = device.type == "cuda"
-    said = {
+    described = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hypergrad-study": version("hypergrad-study"),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
+        "precision": torch_settings.describe_precision(device),
     }
-    if not on_gpu:
-        said["kernels"] = "compiled" if kernels.available() else "none"
-    return said | ({"commit": commit} if (commit := provenance.commit()) else {})
+    if on_gpu:
+        gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": _driver()}
+        described |= {name: str(value) for name, value in gpu.items() if value is not None}
+    else:
+        described["kernels"] = "compiled" if kernels.available() else "none"
+    return described | ({"commit": commit} if (commit := provenance.commit()) else {})
+
+
+@cache
+def _driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """Return the version of NVIDIA's driver; None where it does not say."""
+    try:
+        found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", path.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1] if found else None

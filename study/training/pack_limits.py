@@ -1,29 +1,115 @@
-"""How many trials a pack may have, on the device and in the memory at hand."""
+"""How many trials a pack may have: as many as pay, and as many as fit into the memory of the process.
+
+The planner and the workers ask :func:`planned_limit`, so that they cut the same packs. Only a worker knows
+its device and memory. Where those allow less than was planned, :class:`WorkerLimit` says so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
+from study.config.messages import describe_error
 from study.config.trial import Trial
-from study.training import pack_limits, packs, process_limits, stacked_model
+from study.training import packs, process_limits, stacked_model
 from study.training.packs import Limit
-from study.workloads import registry
+from study.training.user_errors import RAISED
+from study.workloads import datasets, registry, torch_settings
 from study.workloads.base import Data, Workload
 
 CPU_MEMBERS = 256
 """On a CPU nothing gets faster beyond; ``tests/benchmarks/packs.py`` shows it."""
 CPU_BYTES = 10e6
-"""Of parameters, what a core's cache may hold. Beyond, packs are slower than single trials: four members of
-7 MB took 1.2 times as long as one after the other."""
+"""Of parameters, as many as a core's cache may hold. Beyond, packs are slower than single trials: four
+members of 7 MB took 1.2 times as long as one after the other."""
 GPU_MEMBERS = 1024
 
 TENSORS = 10
 """Tensors as large as the parameters while a step is taken: they, the gradient, up to three of the
-optimizer's state, what it computes with, and the copy that a checkpoint makes."""
+optimizer's state, temporary ones, and the copy that a checkpoint makes."""
 SHARE = 0.5
-"""Of the memory that is available, what a pack may fill."""
+"""Of the memory that is available, as much as a pack may fill."""
+
+
+def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
+    """Return how many trials of a kind are worth having in one pack, if there is memory for them.
+
+    Args:
+        size: the study's ``pack``: how many at most; None for as many as pay.
+        on_gpu: whether they will train on a GPU.
+    """
+    known: dict[str, int] = {}
+
+    def limit(trial: Trial) -> int:
+        name = trial.kind
+        if name not in known:
+            known[name] = _worthwhile(trial, size, on_gpu=on_gpu)
+        return known[name]
+
+    return limit
+
+
+class WorkerLimit:
+    """A :data:`.packs.Limit` of one worker: as planned, or less where that does not fit.
+
+    Args:
+        size: the study's ``pack``. A size that a study asks for is not measured: it is taken as it is, and
+            halved where memory runs out.
+        cpus: cores of this process.
+        gpus: this process's share of a GPU, as the planner knows it.
+        device: where this process trains.
+        data_folder: of the data sets; None for the default.
+        alone: trials that train by themselves, whatever else would be possible.
+    """
+
+    def __init__(
+        self,
+        size: int | None,
+        *,
+        cpus: float,
+        gpus: float,
+        device: torch.device,
+        data_folder: Path | None,
+        alone: Iterable[Trial] = (),
+    ) -> None:
+        self._size, self._device, self._data_folder = size, device, data_folder
+        self._planned = planned_limit(size, on_gpu=gpus > 0)
+        self._here = planned_limit(size, on_gpu=device.type == "cuda")
+        self._cpus, self._gpus = cpus, gpus
+        self._alone = {trial.kind for trial in alone}
+        self._known: dict[str, int] = {}
+        self.notes: dict[str, str] = {}
+        """By kind, why its packs may not be as large as planned."""
+
+    def __call__(self, trial: Trial) -> int:
+        """Return how many trials of the trial's kind fit into one pack."""
+        if trial.kind not in self._known:
+            self._known[trial.kind] = self._fitting(trial)
+        return self._known[trial.kind]
+
+    def _fitting(self, trial: Trial) -> int:
+        planned = self._planned(trial)
+        if trial.kind in self._alone or planned == 1:
+            return 1
+        limit, reason = self._here(trial), "planned for a GPU, and this process sees none"
+        if self._size is None and limit > 1:
+            memory = available_memory(self._device, cpus=self._cpus, gpus=self._gpus)
+            fitting = self._measured(trial, memory)
+            if fitting < limit:
+                limit, reason = fitting, f"a pack may fill {memory / 1e6:,.1f} MB of memory here"
+        if limit < planned:
+            self.notes[trial.kind] = f"packs of at most {limit} trials instead of up to {planned}: {reason}"
+        return limit
+
+    def _measured(self, trial: Trial, memory: float) -> int:
+        try:
+            workload = registry.resolve(trial.workload, trial.workload_args)
+            data = datasets.load(workload, self._data_folder, self._device)
+            return fitting_members(workload, data, trial.batch_size, memory)
+        except RAISED:
+            return 1  # each trial says in its journal what is wrong
 
 
 def most_members(workload: Workload, *, on_gpu: bool) -> int:
@@ -45,7 +131,12 @@ def fitting_members(workload: Workload, data: Data, batch_size: int, memory: flo
         kept += tensor.nbytes
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    settings = torch_settings.kept(workload, workload.load)
+    with (
+        torch_settings.random_kept(),
+        torch_settings.in_force(settings),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         outputs = model(data.train_inputs[:batch_size])
         workload.loss(outputs, data.train_targets[:batch_size])
     member = TENSORS * sum(parameter.nbytes for parameter in model.parameters()) + 2 * kept
@@ -63,20 +154,20 @@ def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float
     Args:
         device: where it trains.
         cpus: cores that it was given; it counts on as large a part of the free memory.
-        gpus: what it was given of a GPU.
+        gpus: its share of a GPU.
     """
     if device.type == "cuda":
-        return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus or 1.0)
+        return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus)
     return SHARE * process_limits.free_memory() * min(1.0, cpus / process_limits.cpu_count())
 
 
 def unpackable_reason(trial: Trial) -> str | None:
-    """Say why trials of a kind do not train together; ``None`` if they do.
+    """Return why trials of a kind do not train together; None if they do.
 
     Raises:
         WorkloadError: the trial's workload cannot be had.
     """
-    return packs.unpackable_reason(trial) or _stacks(trial)
+    return packs.unpackable_optimizer(trial) or _unstackable_workload(trial)
 
 
 def unpackable_reasons(trials: Iterable[Trial]) -> dict[str, str]:
@@ -84,36 +175,21 @@ def unpackable_reasons(trials: Iterable[Trial]) -> dict[str, str]:
     found: dict[str, str] = {}
     for members in packs.group_packable(trials):
         trial = members[0]
-        for name, against in ((trial.optimizer, packs.unpackable_reason), (trial.workload, _stacks)):
+        for name, against in (
+            (trial.optimizer, packs.unpackable_optimizer),
+            (trial.workload, _unstackable_workload),
+        ):
             if name not in found:
                 try:
                     reason = against(trial)
-                except Exception as error:
-                    reason = " ".join(str(error).split())
+                except RAISED as error:
+                    reason = " ".join(str(error).split()) or describe_error(error)
                 if reason is not None:
                     found[name] = reason
     return found
 
 
-def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
-    """Return how many trials of a kind are worth having in one pack, were there memory.
-
-    Args:
-        size: the study's ``pack``: what was asked for at most, or ``None``.
-        on_gpu: whether they will train on a GPU.
-    """
-    known: dict[str, int] = {}
-
-    def limit(trial: Trial) -> int:
-        name = trial.kind
-        if name not in known:
-            known[name] = _worthwhile(trial, size, on_gpu=on_gpu)
-        return known[name]
-
-    return limit
-
-
-def _stacks(trial: Trial) -> str | None:
+def _unstackable_workload(trial: Trial) -> str | None:
     return stacked_model.unstackable_reason(registry.resolve(trial.workload, trial.workload_args))
 
 
@@ -124,6 +200,6 @@ def _worthwhile(trial: Trial, size: int | None, *, on_gpu: bool) -> int:
         if unpackable_reason(trial) is not None:
             return 1
         workload = registry.resolve(trial.workload, trial.workload_args)
-        return size or pack_limits.most_members(workload, on_gpu=on_gpu)
-    except Exception:
+        return size or most_members(workload, on_gpu=on_gpu)
+    except RAISED:
         return 1  # each trial says in its journal what is wrong

@@ -11,8 +11,8 @@ Limit = Callable[[Trial], int]
 """How many trials of a trial's kind fit into one pack; 1 if they do not pack."""
 
 
-def unpackable_reason(trial: Trial) -> str | None:
-    """Say why a trial's optimizer does not pack; ``None`` if it does."""
+def unpackable_optimizer(trial: Trial) -> str | None:
+    """Return why a trial's optimizer does not pack; None if it does."""
     if trial.optimizer not in OPTIMIZERS:
         return f"{trial.optimizer} is not one of hypergrad's"
     if trial.settings().get("schedule") is not None:
@@ -23,7 +23,7 @@ def unpackable_reason(trial: Trial) -> str | None:
 def group_packable(trials: Iterable[Trial]) -> list[list[Trial]]:
     """Return the trials by kind, kinds in the order of their first trial, trials of one kind by seed.
 
-    Those of one seed come together, as they are given the same batches.
+    Trials of one seed come together, as they are given the same batches.
     """
     found: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -39,8 +39,8 @@ def split_evenly(members: Sequence[Trial], pieces: int) -> list[list[Trial]]:
 
 def make_packs(trials: Iterable[Trial], limit: Limit) -> list[list[Trial]]:
     """Return packs, none larger than its limit, that are as few and as even as that allows."""
-    return [
-        pack
-        for members in group_packable(trials)
-        for pack in split_evenly(members, -(-len(members) // limit(members[0])))
-    ]
+    made = []
+    for members in group_packable(trials):
+        pieces = 1 if len(members) == 1 else -(-len(members) // limit(members[0]))
+        made += split_evenly(members, pieces)
+    return made

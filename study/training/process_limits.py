@@ -1,10 +1,11 @@
-"""Limits of this process on its machine: CPU cores, memory, open files. Needs neither torch nor Linux."""
+"""Limits of this process on its machine: CPU cores, memory, open files. Needs no torch and no Linux."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 
 
@@ -20,16 +21,7 @@ def cpu_count() -> int:
 
 def free_memory() -> float:
     """Return the bytes of memory that are available, at most what a container's limit allows."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    if found:
-        free = 1024.0 * int(found[1])
-    else:
-        import psutil  # not on Linux, where a bare GPU machine may lack it
-
-        free = float(psutil.virtual_memory().available)
+    free = _available_memory()
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             free = min(free, float(Path(limit).read_text()))
@@ -47,3 +39,13 @@ def allow_open_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+def _available_memory() -> float:
+    # Without psutil, which a bare GPU machine may not have, on Linux.
+    with contextlib.suppress(OSError):
+        if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()):
+            return 1024.0 * int(found[1])
+    with contextlib.suppress(ImportError):
+        return float(import_module("psutil").virtual_memory().available)
+    return 4e9

@@ -1,34 +1,39 @@
-"""What a worker process does: trains trials, in packs, singly or side by side, each into its journal.
+"""Trains a bundle of trials in one process, in packs or alone, each into its own journal.
 
-It knows neither Ray nor MLflow. A trial whose journal has ended is not trained again; one that was under way
-goes on from its last checkpoint.
+Knows neither Ray nor MLflow. A trial whose journal is complete is not trained again; one that was interrupted
+resumes from its last checkpoint. What a user's code raises fails the trial that it is raised for, and the
+other trials train.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-import traceback
-from collections.abc import Generator, Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from study.config.messages import describe_error
 from study.config.trial import Trial
 from study.storage import journal
+from study.storage.failures import Failure
 from study.storage.journal import Journal
-from study.storage.records import EpochRecord, Status
+from study.storage.records import EpochRecord, Status, TrialRecord
 from study.storage.study_folder import StudyFolder
-from study.training import optimizers, packwork
-from study.training.checkpoints import Checkpoints
-from study.training.device import choose_device, is_repeatable, machine
-from study.training.trainer import Training
-from study.workloads import datasets, registry
+from study.training import packs
+from study.training.device import BrokenDeviceError, choose_device, is_broken, machine
+from study.training.loop import Loop, Step, TrainingError
+from study.training.pack_limits import WorkerLimit
+from study.training.preflight import preflight
+from study.training.user_errors import stored_traceback
+from study.workloads import torch_settings
 
 if TYPE_CHECKING:
-    from study.config.study import Study
+    from study.config.study import Study  # needs pydantic, which a worker does without
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,14 @@ class WorkerOptions:
 
     Args:
         cpus: cores of this process; it trains with as many threads, at least one.
-        gpus: this process's share of a GPU; 0 trains on the CPU.
+        gpus: this process's share of a GPU; 0 trains on the CPU, whatever GPUs there are.
         data_folder: where the data sets lie; None for the default.
         retries: how often a trial that raises starts again.
-        checkpoint_seconds: seconds of training between two checkpoints of a trial; shorter trials write none.
+        checkpoint_seconds: least seconds of training between two checkpoints of a trial, so that shorter
+            trials write none; 0 for a checkpoint after every epoch.
         pack: how many trials train together at most; None for as many as pays and fits.
+        run: which run of the study this is. Trials that failed in this run are not trained again when their
+            bundle starts again in a new process. Empty outside a run.
     """
 
     cpus: float = 1.0
@@ -50,10 +58,11 @@ class WorkerOptions:
     retries: int = 0
     checkpoint_seconds: float = 30.0
     pack: int | None = 1
+    run: str = ""
 
     @classmethod
     def of(cls, study: Study, data_folder: Path | None) -> WorkerOptions:
-        """Return the options that a study asks for."""
+        """Return the options that a study asks for, for a new run of it."""
         return cls(
             cpus=study.resources.cpus,
             gpus=study.resources.gpus,
@@ -61,6 +70,7 @@ class WorkerOptions:
             retries=study.retries,
             checkpoint_seconds=study.checkpoint_seconds,
             pack=study.pack,
+            run=uuid.uuid4().hex[:12],
         )
 
 
@@ -70,10 +80,15 @@ DEFAULT = WorkerOptions()
 def run_bundle(
     trials: Sequence[Trial], folder: StudyFolder, options: WorkerOptions = DEFAULT
 ) -> Iterator[tuple[Trial, Status]]:
-    """Train ``trials`` and yield how each ended, ``"finished"``, ``"diverged"`` or ``"failed"``.
+    """Train ``trials`` and yield how each ended: ``"finished"``, ``"diverged"`` or ``"failed"``.
 
-    A trial that raises starts again up to ``options.retries`` times; then the exception is kept in its
-    journal, and the others go on.
+    A trial that raises starts again up to ``options.retries`` times. Then its journal keeps the exception,
+    and the other trials train.
+
+    Example::
+
+        for trial, status in run_bundle(study.trials(), StudyFolder(runs, study.name)):
+            print(trial.name, status)
 
     Args:
         trials: what to train, in this order as far as they do not train together.
@@ -81,26 +96,15 @@ def run_bundle(
         options: what this process may use.
 
     Raises:
+        BrokenDeviceError: this process can no longer use its GPU. Run the same bundle in a new process: it
+            trains the trials that have not ended.
         OSError: a journal or checkpoint cannot be written; the trial resumes from there when it is run again.
     """
-    data_folder, checkpoint_seconds = options.data_folder, options.checkpoint_seconds
-    torch.set_num_threads(max(1, int(options.cpus)))
-    for together in packwork.packs(
-        trials, folder, data_folder, options.pack, cpus=options.cpus, gpus=options.gpus
-    ):
-        alone = list(together)
-        if len(together) > 1:
-            for trial, status in packwork.train_or_leave(together, folder, data_folder, checkpoint_seconds):
-                alone.remove(trial)
-                yield trial, status
-        for trial in alone:
-            training_it = _tried(trial, folder, data_folder, options.retries, checkpoint_seconds)
-            while True:
-                try:
-                    next(training_it)
-                except StopIteration as ended:
-                    yield trial, ended.value
-                    break
+    worker = _Worker(folder, options)
+    with _threads(options.cpus):
+        for step in worker.train_all(trials):
+            if step.status is not None:
+                yield step.trial, step.status
 
 
 def run_side_by_side(
@@ -116,82 +120,160 @@ def run_side_by_side(
         trials: what to train.
         folder: whose journals and checkpoints to write.
         options: what this process may use; each trial trains alone.
+
+    Raises:
+        BrokenDeviceError, OSError: as :func:`run_bundle`.
     """
-    data_folder, checkpoint_seconds = options.data_folder, options.checkpoint_seconds
-    torch.set_num_threads(max(1, int(options.cpus)))
-    known = [list(journal.read(folder.journal(trial), trial).epochs) for trial in trials]
-    advances = [_tried(trial, folder, data_folder, options.retries, checkpoint_seconds) for trial in trials]
-    for number in itertools.count(1):
-        for epochs, advance in zip(known, advances, strict=True):
-            while len(epochs) < number and (epoch := next(advance, None)):
-                epochs[epoch.epoch - 1 :] = [epoch]
-        if all(len(epochs) < number for epochs in known):
-            return
-        yield number, [epochs[:number] for epochs in known if epochs]
+    worker = _Worker(folder, options)
+    known = [list(record.epochs) for record in folder.records(trials)]
+    advances = [
+        (step.epoch for step in worker.train_alone(trial) if step.epoch is not None) for trial in trials
+    ]
+    with _threads(options.cpus):
+        for number in itertools.count(1):
+            for epochs, advance in zip(known, advances, strict=True):
+                while len(epochs) < number and (epoch := next(advance, None)):
+                    epochs[epoch.epoch - 1 :] = [epoch]
+            if all(len(epochs) < number for epochs in known):
+                return
+            yield number, [epochs[:number] for epochs in known if epochs]
 
 
-def _tried(
-    trial: Trial, folder: StudyFolder, data_folder: Path | None, retries: int, checkpoint_seconds: float
-) -> Generator[EpochRecord, None, Status]:
-    """Train ``trial`` to its end, starting again when it fails; yield its epochs and return how it ended."""
-    status: Status = "failed"
-    for _ in range(1 + retries):
-        before = journal.read(folder.journal(trial), trial)
-        if before.is_complete:
-            return before.status
-        status = yield from _train(trial, folder, data_folder, len(before.epochs), checkpoint_seconds)
-        if status != "failed":
-            break
-    return status
+class _Worker:
+    """Decides what trains together, and what comes after an exception."""
 
+    def __init__(self, folder: StudyFolder, options: WorkerOptions) -> None:
+        self._folder, self._options = folder, options
+        self._device = choose_device(options.gpus)
+        self._loop = Loop(folder, self._device, options.data_folder, options.checkpoint_seconds, options.run)
 
-def _train(
-    trial: Trial, folder: StudyFolder, data_folder: Path | None, recorded: int, checkpoint_seconds: float
-) -> Generator[EpochRecord, None, Status]:
-    """Train once; each epoch is in the journal when it is yielded, and with the last one how it ended."""
-    device = choose_device()
-    checkpoints = Checkpoints(folder.checkpoint(trial))
-    path, trained_on = folder.journal(trial), machine(device) | optimizers.versions(trial)
-    repeatable = is_repeatable(device)
-    notes: list[str] = []
-    try:
-        workload = registry.resolve(trial.workload, trial.workload_args)
-        data = datasets.load(workload, data_folder, device)
-        under_way = Training(trial, workload, data, device)
-        state, notes = checkpoints.newest(trial.key, recorded)
-        if state is not None:
-            under_way.load_state_dict(state)
-    except Exception:
-        with Journal(path, trial, trained_on, repeatable=repeatable) as record:
-            record.end("failed", traceback.format_exc())
-        return "failed"
-    status: Status = "finished"
-    error = last = None
-    with Journal(
-        path, trial, trained_on, repeatable=repeatable, resumed=under_way.epoch, notes=notes
-    ) as record:
-        saved = time.monotonic()
-        epochs = under_way.epochs()
-        while True:
-            # What training raises is the trial's; what writing raises is not.
+    def train_all(self, trials: Sequence[Trial]) -> Iterator[Step]:
+        """Train trials of any kinds, in packs that fit into the memory of this process."""
+        records = self._folder.records(trials)
+        for record in records:
+            if self._has_ended(record):
+                yield Step(record.trial, None, record.status)
+        limit = WorkerLimit(
+            self._options.pack,
+            cpus=self._options.cpus,
+            gpus=self._options.gpus,
+            device=self._device,
+            data_folder=self._options.data_folder,
+            alone=[record.trial for record in records if self._is_suspect(record)],
+        )
+        left = [record.trial for record in records if not self._has_ended(record)]
+        for members in packs.group_packable(left):
             try:
-                epoch = next(epochs, None)
-            except Exception:
-                status, error = "failed", traceback.format_exc()
-                break
-            if epoch is None:
-                break
-            record.epoch(epoch)
-            if epoch.diverged or under_way.finished:
-                status, last = "diverged" if epoch.diverged else "finished", epoch
-                break
-            if time.monotonic() - saved >= checkpoint_seconds:
-                checkpoints.save(under_way.state_dict())
-                saved = time.monotonic()
-            yield epoch
-        record.end(status, error)
-    if status != "failed":
-        checkpoints.remove()
-    if last is not None:
-        yield last
-    return status
+                made = packs.make_packs(members, limit)
+                if is_broken(self._device):
+                    raise BrokenDeviceError("measuring a batch broke the GPU for this process")
+                note = limit.notes.get(members[0].kind) if len(made) > 1 else None
+                for pack in made:
+                    yield from self._train_pack(pack, note)
+            except BrokenDeviceError as error:
+                self._mark_suspect(members, str(error))
+                raise
+
+    def _train_pack(self, trials: Sequence[Trial], note: str | None) -> Iterator[Step]:
+        """Train ``trials`` as one pack; as smaller ones if memory runs out, and alone if it raises."""
+        if len(trials) == 1:
+            yield from self.train_alone(trials[0], note)
+            return
+        left = list(trials)
+        try:
+            for step in self._loop.train(trials, [note] if note else []):
+                if step.status is not None:
+                    left.remove(step.trial)
+                yield step
+            return
+        except TrainingError as failed:
+            # Nothing of the exception is kept: its frames hold the memory of the pack.
+            reason, out_of_memory = describe_error(failed.error), _is_out_of_memory(failed.error)
+        if is_broken(self._device):
+            raise BrokenDeviceError(
+                f"a pack of {len(trials)} trials broke the GPU for this process: {reason}"
+            )
+        if out_of_memory and len(left) > 3:
+            torch.cuda.empty_cache()
+            pieces = packs.split_evenly(left, 2)
+            note = f"packs of at most {len(pieces[-1])} trials: memory ran out with {len(left)}"
+        else:
+            note = f"trained alone: a pack of {len(left)} trials raised {reason}"
+            pieces = [[trial] for trial in left]
+        for piece in pieces:
+            yield from self._train_pack(piece, note)
+
+    def train_alone(self, trial: Trial, note: str | None = None) -> Iterator[Step]:
+        """Train ``trial`` by itself to its end, again if it raises and may."""
+        record = journal.read(self._folder.journal(trial), trial)
+        if self._has_ended(record):
+            yield Step(trial, None, record.status)
+            return
+        if self._is_suspect(record) and (failure := self._tried_on_the_cpu(trial)):
+            self._mark_failed(trial, failure.traceback)
+            yield Step(trial, None, "failed")
+            return
+        for _ in range(1 + self._options.retries):
+            try:
+                yield from self._loop.train([trial], [note] if note else [])
+                return
+            except TrainingError as failed:
+                text, reason = stored_traceback(failed.error, trial), describe_error(failed.error)
+            self._mark_failed(trial, text)
+            if is_broken(self._device):
+                yield Step(trial, None, "failed")
+                raise BrokenDeviceError(f"{trial.name} broke the GPU for this process: {reason}")
+        yield Step(trial, None, "failed")
+
+    def _has_ended(self, record: TrialRecord) -> bool:
+        """Whether a trial needs no training: it is complete, or has failed in this run."""
+        in_this_run = bool(record.run) and record.run == self._options.run
+        return record.is_complete or (record.status == "failed" and in_this_run)
+
+    def _is_suspect(self, record: TrialRecord) -> bool:
+        """Whether this trial, or one of its kind beside it, has broken a GPU in this run."""
+        return record.suspect and bool(record.run) and record.run == self._options.run
+
+    def _tried_on_the_cpu(self, trial: Trial) -> Failure | None:
+        """Return why ``trial`` fails there, where a mistake breaks nothing and its message says more."""
+        return preflight(trial, self._options.data_folder, gpus=self._options.gpus)
+
+    def _machine(self) -> dict[str, str]:
+        with torch_settings.in_force(torch_settings.kept()):
+            return machine(self._device)
+
+    def _mark_failed(self, trial: Trial, error: str) -> None:
+        path = self._folder.journal(trial)
+        journal.mark_failed(path, trial, error, machine=self._machine(), run=self._options.run)
+
+    def _mark_suspect(self, trials: Sequence[Trial], reason: str) -> None:
+        """Let the next process try those of ``trials`` that have not ended on the CPU, and train them
+        alone."""
+        for record in self._folder.records(trials):
+            if self._has_ended(record):
+                continue
+            Journal(
+                self._folder.journal(record.trial),
+                record.trial,
+                self._machine(),
+                repeatable=False,
+                resumed=len(record.epochs),
+                notes=[f"trained alone, after a trial on the CPU: {reason}"],
+                run=self._options.run,
+                suspect=True,
+            ).close()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+@contextmanager
+def _threads(cpus: float) -> Iterator[None]:
+    """Train with as many threads as cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

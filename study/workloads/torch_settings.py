@@ -173,7 +173,7 @@ def random_kept() -> Iterator[None]:
 
 
 def describe_precision(device: torch.device) -> str:
-    """Say how float32 is computed on ``device`` now: ``float32``, or ``float32, tf32 in convolution``."""
+    """Say how float32 is computed on ``device`` now: ``float32``, or ``float32 (tf32 in convolution)``."""
     on_gpu = device.type == "cuda"
     found = {
         name.removeprefix("cpu "): operation.fp32_precision
@@ -181,7 +181,7 @@ def describe_precision(device: torch.device) -> str:
         if name.startswith("cpu ") != on_gpu
     }
     reduced = [f"{value} in {name}" for name, value in found.items() if value not in ("none", "ieee")]
-    return ", ".join(["float32", *reduced])
+    return f"float32 ({', '.join(reduced)})" if reduced else "float32"
 
 
 def _read() -> Changes:

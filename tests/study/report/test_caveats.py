@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -77,3 +79,21 @@ def test_trials_of_several_commits_or_versions_are_said():
 def test_trials_with_and_without_compiled_kernels_are_said():
     made = records(lambda trial: 10, lambda trial: {"kernels": "none" if trial.seed else "compiled"})
     assert "some on machines without a C compiler" in said(trial_table(made, STUDY), made)
+
+
+def test_trials_of_several_precisions_are_said():
+    tf32 = "float32 (tf32 in convolution)"
+    made = records(lambda trial: 10, lambda trial: {"precision": tf32 if trial.seed else "float32"})
+    assert f"Trials ran with 2 precisions: float32, {tf32}." in said(trial_table(made, STUDY), made)
+
+
+def test_notes_of_the_journals_are_listed_those_of_most_trials_first():
+    made = [
+        replace(record, notes=("a smaller pack", f"checkpoint {index} is damaged"))
+        for index, record in enumerate(records(lambda trial: 10))
+    ]
+    text = said(trial_table(made, STUDY), made)
+    assert f"{len(made)} trials: a smaller pack." in text
+    assert "1 trial: checkpoint 0 is damaged." in text
+    assert f"The journals have {len(made) - 4} more notes of this kind." in text
+    assert "of this kind" not in said(trial_table(records(lambda trial: 10), STUDY), made[:1])

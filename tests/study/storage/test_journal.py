@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from study.config.loader import Trial
-from study.storage.journal import Journal, JournalReader, OtherTrialError, read
+from study.storage.journal import Journal, JournalReader, OtherTrialError, mark_failed, read
 from study.storage.records import EpochRecord
 
 TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=3)
@@ -207,6 +207,41 @@ def test_a_process_that_wakes_beside_its_replacement_changes_nothing(tmp_path):
     assert [each.epoch for each in after.epochs] == [1, 2, 3]
     assert (after.status, after.error, after.ended_ms) == ("finished", None, before.ended_ms)
     assert [each.time_ms for each in after.epochs] == [each.time_ms for each in before.epochs]
+
+
+def test_a_trial_that_no_process_trains_is_marked_as_failed_and_keeps_its_epochs(tmp_path):
+    path = tmp_path / "a.journal"
+    mark_failed(path, TRIAL, "ValueError: before the start", machine=MACHINE, run="r")
+    record = read(path, TRIAL)
+    assert (record.status, record.error) == ("failed", "ValueError: before the start")
+    assert (record.machine, record.run, record.epochs) == (MACHINE, "r", ())
+    write(path, [1, 2], repeatable=False)
+    before = read(path, TRIAL)
+    mark_failed(path, TRIAL, "ValueError: later")
+    record = read(path, TRIAL)
+    assert (record.status, record.error, len(record.epochs)) == ("failed", "ValueError: later", 2)
+    assert (record.attempt, record.machine) == (before.attempt, MACHINE)
+    mark_failed(path, TRIAL, "ValueError: again", machine={"device": "gpu"}, run="second")
+    record = read(path, TRIAL)
+    assert (record.status, record.error, len(record.epochs)) == ("failed", "ValueError: again", 2)
+    assert (record.machine, record.run) == ({"device": "gpu"}, "second")
+
+
+def test_a_torn_journal_is_marked_as_failed_after_its_last_whole_event(tmp_path):
+    path = tmp_path / "a.journal"
+    write(path, [1, 2])
+    path.write_bytes(path.read_bytes()[:-9])
+    mark_failed(path, TRIAL, "ValueError: x")
+    record = read(path, TRIAL)
+    assert (record.status, len(record.epochs)) == ("failed", 1)
+
+
+def test_the_run_and_what_it_suspects_are_those_of_the_last_start(tmp_path):
+    path = tmp_path / "a.journal"
+    Journal(path, TRIAL, MACHINE, repeatable=True, run="first", suspect=True).close()
+    assert (read(path, TRIAL).run, read(path, TRIAL).suspect) == ("first", True)
+    Journal(path, TRIAL, MACHINE, repeatable=True).close()
+    assert (read(path, TRIAL).run, read(path, TRIAL).suspect) == ("", False)
 
 
 def test_a_journal_of_another_trial_is_refused(tmp_path):

@@ -11,7 +11,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from study.config.loader import Trial
-from study.training.device import choose_device
 from study.training.trainer import evaluate, train
 from study.training.user_errors import LastBatchError
 from study.workloads import datasets
@@ -322,10 +321,3 @@ def test_batch_normalisation_fails_on_a_last_batch_of_one_row_and_the_message_sa
     with pytest.raises(ValueError, match="Expected more than 1 value") as caught:
         list(train(trial(batch_size=1), work, blobs(), CPU))
     assert not isinstance(caught.value, LastBatchError)
-
-
-def test_device_is_the_cpu_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device() == CPU
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device() == torch.device("cuda", 0)

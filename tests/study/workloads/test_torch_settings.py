@@ -92,11 +92,11 @@ def test_the_precision_is_described_for_the_device_in_use():
     with in_force(changes):
         assert torch_settings.describe_precision(cuda) == "float32"
         torch.backends.cudnn.allow_tf32 = True
-        assert torch_settings.describe_precision(cuda) == "float32, tf32 in convolution, tf32 in rnn"
+        assert torch_settings.describe_precision(cuda) == "float32 (tf32 in convolution, tf32 in rnn)"
         assert torch_settings.describe_precision(CPU) == "float32"
     with in_force(kept()):
         torch.set_float32_matmul_precision("high")
-        assert torch_settings.describe_precision(cuda) == "float32, tf32 in matmul"
+        assert torch_settings.describe_precision(cuda) == "float32 (tf32 in matmul)"
 
 
 def test_random_generators_are_put_back():

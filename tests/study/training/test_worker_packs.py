@@ -1,4 +1,4 @@
-"""A worker's packs: what they leave is what single trials leave, whatever interrupts them."""
+"""A worker's packs: their journals are those of single trials, whatever interrupts them."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from study.config.loader import Trial
+from study.execution import planning
 from study.storage.study_folder import StudyFolder
-from study.training import checkpoints, packwork
+from study.training import checkpoints, loop, pack_limits
 from study.training.packed_trainer import PackTraining
 from study.training.worker import WorkerOptions, run_bundle
 from study.workloads.base import Data, Workload
@@ -107,8 +108,49 @@ def test_packs_are_no_larger_than_asked_for(size, tmp_path, use, packed_sizes):
 
 def test_packs_fit_into_memory(tmp_path, use, packed_sizes, monkeypatch):
     monkeypatch.setattr("study.training.process_limits.free_memory", lambda: 4e5)
-    run(StudyFolder(tmp_path, "s"), trials())
+    folder = StudyFolder(tmp_path, "s")
+    run(folder, trials())
     assert 1 < max(packed_sizes) < 6
+    notes = {note for record in folder.records(trials()) for note in record.notes}
+    (note,) = notes
+    assert note == "packs of at most 5 trials instead of up to 256: a pack may fill 0.1 MB of memory here"
+
+
+def test_packs_that_were_planned_for_a_gpu_are_smaller_without_one(tmp_path, use, packed_sizes, monkeypatch):
+    """The planner goes by what the study asks for; where there is no GPU the worker says what it did."""
+    monkeypatch.setattr("study.training.pack_limits.CPU_MEMBERS", 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    folder = StudyFolder(tmp_path, "s")
+    run(folder, trials(), gpus=1)
+    assert packed_sizes == [3, 3]
+    for record in folder.records(trials()):
+        assert record.notes == (
+            "packs of at most 4 trials instead of up to 1024: planned for a GPU, and this process sees none",
+        )
+        assert record.machine["device"].startswith("cpu")
+
+
+def test_gpus_that_a_study_does_not_ask_for_change_nothing(tmp_path, use, packed_sizes, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("study.training.pack_limits.CPU_MEMBERS", 4)
+    folder = StudyFolder(tmp_path, "s")
+    run(folder, trials())
+    assert packed_sizes == [3, 3]
+    for record in folder.records(trials()):
+        assert record.machine["device"].startswith("cpu")
+        assert record.notes == ()
+
+
+@pytest.mark.parametrize("size", [None, 2, 4, 1])
+def test_the_planner_and_the_worker_cut_the_same_packs(tmp_path, use, packed_sizes, size):
+    todo = [*trials(), *trials(weight_decay=0.1)]
+    limit = pack_limits.planned_limit(size, on_gpu=False)
+    planned = planning.plan(todo, 1, {}, limit)
+    folder = StudyFolder(tmp_path, "s")
+    for bundle in planned.bundles:
+        run(folder, bundle, pack=size)
+    assert sorted(packed_sizes) == sorted(len(pack) for pack in planned.packs if len(pack) > 1)
+    assert all(record.notes == () for record in folder.records(todo))
 
 
 def cut_after(batches):
@@ -127,11 +169,8 @@ def cut_after(batches):
 
 
 @pytest.mark.parametrize(("first", "then"), [(None, None), (None, 1), (1, None)], ids=str)
-def test_a_pack_that_is_cut_off_goes_on_packed_or_alone(
-    tmp_path, use, packed_sizes, monkeypatch, first, then
-):
+def test_a_pack_that_is_interrupted_resumes_packed_or_alone(tmp_path, use, packed_sizes, first, then):
     """After two of four epochs, of three batches each: of all trials, or of the first if each is alone."""
-    monkeypatch.setattr(packwork, "CHECKPOINT_SHARE", 1e9)
     todo = trials()
     calm, folder = StudyFolder(tmp_path / "calm", "s"), StudyFolder(tmp_path / "cut", "s")
     run(calm, todo, pack=1)
@@ -142,7 +181,8 @@ def test_a_pack_that_is_cut_off_goes_on_packed_or_alone(
     packed_sizes.clear()
     use(WORK)
     run(folder, todo, pack=then)
-    assert sorted(packed_sizes) == ([] if then else [6] if first is None else [1, 5])
+    # One that is ahead of the others, alone, trains by itself.
+    assert packed_sizes == ([] if then else [6] if first is None else [5])
     assert_same_records(folder, calm, todo)
     # What was recorded up to the checkpoint is not recorded again.
     for old, new in zip(before, folder.records(todo), strict=True):
@@ -205,6 +245,10 @@ def test_when_memory_runs_out_packs_get_smaller(tmp_path, use, packed_sizes, mon
     folder, plain = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
     assert {status for _, status in run(folder, trials())} == {"finished"}
     assert packed_sizes == [6, 3, 3]  # and then one at a time, as half of three is one
+    for record in folder.records(trials()):
+        halved, alone = record.notes
+        assert halved == "packs of at most 3 trials: memory ran out with 6"
+        assert alone.startswith("trained alone: a pack of 3 trials raised OutOfMemoryError")
     run(plain, trials(), pack=1)
     assert_same_records(folder, plain, trials())
 
@@ -236,7 +280,7 @@ def test_large_packs_write_checkpoints_less_often(tmp_path, use, monkeypatch):
             clock[0] += 1.0
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save)
-    monkeypatch.setattr(packwork.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
 
     def ticking(self):
         for records in epochs(self):
