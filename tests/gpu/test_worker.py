@@ -34,8 +34,6 @@ WORKLOAD = """
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A function that runs trials in this process as a worker would; returns their records."""
-    if not hasattr(worker, "WorkerOptions"):
-        pytest.skip("this worker takes no WorkerOptions")
     (tmp_path / "wide_gpu_workload.py").write_text(textwrap.dedent(WORKLOAD))
     monkeypatch.syspath_prepend(str(tmp_path))
 
