@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from study.config.catalogue import ROUGH_PACKED_RATES, ROUGH_RATES, TRAIN_SIZES
-from study.config.trial import Trial
+from study.config.catalogue import CATALOGUE, ROUGH_PACKED_RATES, ROUGH_RATES, TRAIN_SIZES
+from study.config.trial import OPTIMIZERS, Trial
 from study.execution import load_balancing
 from study.training import packs
 from study.training.packs import Limit
@@ -56,6 +56,20 @@ def iterations(trial: Trial) -> int | None:
         return trial.iterations
     size = TRAIN_SIZES.get(trial.workload)
     return None if size is None else trial.epochs * math.ceil(size / trial.batch_size)
+
+
+def uses_own_code_only(study: Study) -> bool:
+    """Return whether all workloads and optimizers of a study are built in and take no arguments.
+
+    Such a study seldom fails, so its workers may start before anything was tried.
+    """
+    return all(
+        trial.workload in CATALOGUE
+        and trial.optimizer in OPTIMIZERS
+        and not trial.workload_args
+        and not trial.optimizer_args
+        for trial in study.planned_trials()
+    )
 
 
 def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:

@@ -191,6 +191,23 @@ def mark_pruned(path: Path, trial: Trial) -> None:
         file.write(line_of({"event": "end", "status": "pruned", "error": None, "time_ms": _now_ms()}))
 
 
+def mark_failed(path: Path, trial: Trial, error: str) -> None:
+    """Say in the journal of a trial that is not under way that it failed; epochs that it has stay.
+
+    Args:
+        path: the journal; made if absent.
+        trial: whose journal it is.
+        error: the traceback.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    before = read(path, trial)
+    opened = Journal(path, trial, before.machine, repeatable=before.repeatable, resumed=len(before.epochs))
+    with opened as journal:
+        journal.end("failed", error)
+
+
 def line_of(event: dict[str, Any]) -> bytes:
     """Return an event as the line that keeps it."""
     text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,6 +1,6 @@
-"""The Ray that a study runs on: one of its own, or one at an address. Imports ``ray`` and nothing heavier.
+"""Starts a Ray of our own, or joins one that runs at an address.
 
-To start one takes seconds in which this process would wait, so that it is done beside other work.
+To start one takes seconds in which this process would wait, so it starts in the background.
 """
 
 from __future__ import annotations
@@ -16,65 +16,55 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from types import TracebackType
-from typing import Any, Self
-
-# Read when ray is imported: no CSV, JSON and TensorBoard writers, the interrupt left to the command
-# line, no chatter about errors that the journals hold.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A process that does not hear from its node in this time ends without a word.
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.config import plugins
 from study.config.loader import Resources
+from study.config.messages import first_line
+from study.execution.executor import ExecutorError
+from study.execution.ray_backend import token
 
 STARTS = 3
-"""How often a local Ray is started that is not up in the 30 s that Ray gives it, as on a busy machine."""
+"""How often to try to start a local Ray. Ray gives it 30 s, which a busy machine may exceed."""
 GUESSED_SLOTS = 16
 
-# What the processes of a Ray of our own inherit. In place of a runtime environment, for which Ray would not
-# use those that it has started already; it adds the current folder to their path by itself.
-_OF_ITS_PROCESSES = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
-_READY = {
+# What the processes of a Ray of our own inherit. A runtime environment would do, too, but Ray starts new
+# processes for one and leaves those idle that it has. Ray adds the current folder to their path by itself.
+_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
+_PRESTARTED = {
     "RAY_prestart_worker_first_driver": "1",
-    "RAY_preload_python_modules": "study.execution.tune_trials",
-    # Not before they are asked for anything.
+    "RAY_preload_python_modules": "study.execution.ray_backend.trials",
+    # Keep them until the first trial is asked for.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
-_NOT_READY = {"RAY_prestart_worker_first_driver": "0"}
-
-
-class ClusterError(RuntimeError):
-    """Ray cannot be started or reached, or cannot hold a trial of the study."""
-
-
-class LostClusterError(ClusterError):
-    """Ray went away in the middle of a study; what the trials did so far is kept."""
+_NOT_PRESTARTED = {"RAY_prestart_worker_first_driver": "0"}
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a running Ray offers."""
+    """What a running Ray offers.
+
+    Args:
+        cpus: logical CPUs of all nodes.
+        gpus: logical GPUs of all nodes.
+        grows: whether an autoscaler may add nodes when more is asked for; such a cluster may start empty.
+    """
 
     cpus: float
     gpus: float
     grows: bool = False
-    """Whether it may have more when more is asked for, as an autoscaling cluster that starts from zero."""
 
     def slots(self, resources: Resources) -> int:
-        """Return how many trials with ``resources`` run at a time; a guess where a cluster has yet to grow.
+        """Return how many workers run at a time; a guess where a cluster has yet to grow.
+
+        Args:
+            resources: what one worker takes.
 
         Raises:
-            ClusterError: not even one, and it does not grow.
+            ExecutorError: the cluster has no room for one worker and does not grow.
         """
         fits = [
             int(have / need + 1e-9)
@@ -85,20 +75,20 @@ class Cluster:
             return slots
         if self.grows:
             return GUESSED_SLOTS
-        raise ClusterError(
+        raise ExecutorError(
             f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but Ray has "
             f"{self.cpus:g} CPUs and {self.gpus:g} GPUs in all; lower `resources` in the study file"
         )
 
 
 class Connection:
-    """A Ray that comes up in the background, from :meth:`start` on, and is left when the context ends.
+    """A Ray that starts in the background, once :meth:`start` is called.
 
     Args:
-        address: of a running cluster, as in ``ray.init``; None starts one here, which ends with the context.
+        address: of a running cluster, as in ``ray.init``; None starts a Ray here, until :meth:`shutdown`.
         cpus: logical CPUs of a Ray of our own; None for all that this process may use.
-        gpus: logical GPUs of a Ray of our own; None for those found.
-        ready: of a Ray of our own, start a process per CPU at once, which imports what a worker needs.
+        gpus: logical GPUs of a Ray of our own; None for those that Ray finds.
+        prestart: start a process per CPU at once and let it import what a worker needs; for a Ray of our own.
     """
 
     def __init__(
@@ -107,85 +97,116 @@ class Connection:
         cpus: int | None = None,
         gpus: int | None = None,
         *,
-        ready: bool = False,
+        prestart: bool = False,
     ) -> None:
-        self._address, self._cpus, self._gpus, self._ready = address, cpus, gpus, ready
+        self._address, self._cpus, self._gpus, self._prestart = address, cpus, gpus, prestart
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
-        self._coming: Future[Cluster] | None = None
+        self._starting: Future[Cluster] | None = None
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a Ray of our own, here."""
+        """Whether it is a Ray of our own, on this machine."""
         return self._address is None
 
     @property
     def is_starting(self) -> bool:
-        """Whether it has been begun and is not up yet."""
-        return self._coming is not None and not self._coming.done()
+        """Whether it was started and is not ready yet."""
+        return self._starting is not None and not self._starting.done()
 
-    def __enter__(self) -> Self:
-        return self
+    def check(self, resources: Resources) -> None:
+        """Refuse at once an address where no cluster takes us, or a worker for which there is no room.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-        self._thread.shutdown()
+        At an address Ray itself would try again for 20 s to 2 min.
 
-    def start(self) -> None:
-        """Start or connect to it, in a thread of its own; once, however often this is called."""
-        if self._coming is None:
-            start = (_join, self._address) if self._address else (_start, self._cpus, self._gpus, self._ready)
-            self._coming = self._thread.submit(*start)
-
-    def wait(self) -> Cluster:
-        """Return what it offers, when it is up.
+        Args:
+            resources: what one worker takes.
 
         Raises:
-            ClusterError: no Ray at the address, or with other versions; or one of our own does not start.
+            ExecutorError: nothing answers, or no Ray, or the token is missing or wrong; or a worker takes
+                more than a Ray of our own will have.
+        """
+        if self._address is None:
+            self._check_fits(resources)
+        elif place := _host_and_port(self._address):
+            _check_answers(self._address, *place)
+            token.check(self._address)
+
+    def _check_fits(self, resources: Resources) -> None:
+        wants = (("CPUs", resources.cpus, self._cpus or _usable_cpus()), ("GPUs", resources.gpus, self._gpus))
+        for what, wanted, there in wants:
+            if there is not None and wanted > there:
+                raise ExecutorError(
+                    f"a trial asks for {wanted:g} {what}, but there are {there}; "
+                    "lower `resources` in the study file"
+                )
+
+    def start(self) -> None:
+        """Start or join it in a thread of its own. A second call does nothing."""
+        if self._starting is None:
+            start = (
+                (_join, self._address) if self._address else (_start, self._cpus, self._gpus, self._prestart)
+            )
+            self._starting = self._thread.submit(*start)
+
+    def wait(self) -> Cluster:
+        """Start it, wait until it is ready, and return what it offers.
+
+        Raises:
+            ExecutorError: no Ray answers at the address, or one with other versions; or a local one does not
+                start.
         """
         self.start()
-        assert self._coming is not None
-        return self._coming.result()
+        assert self._starting is not None
+        return self._starting.result()
 
     def shutdown(self) -> None:
-        """Leave it, and stop a Ray of our own; it cannot be had again."""
-        if self._coming is None:
-            return
-        with suppress(Exception):  # of the start, told where it was waited for
-            self._coming.result()
-        # Ray ends the process if another thread reaches into it now, as one does that collects its garbage.
-        gc.collect()
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            ray.shutdown()
-        finally:
-            if collecting:
-                gc.enable()
+        """Leave the cluster, and stop a Ray of our own. The connection cannot be used again."""
+        if self._starting is not None:
+            with suppress(Exception):  # wait() has raised it already
+                self._starting.result()
+            self._starting = None
+            _disconnect()
+        self._thread.shutdown()
 
 
-def _start(cpus: int | None, gpus: int | None, ready: bool) -> Cluster:
+def _disconnect() -> None:
+    # Ray aborts the process if another thread reaches into it during its shutdown, as one does that happens
+    # to collect garbage with Ray's objects in it.
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _start(cpus: int | None, gpus: int | None, prestart: bool) -> Cluster:
     for starts_left in reversed(range(STARTS)):
         try:
-            with _environment(_OF_ITS_PROCESSES | (_READY if ready else _NOT_READY)):
+            with _environment(_ENVIRONMENT | (_PRESTARTED if prestart else _NOT_PRESTARTED)):
                 _init(
                     address="local",
-                    num_cpus=cpus or len(os.sched_getaffinity(0)),
+                    num_cpus=cpus or _usable_cpus(),
                     num_gpus=gpus,
                     include_dashboard=False,
                 )
             break
-        except Exception as error:  # Ray raises no narrower one where a node does not start in time.
+        except Exception as error:  # Ray raises nothing narrower where a node does not start in time
             ray.shutdown()
             if not (starts_left and "timed out" in str(error)):
-                raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from error
+                raise ExecutorError(f"a local Ray did not start: {first_line(error)}") from error
     return _offered(grows=False)
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set ``variables`` for processes that are started within; afterwards they are unset."""
+    """Set environment variables for processes that start within the context, and unset them after it."""
     os.environ.update(variables)
     try:
         yield
@@ -195,8 +216,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _join(address: str) -> Cluster:
-    _check_answers(address)
-    # A user's own workload is imported on the workers as it is here.
+    # Workers import a user's own workload from where this process does.
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     environment = {
@@ -207,13 +227,13 @@ def _join(address: str) -> Cluster:
     try:
         _init(address=address, runtime_env={"env_vars": environment})
     except Exception as error:
-        raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
+        raise ExecutorError(f"no Ray cluster answers at {address}: {first_line(error)}") from error
     _check_versions()
     return _offered(grows=True)
 
 
 def _init(**options: Any) -> None:
-    # For good: a filter for a while is not one thread's alone.
+    # Never taken back: filters belong to the process, and other threads are at work.
     warnings.filterwarnings("ignore", module=r"ray\.")
     ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
 
@@ -223,32 +243,32 @@ def _offered(*, grows: bool) -> Cluster:
     return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), grows)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Return what ``host:port`` says; None for ``auto`` and for addresses of Ray Client (``ray://``)."""
+    host, separator, port = address.rpartition(":")
+    if "/" in address or not (separator and port.isdigit()):
+        return None
+    return host.strip("[]"), int(port)
 
 
-def _check_answers(address: str) -> None:
-    """Ray waits for minutes for a cluster that is not there; a person should not."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not (separator and port.isdigit()):
-        return
+def _check_answers(address: str, host: str, port: int) -> None:
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        socket.create_connection((host, port), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address} ({error})") from error
+        raise ExecutorError(f"no Ray cluster answers at {address} ({error})") from error
 
 
 def _versions() -> dict[str, str]:
-    """What must be the same on every node for a trial to mean the same everywhere."""
+    """Return the versions that every node must share, so that a trial means the same everywhere."""
     packages = ("hypergrad-study", "torch", "numpy", "ray")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def _check_versions() -> None:
-    """Compare every node that is up with this process. Nodes that join later are not looked at.
+    """Compare every node that is up with this process. Nodes that join later are not checked.
 
     Raises:
-        ClusterError: a node has other versions, or does not have the package.
+        ExecutorError: a node has other versions, or does not have the package.
     """
     here = _versions()
     ask = ray.remote(num_cpus=0)(_versions)
@@ -260,13 +280,13 @@ def _check_versions() -> None:
         try:
             there = ray.get(ask.options(scheduling_strategy=on_node).remote(), timeout=120)
         except ray.exceptions.GetTimeoutError as error:
-            raise ClusterError(f"node {name} did not start a task within 120 s") from error
+            raise ExecutorError(f"node {name} did not start a task within 120 s") from error
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise ClusterError(f"node {name} cannot run this study: {reason}") from error
+            raise ExecutorError(f"node {name} cannot run this study: {reason}") from error
         for package, version in here.items():
             if there[package] != version:
-                raise ClusterError(
+                raise ExecutorError(
                     f"node {name} has {package} {there[package]}, this process has {version}; "
                     "install the same on both"
                 )
