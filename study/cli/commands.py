@@ -1,39 +1,27 @@
-"""The commands. Talks to the person; what is said here was worked out elsewhere."""
+"""The command line: parses arguments, calls the library, prints results. Each command is a few lines."""
 
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import signal
 import sys
 import webbrowser
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from study.cli import display, results
-from study.cli.options import NameArgument, Runs, Uri, err, find_run, out, say
-from study.cli.options import find_study as _find_run
-from study.cli.options import refuse as _refuse
+from study.cli import display, progress, results
+from study.cli.options import Data, NameArgument, Runs, Uri, err, find_run, find_study, out, refuse
 from study.config import plugins
-from study.config.loader import ConfigError, Study, load_study, preset_names, preset_path
+from study.config.loader import ConfigError, load_study, preset_names, preset_path
+from study.storage.failures import failures
 from study.storage.progress import progress_of
 from study.storage.study_folder import StudyFolder, runs_folder
-from study.training import pack_limits
-from study.training.process_limits import cpu_count
 
-if TYPE_CHECKING:
-    from study.execution.ray_cluster import Connection
-    from study.tracking import Tracker
-
-# The modules that import torch, Ray or MLflow take seconds; each command imports what it needs.
+# Modules that import torch, Ray or MLflow take seconds: each command imports those that it needs.
 
 app = typer.Typer(
-    help="Studies of optimizers that learn their learning rate.",
+    help="Run studies of optimizers that learn their learning rate, and report them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,12 +33,12 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's 
 
 
 def main() -> None:
-    """Run the command line: the words of ``sys.argv``."""
+    """Run the command line with the arguments in ``sys.argv``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except ConfigError as error:
-        _refuse(*error.problems)
+        refuse(*error.problems)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -59,120 +47,53 @@ def main() -> None:
 def run(
     study: StudyArgument,
     runs: Runs = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets.", envvar="HYPERGRAD_STUDY_DATA")
-    ] = None,
+    data: Data = None,
     tracking_uri: Uri = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster to use, e.g. auto.", show_default="a Ray of its own, here"),
+        typer.Option(help="Ray cluster to train on, e.g. auto.", show_default="starts a Ray here"),
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a Ray of its own.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a Ray of its own.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the Ray that is started here.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the Ray that is started here.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Train in this process, without Ray, e.g. to debug.")
+    ] = False,
     no_imports: Annotated[
-        bool, typer.Option("--no-imports", help="Import no code that the study names: for strangers' files.")
+        bool,
+        typer.Option("--no-imports", help="Import no code that the study names: for strangers' files."),
     ] = False,
 ) -> None:
     """Run a study, or what is left of it."""
     spec = load_study(study)
     if no_imports:
         os.environ[plugins.VARIABLE] = "1"
+    from study.cli import running
+
+    executor = running.make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
     folder = StudyFolder(runs_folder(runs), spec.name)
-    from study.execution import planning
-    from study.execution.ray_cluster import Connection
-
-    a_cpu_each = spec.resources.cpus <= 1 and not spec.resources.gpus
-    with Connection(address, cpus, gpus, ready=a_cpu_each) as connection:
-        with suppress(OSError):  # what cannot be read is said where it is needed
-            if planning.pending_trials(spec, folder.planned_records(spec)):
-                connection.start()  # comes up while the rest is imported
-        try:
-            _run(spec, folder, connection, data, tracking_uri)
-        except KeyboardInterrupt:
-            if connection.is_starting:
-                err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
-            raise
-
-
-def _run(
-    spec: Study, folder: StudyFolder, connection: Connection, data: Path | None, tracking_uri: str | None
-) -> None:
-    from study import tracking
-    from study.execution import driver
-    from study.execution.ray_cluster import ClusterError, LostClusterError
-    from study.execution.samplers import SamplerError
-    from study.training.optimizers import OptimizerError
-    from study.workloads.datasets import DataError
-    from study.workloads.registry import WorkloadError
-
-    uri = tracking.tracking_uri(tracking_uri, folder.runs)
-    again = _command(*sys.argv[1:])
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        tracker = tracking.Tracker(spec, uri, folder)
-        out.print(f"[bold]{spec.name}[/]: {len(spec.planned_trials())} trials; MLflow at {uri}")
-        with display.watching(out) as watch:
-            progress = driver.run(spec, folder, tracker, connection, data_folder=data, watch=watch, say=say)
-        _show_results(spec, folder, tracker)
-    except LostClusterError as error:
-        err.print(f"{error}; go on with: {again}")
-        sys.exit(1)
-    except (
-        SamplerError,
-        tracking.TrackingError,
-        ClusterError,
-        WorkloadError,
-        OptimizerError,
-        DataError,
-        driver.BusyError,
-        OSError,
-    ) as error:
-        _refuse(str(error))
-    except KeyboardInterrupt:
-        progress = progress_of(folder.planned_records(spec))
-        err.print(f"\nstopped with {display.describe(progress)}\ngo on with: {again}")
-        sys.exit(INTERRUPTED)
-    if progress.tracking_error:
-        err.print(f"MLflow did not take everything: {progress.tracking_error}; send the rest with: {again}")
-    if progress.failed:
-        _list_failures(spec, folder)
-    if unfinished := progress.total - progress.done - progress.failed:
-        err.print(f"{unfinished} trials did not end: their worker died too often; go on with: {again}")
-    if progress.failed or unfinished or progress.tracking_error:
-        sys.exit(1)
+    code = running.run(spec, folder, executor, data_folder=data, tracking_uri=tracking_uri, in_terminal=local)
+    sys.exit(code)
 
 
 @app.command()
 def plan(
     study: StudyArgument,
     runs: Runs = None,
+    data: Data = None,
     cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs to plan for.", show_default="this machine's")
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to plan for.")] = 0,
+    imports: Annotated[
+        bool, typer.Option("--imports", help="Import the code that the study names, to check it.")
+    ] = False,
 ) -> None:
     """Say what would run and what it would cost; run nothing."""
-    from study.execution import planning
+    from study.cli import planned
 
     spec = load_study(study)
     folder = StudyFolder(runs_folder(runs), spec.name)
-    records = folder.planned_records(spec)
-    todo = planning.pending_trials(spec, records)
-    needs = spec.resources
-    have = ((cpus or cpu_count(), needs.cpus), (gpus, needs.gpus))
-    slots = min(int(count / need + 1e-9) for count, need in have if need > 0)
-    rates = planning.measured_rates(records)
-    limit = pack_limits.planned_limit(spec.pack, on_gpu=needs.gpus > 0)
-    with plugins.disable_imports():
-        planned = planning.plan(todo, max(1, slots), rates, limit)
-        single = pack_limits.unpackable_reasons(todo) if spec.pack != 1 else {}
-    single |= {
-        name: "code of its own; whether it packs is seen when it runs" for name in single if ":" in name
-    }
-    if planned.seconds is not None:
-        starts = planning.search_starts(spec, folder.search_state(), max(1, slots), rates)
-        planned = replace(planned, seconds=planned.seconds + starts)
-    display.show_plan(out, spec, planned, done=len(records) - len(todo), slots=slots, single=single)
+    planned.show(spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data)
 
 
 @app.command()
@@ -189,32 +110,40 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 
 
 @app.command()
-def status(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
-    """Say how a study stands, from its journals, or from its server if it runs or was run elsewhere."""
-    spec, folder, elsewhere = _find_run(name, runs, tracking_uri)
+def status(
+    name: NameArgument,
+    runs: Runs = None,
+    tracking_uri: Uri = None,
+    tracebacks: Annotated[
+        bool, typer.Option("--tracebacks", help="Print the whole traceback of each failure.")
+    ] = False,
+) -> None:
+    """Say how a study stands, from its journals or from the MLflow server that has them."""
+    spec, folder, elsewhere = find_study(name, runs, tracking_uri)
     records = folder.planned_records(spec)
-    progress = progress_of(records, elsewhere=elsewhere)
-    out.print(f"[bold]{spec.name}[/] in {folder.path}")
-    out.print(display.describe(progress), highlight=False, soft_wrap=True)
+    out.print(f"[bold]{spec.name}[/] in", end=" ")
+    out.print(folder.path, markup=False, highlight=False, soft_wrap=True)
+    stands = progress.describe(progress_of(records, elsewhere=elsewhere))
+    out.print(stands, markup=False, highlight=False, soft_wrap=True)
+    for line in display.failure_lines(failures(records), tracebacks=tracebacks):
+        err.print(line)
     if spec.search is not None:
         from study.analysis import objective
 
         display.show_search(out, spec, objective.standings(spec, folder.search_state(), records))
-    if progress.failed:
-        _list_failures(spec, folder)
 
 
 @app.command()
 def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
     """Draw the figures and write the tables and the page, from stored results."""
-    spec, folder, _ = _find_run(name, runs, tracking_uri)
+    spec, folder, _ = find_study(name, runs, tracking_uri)
     from study import tracking
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
     try:
-        _show_results(spec, folder, tracking.Tracker(spec, uri, folder))
-    except (tracking.TrackingError, ValueError, OSError) as error:
-        _refuse(str(error))
+        results.show(spec, folder, tracking.Tracker(spec, uri, folder))
+    except (tracking.TrackingError, OSError) as error:
+        refuse(str(error))
 
 
 app.command()(results.compare)
@@ -240,7 +169,7 @@ def ui(
     if name is not None:
         name = find_run(name, folder)[0].name
     if uri == tracking.embedded_uri(folder) and not tracking.embedded_database(folder).is_file():
-        _refuse(f"{folder}: no study was run here; name the folder of runs with --runs")
+        refuse(f"{folder}: no study was run here; name the folder of runs with --runs")
     try:
         page = tracking.runs_page(uri, name)
         if uri.startswith(("http://", "https://")):
@@ -252,60 +181,10 @@ def ui(
             out.print("Ctrl-C ends it.")
             signal.pause()
     except (tracking.TrackingError, server.UiError) as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 def _open(url: str, browser: bool) -> None:
     out.print(url, highlight=False, soft_wrap=True)
     if browser:
         webbrowser.open(url)
-
-
-def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
-    """Print the table, write the report, keep it in MLflow, and say where everything is."""
-    from study.analysis import tables
-    from study.report import builder as reports
-
-    state = folder.search_state()
-    records = folder.records(spec.trials(state))
-    if spec.search is not None:
-        from study.analysis import objective
-
-        display.show_search(out, spec, objective.standings(spec, state, records))
-    display.show_summary(out, tables.summary_table(tables.trial_table(records, spec, state)))
-    links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
-    reports.write_report(records, spec, folder.report, links, tracker.search_link, state)
-    tracker.log_report(folder.report)
-    display.show_next(
-        out,
-        {
-            "report": str(folder.report / "index.html"),
-            "figure": str(folder.report / "figure1.png"),
-            "curves": tracker.page() or _command("ui", spec.name, *_where(folder)),
-            "once more": _command("report", spec.name, *_where(folder)),
-        },
-    )
-
-
-def _command(*words: str) -> str:
-    """Return a command that can be pasted: the program as it was called, on PATH or not."""
-    program = [sys.argv[0]]
-    if Path(sys.argv[0]).name == "__main__.py":
-        program = ["python", "-m", "study"]
-    elif shutil.which(Path(sys.argv[0]).name) == sys.argv[0]:
-        program = [Path(sys.argv[0]).name]
-    return shlex.join([*program, *words])
-
-
-def _where(folder: StudyFolder) -> list[str]:
-    return [] if folder.runs == runs_folder() else ["--runs", str(folder.runs)]
-
-
-def _list_failures(spec: Study, folder: StudyFolder) -> None:
-    failed = [
-        record for record in folder.records(spec.trials(folder.search_state())) if record.status == "failed"
-    ]
-    err.print(f"{len(failed)} trials failed:")
-    for record in failed:
-        reason = (record.error or "").strip().splitlines()[-1:]
-        err.print(f"  {record.trial.workload} {record.trial.name}: {' '.join(reason)}")

@@ -1,33 +1,30 @@
-"""What the person sees while a study runs, and the tables after it."""
+"""Tables and lists that commands print. Formats what it is given and works nothing out."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from study.analysis.formatting import iterations, label, method, several, span
+from study.analysis.formatting import iterations, label, listed, method, several, span
+from study.cli.progress import duration
 from study.config.loader import Study
+from study.config.sections import Search
 from study.execution.planning import Plan
-from study.storage.progress import Progress, Watch
+from study.storage.failures import Failure
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from study.analysis.comparison import Comparison
-
-if TYPE_CHECKING:
     from study.analysis.objective import ArmStanding
 
-LINE_SECONDS = 10.0
 _SHOWN = {
     "final_train_loss": "train loss",
     "best_val_loss": "best val loss",
@@ -37,51 +34,8 @@ _SHOWN = {
 }
 
 
-@contextmanager
-def watching(console: Console) -> Iterator[Watch]:
-    """Yield what shows progress: live on a terminal, else a line now and then."""
-    if not console.is_terminal:
-        yield _Lines(console)
-        return
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield lambda progress: live.update(_panel(progress))
-
-
-def describe(progress: Progress) -> str:
-    """Return one line that says how a study stands."""
-    parts = [f"{progress.done}/{progress.total} trials done"]
-    parts += [
-        f"{count} {what}"
-        for count, what in (
-            (progress.running, "running"),
-            (progress.diverged, "diverged"),
-            (progress.pruned, "pruned"),
-            (progress.failed, "failed"),
-        )
-        if count
-    ]
-    if progress.best is not None:
-        best = progress.best
-        loss = min(epoch.val_loss for epoch in best.epochs)
-        parts.append(f"best validation loss {loss:.4g} ({best.trial.workload} {best.trial.name})")
-    if progress.seconds_left is not None and progress.share < 1:
-        parts.append(f"about {duration(progress.seconds_left)} left")
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Return ``seconds`` as people say them: 40 s, 3 min, 2.5 h, 4 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
-
-
 def size(count: float) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes as people say it: 40 kB, 2 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -90,7 +44,7 @@ def size(count: float) -> str:
 
 
 def show_summary(console: Console, summary: pd.DataFrame) -> None:
-    """Print the table over seeds: medians, with their ranges where the terminal is wide enough for them."""
+    """Print the table over seeds: medians, with their ranges if the terminal is wide enough for them."""
     table = _summary_table(summary, _spread)
     if console.is_terminal and _width(console, table) > console.width:
         table = _summary_table(summary, _middle)
@@ -98,7 +52,7 @@ def show_summary(console: Console, summary: pd.DataFrame) -> None:
 
 
 def _print_whole(console: Console, table: Table) -> None:
-    """Print a table with nothing cut off; a terminal that is narrower breaks its lines."""
+    """Print a table with nothing cut off; a narrower terminal breaks its lines."""
     width = console.width
     console.width = max(width, _width(console, table))
     console.print(table)
@@ -134,7 +88,7 @@ def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str
 
 
 def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> None:
-    """Print the best point of each arm of a search, as the search's own seeds say."""
+    """Print the best point of each arm of a search, judged on the search's own seeds."""
     if study.search is None:
         return
     searched = study.search
@@ -159,18 +113,14 @@ def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> 
     console.print(table, width=_width(console, table), crop=False, no_wrap=True)
 
 
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def _is_infinite(value: float | None) -> bool:
     return value is not None and math.isinf(value)
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print studies or optimizers side by side, point by point, and what to know of them.
+    """Print studies or optimizers side by side, point by point, and notes about them.
 
-    A terminal that is too narrow for intervals is shown medians and ratios alone.
+    On a terminal that is too narrow for intervals, print medians and ratios alone.
     """
     table = _comparison_table(comparison, intervals=True)
     if console.is_terminal and _width(console, table) > console.width:
@@ -208,54 +158,78 @@ def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
 
 
 def show_plan(
-    console: Console, study: Study, planned: Plan, *, done: int, slots: int, single: Mapping[str, str]
+    console: Console,
+    study: Study,
+    planned: Plan,
+    *,
+    done: int,
+    slots: int,
+    single: Mapping[str, str],
+    unchecked: Sequence[str] = (),
+    data_folder: Path | None = None,
 ) -> None:
     """Print what would run and what it would cost.
 
     Args:
-        console: where to.
+        console: where to print.
         study: the study.
-        planned: its trials that are left.
+        planned: the plan of the trials that are left.
         done: how many trials have ended already.
         slots: how many processes run at a time; 0 if the machine cannot hold one.
         single: workloads and optimizers whose trials do not pack, and why.
+        unchecked: names of the user's own code that was not imported.
+        data_folder: of the data sets, if the user named one.
     """
-    table = Table(title=study.name, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table = Table(title=Text(study.name), title_justify="left", box=None, pad_edge=False, show_header=False)
     trials = Counter((trial.workload, trial.label) for trial in planned.trials)
     for (workload, optimizer), count in trials.items():
-        table.add_row(workload, optimizer, f"{count} trials")
+        table.add_row(Text(workload), Text(optimizer), several(count, "trial"))
     console.print(table)
-    needs = study.resources
-    number = "" if study.search else f"{len(planned.bundles)} "
-    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
-    lines = [
-        f"{len(planned.trials)} trials to run, {done} done already",
-        f"{number}processes, {slots} at a time, each with {takes}"
-        if slots
-        else f"a trial needs {takes}: more than there are here",
-        _packs_line(planned),
-    ]
+    lines = [f"{several(len(planned.trials), 'trial')} to run, {done} done already"]
     if study.search is not None:
-        searched = study.search
-        how = searched.sampler + (", asha" if study.scheduler else "")
-        lines.insert(
-            1,
-            f"search: {searched.points} points of each optimizer by {searched.objective} ({how}), "
-            f"each on {_several(len(searched.seeds), 'seed')}; "
-            f"then the best on {_several(len(study.seeds), 'other')}",
-        )
-    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
-    time = (
-        "unknown, until a trial has run"
-        if planned.seconds is None
-        else f"about {duration(planned.seconds / max(1, slots))}"
+        lines.append(_search_line(study, study.search))
+    lines += [_processes_line(study, planned, slots), _packs_line(planned), *_cost_lines(planned, slots)]
+    if data_folder is not None:
+        there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
+        lines.append(f"data: {data_folder}{there}")
+    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
+    if unchecked:
+        names = listed(list(unchecked))
+        lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _search_line(study: Study, search: Search) -> str:
+    how = search.sampler + (", asha" if study.scheduler else "")
+    return (
+        f"search: {several(search.points, 'point')} of each optimizer by {search.objective} ({how}), "
+        f"each on {several(len(search.seeds), 'seed')}; then the best on {several(len(study.seeds), 'other')}"
     )
+
+
+def _processes_line(study: Study, planned: Plan, slots: int) -> str:
+    needs = study.resources
+    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
+    if not slots:
+        return f"a trial needs {takes}: more than there are here"
+    number = (
+        "processes"
+        if study.search
+        else f"{len(planned.bundles)} " + ("process" if len(planned.bundles) == 1 else "processes")
+    )
+    return f"{number}, {slots} at a time, each with {takes}"
+
+
+def _cost_lines(planned: Plan, slots: int) -> list[str]:
+    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
+    if planned.seconds is None:
+        time = "unknown, until a trial has run"
+    else:
+        time = f"about {duration(planned.seconds / max(1, slots))}"
     if planned.estimated is not None:
         time += f" ({planned.estimated})"
-    lines += [f"iterations: {iterations}", f"time: {time}", f"disk: about {size(planned.bytes or 0)}"]
-    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+    return [f"iterations: {iterations}", f"time: {time}", f"disk: about {size(planned.bytes or 0)}"]
 
 
 def _packs_line(planned: Plan) -> str:
@@ -265,11 +239,30 @@ def _packs_line(planned: Plan) -> str:
     least, most = min(together), max(together)
     sizes = f"{most}" if least == most else f"{least} to {most}"
     alone = len(planned.packs) - len(together)
-    return f"{len(together)} packs of {sizes} trials" + (f", {alone} by themselves" if alone else "")
+    packs = f"{several(len(together), 'pack')} of {sizes} trials"
+    return packs + (f", {alone} by themselves" if alone else "")
+
+
+def failure_lines(failures: Iterable[Failure], *, tracebacks: bool = False) -> list[str]:
+    """Return a block of lines for each cause that trials failed for: what, where, and which trials.
+
+    Args:
+        failures: the causes.
+        tracebacks: add the whole traceback of one trial of each.
+    """
+    lines = []
+    for failure in failures:
+        lines.append(f"{several(failure.trials, 'trial')} failed: {failure.cause}")
+        if failure.place is not None:
+            lines.append(f"  at {failure.place}")
+        lines.append(f"  {listed(list(failure.workloads))} with {listed(list(failure.optimizers))}")
+        if tracebacks:
+            lines += [f"  {line}" for line in failure.traceback.rstrip().splitlines()]
+    return lines
 
 
 def show_next(console: Console, places: dict[str, str]) -> None:
-    """Print where things are and what to type next, one line each, unbroken so that they can be copied."""
+    """Print where things are and what to type next, each on one unbroken line that can be copied."""
     width = max(map(len, places))
     for name, place in places.items():
         console.print(Text(f"{name:>{width}}  {place}"), soft_wrap=True)
@@ -304,35 +297,18 @@ def _ratio(row: Mapping[Any, Any], name: str, interval: bool) -> str:
 
 def _middle(row: Mapping[Any, Any], name: str) -> str:
     if name == "iterations":
-        return str(row["iterations_text"]).partition(" (")[0] or "–"
-    if name == "alpha_range":
+        return _median_iterations(row)
+    if name == "alpha_range" and not math.isnan(row["alpha_min_min"]):
         return f"{_number(row['alpha_min_min'])} – {_number(row['alpha_max_max'])}"
-    return _number(row[name])
+    return _number(row.get(name))
+
+
+def _median_iterations(row: Mapping[Any, Any]) -> str:
+    if math.isnan(row["threshold"]) or not row["seeds"]:
+        return "–"
+    median = row["iterations_median"]
+    return iterations(math.inf if math.isnan(median) else median, row["budget"])
 
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}g}"
-
-
-class _Lines:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._next = 0.0
-        self._last = ""
-
-    def __call__(self, progress: Progress) -> None:
-        line = describe(progress)
-        if progress.tracking_error:
-            line += f"; {progress.tracking_error}"
-        if line != self._last and (time.monotonic() >= self._next or progress.done == progress.total):
-            self._console.print(line, highlight=False, soft_wrap=True)
-            self._next = time.monotonic() + LINE_SECONDS
-            self._last = line
-
-
-def _panel(progress: Progress) -> Group:
-    bar = ProgressBar(total=1.0, completed=progress.share, width=60)
-    lines: list[ProgressBar | Text] = [bar, Text(describe(progress))]
-    if progress.tracking_error:
-        lines.append(Text(f"{progress.tracking_error}; the journals keep everything, trying again", "yellow"))
-    return Group(*lines)

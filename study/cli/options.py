@@ -1,8 +1,10 @@
-"""What the commands share: where they print, the options they have in common, and how they refuse."""
+"""What the commands share: where they print, the options they have in common, how they refuse input."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -15,18 +17,22 @@ from study.config.loader import ConfigError, Study, load_study
 from study.config.validators import is_study_name
 from study.storage.study_folder import RUNS_VARIABLE, StudyFolder, runs_folder
 
-# Where lines are read by programs and kept in logs, nothing is folded.
+# Programs and logs get their lines unfolded.
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 BAD_INPUT = 2
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A study's name, or its file to score its results anew.")
+    str, typer.Argument(metavar="NAME", help="A study's name; or its file, to score its results again.")
 ]
 Runs = Annotated[
     Path | None,
     typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data sets.", envvar="HYPERGRAD_STUDY_DATA", file_okay=False),
 ]
 Uri = Annotated[
     str | None,
@@ -51,12 +57,22 @@ def say(line: str) -> None:
     out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def command_line(*words: str) -> str:
+    """Return a command that can be pasted; it calls the program as it was called, on PATH or not."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = ["python", "-m", "study"]
+    elif shutil.which(Path(sys.argv[0]).name) == sys.argv[0]:
+        program = [Path(sys.argv[0]).name]
+    return shlex.join([*program, *words])
+
+
 def find_study(
     name: str, runs: Path | None, tracking_uri: str | None
 ) -> tuple[Study, StudyFolder, dict[str, float]]:
-    """Return a study that was run, its folder, and what a server tells of trials under way elsewhere.
+    """Return a study that was run, its folder, and the progress of trials that run elsewhere.
 
-    What the server has of the study is brought here first; see :func:`study.tracking.fetch`.
+    What a server has of the study is fetched first; see :func:`study.tracking.fetch`.
     """
     folder = runs_folder(runs)
     elsewhere: dict[str, float] = {}

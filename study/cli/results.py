@@ -1,15 +1,66 @@
-"""The commands ``compare`` and ``export``: stored results of studies, side by side or as files."""
+"""Shows stored results: the report of a study, and the commands ``compare`` and ``export``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import track
 
-from study.cli.options import NameArgument, Runs, Uri, err, find_study, out, refuse
-from study.config.loader import ConfigError
+from study.cli import display
+from study.cli.options import NameArgument, Runs, Uri, command_line, err, find_study, out, refuse, say
+from study.config.loader import ConfigError, Study
+from study.storage.study_folder import StudyFolder, runs_folder
+
+if TYPE_CHECKING:
+    from study.tracking import Tracker
+
+
+def show(study: Study, folder: StudyFolder, tracker: Tracker) -> None:
+    """Print a study's table, write its report, store it with the tracker, and say where everything is.
+
+    Before a trial has finished an epoch, print only that there is nothing to report.
+
+    Args:
+        study: the study.
+        folder: its folder.
+        tracker: where it was published.
+
+    Raises:
+        TrackingError: the tracker refused the report or did not answer.
+        OSError: the report cannot be written.
+    """
+    from study.analysis import tables
+    from study.report import builder as reports
+
+    state = folder.search_state()
+    records = folder.records(study.trials(state))
+    if study.search is not None:
+        from study.analysis import objective
+
+        display.show_search(out, study, objective.standings(study, state, records))
+    if not any(record.epochs for record in records):
+        say("no trial has finished an epoch, so there is no report")
+        return
+    display.show_summary(out, tables.summary_table(tables.trial_table(records, study, state)))
+    links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
+    reports.write_report(records, study, folder.report, links, tracker.search_link, state)
+    tracker.log_report(folder.report)
+    display.show_next(
+        out,
+        {
+            "report": str(folder.report / "index.html"),
+            "figure": str(folder.report / "figure1.png"),
+            "curves": tracker.page() or command_line("ui", study.name, *folder_options(folder)),
+            "once more": command_line("report", study.name, *folder_options(folder)),
+        },
+    )
+
+
+def folder_options(folder: StudyFolder) -> list[str]:
+    """Return the options that a command needs to find the folder of runs."""
+    return [] if folder.runs == runs_folder() else ["--runs", str(folder.runs)]
 
 
 def compare(
@@ -22,9 +73,8 @@ def compare(
     runs: Runs = None,
     tracking_uri: Uri = None,
 ) -> None:
-    """Put studies, or optimizers, side by side; the first is what the others are held against."""
+    """Put studies or optimizers side by side; all are compared with the first."""
     from study.analysis import comparison, tables
-    from study.cli import display
 
     found: dict[str, Any] = {}
     sides = []

@@ -1,106 +1,226 @@
-"""Runs a study from its first trial to its report: what the command ``run`` does, without talking."""
+"""Runs a study from its first trial to its last, on any executor; prints nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from study.analysis import objective
+from study.analysis.formatting import listed
 from study.config.loader import Study
-from study.config.optimizer_name import is_dotted
-from study.execution import planning, samplers, tune_search, tune_trials
-from study.execution.publisher import RunPublisher
-from study.execution.ray_cluster import Connection
-from study.storage import search_journal
+from study.execution import checks, planning
+from study.execution.executor import Capacity, Executor
+from study.execution.live_records import LiveRecords
+from study.execution.publisher import RunPublisher, Uploader
+from study.execution.search import open_search
+from study.storage import journal, search_journal
 from study.storage.driver_lock import DriverLock, DriverLockError
-from study.storage.progress import Progress, Watch
+from study.storage.failures import Failure
+from study.storage.progress import OnProgress, Progress
+from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, TrackingError
-from study.training import optimizers, pack_limits
+from study.training import pack_limits
 from study.training.worker import WorkerOptions
-from study.workloads import datasets, registry
+
+OnMessage = Callable[[str], None]
+"""Called with a one-line status message."""
 
 
 class BusyError(RuntimeError):
     """Another process runs the same study, or has taken it over."""
 
 
+def check(study: Study, folder: StudyFolder, executor: Executor, data_folder: Path | None = None) -> None:
+    """Refuse what :func:`run` would refuse, before anything is written.
+
+    Args:
+        study: the study.
+        folder: its folder.
+        executor: what is to train it.
+        data_folder: of the data sets; None for the default.
+
+    Raises:
+        WorkloadError, OptimizerError, SamplerError: a name or an argument in the study file is wrong.
+        DataError: data are missing and cannot be downloaded.
+        ExecutorError: no cluster answers, or it cannot hold one worker.
+        OSError: a journal cannot be read.
+    """
+    todo = planning.pending_trials(study, folder.planned_records(study))
+    if todo:
+        executor.check(study.resources)
+        checks.check_names(study, todo)
+        if executor.is_local:
+            checks.check_data(todo, data_folder)
+
+
 def run(
     study: Study,
     folder: StudyFolder,
     tracker: Tracker,
-    connection: Connection,
+    executor: Executor,
     *,
     data_folder: Path | None = None,
-    watch: Watch = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress = lambda progress: None,
+    on_message: OnMessage = lambda line: None,
 ) -> Progress:
-    """Run what is left of ``study`` and keep everything in MLflow; return how it stands at the end.
+    """Run what is left of ``study`` and publish everything; return how the study stands at the end.
 
-    Trials that have ended, in this study's earlier runs, are not run again, and their MLflow runs are
-    completed where something is missing.
+    Trials that have ended in earlier runs are not trained again, and their published runs are completed where
+    something is missing. Call :func:`check` first.
 
     Args:
-        study: what to run.
-        folder: where its journals are.
-        tracker: where its runs go.
-        connection: whose Ray to run it on, which is left as soon as nothing more is to be run.
+        study: the study.
+        folder: its folder.
+        tracker: where its runs are published.
+        executor: what trains it. It is shut down as soon as there is nothing more to train.
         data_folder: of the data sets; None for the default.
-        watch: told how it stands, every second.
-        say: told, in a line, what is waited for.
+        on_progress: called once per second with the current progress.
+        on_message: called with a one-line status message.
 
     Raises:
         BusyError: another process runs this study, or has taken it over from this one.
-        ClusterError: Ray cannot be reached, or cannot hold one trial.
-        WorkloadError, DataError, OptimizerError: a workload, its data or an optimizer cannot be had.
-        SamplerError: a search's sampler cannot be made.
-        KeyboardInterrupt: interrupted; all that the journals have is in MLflow.
+        ExecutorError: trials cannot be run as asked, or all workers are gone.
+        WorkloadError, OptimizerError, SamplerError: a name or an argument in the study file is wrong.
+        OSError: the study's folder cannot be written.
+        KeyboardInterrupt: interrupted; all that the journals have is published.
     """
-    with _alone(folder, say) as lease:
-        _check(study, data_folder, here=connection.is_local)
+    with _only_driver(folder, on_message) as lock:
         folder.save_study(study)
         tracker.begin()
-        follower = RunPublisher(study, folder, tracker, watch, lease.held)
-        options = WorkerOptions.of(study, data_folder)
+        live = LiveRecords(study, folder)
+        publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress)
         try:
-            _choose(study, folder)
-            if planning.pending_trials(study, folder.planned_records(study)):
-                slots = connection.wait().slots(study.resources)
-                follower.start(slots)
-                if study.search is not None:
-                    tune_search.search(study, folder, options, slots=slots)
-                    _choose(study, folder)
-                _train(study, folder, slots, options)
+            _train(study, folder, executor, publisher, data_folder, on_message)
         finally:
-            connection.shutdown()
-            follower.stop()
-            lease.check()
-            progress = follower.finish()
+            executor.shutdown()
+            publisher.stop()
+            lock.check()
+            progress = publisher.finish()
             completed = progress.done == progress.total
             progress = replace(progress, tracking_error=_close(tracker, completed) or progress.tracking_error)
         return progress
 
 
-def _train(study: Study, folder: StudyFolder, slots: int, options: WorkerOptions) -> None:
-    """Train what is left of a grid, or of the best points of a search."""
+def _train(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    publisher: RunPublisher,
+    data_folder: Path | None,
+    on_message: OnMessage,
+) -> None:
+    """Train what is left: of a grid its trials, of a search its points and then the best of them."""
+    _choose_best_points(study, folder)
+    pending = _pending(study, folder)
+    if not pending:
+        return
+    failing = checks.try_one_batch(
+        pending,
+        data_folder,
+        gpus=study.resources.gpus,
+        is_local=executor.is_local,
+        on_message=on_message,
+    )
+    _mark_failed(pending, failing, folder, study)
+    if all(record.trial.kind in failing for record in pending):
+        if study.search is not None:
+            _search(study, folder, executor, 1, data_folder, failing, on_message)
+        return
+    for line in _failed_at_once(failing.values()):
+        on_message(line)
+    capacity = executor.wait(study.resources)
+    if capacity.gpus and not study.resources.gpus:
+        on_message(_unused_gpus(capacity))
+    publisher.start(capacity.slots)
+    if study.search is not None:
+        _search(study, folder, executor, capacity.slots, data_folder, failing, on_message)
+        _choose_best_points(study, folder)
+    _train_known_trials(study, folder, executor, capacity.slots, data_folder, failing)
+
+
+def _search(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    slots: int,
+    data_folder: Path | None,
+    failing: Mapping[str, Failure],
+    on_message: OnMessage,
+) -> None:
+    search = open_search(study, folder, slots)
+    for kind, failure in failing.items():
+        search.fail(kind, failure.traceback)
+    if not search.is_over:
+        executor.search(search, folder, WorkerOptions.of(study, data_folder))
+        for workload in search.abandoned:
+            on_message(f"the search of {workload} stops: the first point of every optimizer failed alike")
+
+
+def _train_known_trials(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    slots: int,
+    data_folder: Path | None,
+    failing: Mapping[str, Failure],
+) -> None:
+    """Train the trials of a grid, or of the best points of a search."""
     records = folder.records(study.trials(folder.search_state()))
     todo = [
-        record.trial for record in records if not (record.is_complete or study.is_search_trial(record.trial))
+        record.trial
+        for record in records
+        if not (record.is_complete or study.is_search_trial(record.trial) or record.trial.kind in failing)
     ]
     limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
     bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
     if bundles:
-        tune_trials.schedule(bundles, folder, options)
+        executor.train(bundles, folder, WorkerOptions.of(study, data_folder))
 
 
-def _choose(study: Study, folder: StudyFolder) -> None:
-    """Note the best points of what has been searched to the end, where they are not noted already."""
+def _pending(study: Study, folder: StudyFolder) -> list[TrialRecord]:
+    """Return the records of all trials to train, with stand-ins for those that a search has yet to find."""
+    records = folder.planned_records(study)
+    keys = {trial.key for trial in planning.pending_trials(study, records)}
+    return [record for record in records if record.trial.key in keys]
+
+
+def _mark_failed(
+    pending: list[TrialRecord], failing: Mapping[str, Failure], folder: StudyFolder, study: Study
+) -> None:
+    """Note in the journals of trials that fail on one batch that they failed, so that ``status`` says why."""
+    known = {trial.key for trial in study.trials(folder.search_state())}
+    for record in pending:
+        trial = record.trial
+        if trial.kind in failing and trial.key in known and not study.is_search_trial(trial):
+            journal.mark_failed(folder.journal(trial), trial, failing[trial.kind].traceback)
+
+
+def _choose_best_points(study: Study, folder: StudyFolder) -> None:
+    """Note the best points of arms that have been searched to the end, unless they are noted already."""
     state = folder.search_state()
     for best in objective.best_points(study, state, folder.records(study.trials(state))):
         if (best.arm, best.number) not in state.chosen:
             search_journal.choose(folder.search_journal, best)
+
+
+def _failed_at_once(failing: Iterable[Failure]) -> Iterator[str]:
+    """Yield one line for each distinct cause."""
+    hit: dict[str, list[str]] = {}
+    for failure in failing:
+        cause = failure.cause + (f" ({failure.place})" if failure.place else "")
+        hit.setdefault(cause, []).append(f"{failure.workloads[0]} with {failure.optimizers[0]}")
+    for cause, names in hit.items():
+        yield f"not trained, as one batch fails: {listed(names, 5)}: {cause}"
+
+
+def _unused_gpus(capacity: Capacity) -> str:
+    return (
+        f"there are {capacity.gpus:g} GPUs, and the study asks for none: it trains on CPUs; "
+        "for one GPU per trial write resources: {gpus: 1}"
+    )
 
 
 def _close(tracker: Tracker, completed: bool) -> str | None:
@@ -112,26 +232,9 @@ def _close(tracker: Tracker, completed: bool) -> str | None:
 
 
 @contextmanager
-def _alone(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[DriverLock]:
+def _only_driver(folder: StudyFolder, on_message: OnMessage) -> Iterator[DriverLock]:
     try:
-        with DriverLock(folder.lock_file, say) as lease:
-            yield lease
+        with DriverLock(folder.lock_file, on_message) as lock:
+            yield lock
     except DriverLockError as error:
         raise BusyError(f"the study {folder.name!r} {error}") from error
-
-
-def _check(study: Study, data_folder: Path | None, *, here: bool) -> None:
-    """Find what is missing before any trial starts; download and decode once, not once per worker."""
-    checked = set()
-    for arm in study.arms():
-        samplers.ArmSampler(arm)
-    for trial in study.planned_trials():
-        if is_dotted(trial.optimizer) and (alike := replace(trial, workload="", seed=0)) not in checked:
-            checked.add(alike)
-            optimizers.check(trial)
-    for name, args in {
-        (trial.workload, tuple(trial.workload_args.items())) for trial in study.planned_trials()
-    }:
-        workload = registry.resolve(name, dict(args))
-        if here:
-            datasets.load(workload, data_folder, "cpu")

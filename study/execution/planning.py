@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from study.config.catalogue import CATALOGUE, BuiltIn
+from study.config.optimizer_name import OPTIMIZERS
 from study.config.trial import Trial
 from study.execution import load_balancing
 from study.training import packs
@@ -60,6 +61,20 @@ def iterations(trial: Trial) -> int | None:
         return trial.iterations
     size = CATALOGUE.get(trial.workload, _UNKNOWN).train_size
     return None if size is None else trial.epochs * trial.batches(size)
+
+
+def uses_own_code_only(study: Study) -> bool:
+    """Return whether all workloads and optimizers of a study are built in and take no arguments.
+
+    Such a study seldom fails, so its workers may start before anything was tried.
+    """
+    return all(
+        trial.workload in CATALOGUE
+        and trial.optimizer in OPTIMIZERS
+        and not trial.workload_args
+        and not trial.optimizer_args
+        for trial in study.planned_trials()
+    )
 
 
 def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""Follows the journals of a running study and publishes them to its tracker."""
+"""Sends what a running study's journals say to its tracker, and reports progress."""
 
 from __future__ import annotations
 
@@ -7,67 +7,96 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND
-from study.storage.journal import JournalReader
-from study.storage.progress import Progress, Watch, progress_of
-from study.storage.records import TrialRecord
-from study.storage.study_folder import StudyFolder
+from study.execution.live_records import LiveRecords
+from study.storage.progress import OnProgress, Progress, progress_of
 from study.tracking import Tracker, TrackingError
 
 POLL_SECONDS = 1.0
-
-
-TRACKING_RETRY_SECONDS = 10.0
-
-
+RETRY_SECONDS = 10.0
+"""Between two attempts while the tracker is away."""
 LIVE_SHARE = 0.05
-"""Of the driver's time, for sending what trials under way have so far; what ended is sent at once. The driver
-shares its cores with them."""
+"""How much of the driver's time may go into sending trials under way. The driver shares its cores with the
+workers. What has ended is sent at once."""
+
+
+class Uploader:
+    """Sends records to a tracker; what the tracker refuses is sent again later.
+
+    Args:
+        tracker: where to send them.
+        may_send: asked before each record; a driver whose study was taken over by another must not send.
+
+    Attributes:
+        error: why the last attempt failed; None if it did not.
+    """
+
+    def __init__(self, tracker: Tracker, may_send: Callable[[], bool] = lambda: True) -> None:
+        self.error: str | None = None
+        self._tracker, self._may_send = tracker, may_send
+        self._unsent: dict[str, None] = {}
+        self._next_live = 0.0
+        self._sent_search = NOTHING_FOUND
+
+    def send(self, live: LiveRecords, *, everything: bool = False) -> None:
+        """Send what changed since it was last sent.
+
+        Args:
+            live: the records.
+            everything: send trials under way even if some were sent a short while ago.
+        """
+        self.error = None
+        self._unsent |= dict.fromkeys(live.take_changed())
+        try:
+            self._send_search(live)
+            self._send_records(live, everything)
+        except TrackingError as error:
+            self.error = str(error)
+
+    def _send_search(self, live: LiveRecords) -> None:
+        if live.search_state != self._sent_search:
+            self._tracker.log_search(live.search_state)
+            self._sent_search = live.search_state
+
+    def _send_records(self, live: LiveRecords, everything: bool) -> None:
+        sends_live = everything or time.monotonic() >= self._next_live
+        spent = 0.0
+        for key in list(self._unsent):
+            record = live.record(key)
+            if not (sends_live or record.is_final):
+                continue
+            if not self._may_send():
+                return
+            begun = time.monotonic()
+            if not self._tracker.is_complete(record):
+                self._tracker.replay(record)
+            del self._unsent[key]
+            if not record.is_final:
+                spent += time.monotonic() - begun
+        if sends_live:
+            self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
 
 
 class RunPublisher:
-    """Reads the trials' journals as they grow, sends them to MLflow and tells ``watch`` how it goes.
+    """Follows a running study in a thread of its own, from :meth:`start` to :meth:`finish`.
 
-    Works in a thread of its own from :meth:`start` to :meth:`finish`. When MLflow is away the journals keep
-    everything, and it is tried again. Nothing is sent when ``may_send`` says no: another driver does it then.
+    Args:
+        live: the study's records.
+        uploader: sends them to the tracker.
+        on_progress: called once per second with the current progress.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        folder: StudyFolder,
-        tracker: Tracker,
-        watch: Watch,
-        may_send: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._study = study
-        self._folder = folder
-        self._readers: dict[str, JournalReader] = {}
-        self._unsent: set[str] = set()
-        self._fresh: set[str] = set()
-        self._next_live = 0.0
-        self._trials: list[Trial] = []
-        self._ahead: list[TrialRecord] = []
-        self._tracker = tracker
-        self._watch = watch
-        self._may_send = may_send
+    def __init__(self, live: LiveRecords, uploader: Uploader, on_progress: OnProgress) -> None:
+        self._live, self._uploader, self._on_progress = live, uploader, on_progress
         self._slots = 1
-        self._from: tuple[float, float] | None = None
+        self._clock = _Clock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-        self._error: str | None = None
-        self._state = self._kept = NOTHING_FOUND
-        self._look_for_trials()
-
-    def records(self) -> list[TrialRecord]:
-        """What each trial's journal said when it was last read."""
-        return [self._readers[trial.key].record for trial in self._trials]
+        self._thread = threading.Thread(target=self._follow, name="publisher", daemon=True)
 
     def start(self, slots: int) -> None:
-        """Begin following; ``slots`` is how many trials run at a time."""
+        """Begin to follow the study; ``slots`` is how many trials run at a time."""
         self._slots = slots
-        self._tell()
+        self._report()
         self._thread.start()
 
     def stop(self) -> None:
@@ -77,81 +106,37 @@ class RunPublisher:
             self._thread.join()
 
     def finish(self) -> Progress:
-        """Stop; then take in and send all that is there, and return how the study stands."""
+        """Stop following, send all that there is, and return how the study stands."""
         self.stop()
-        self._next_live = 0.0
-        self._advance()
-        return self._tell()
+        self._live.refresh()
+        self._uploader.send(self._live, everything=True)
+        return self._report()
 
     def _follow(self) -> None:
-        while not self._stop.wait(TRACKING_RETRY_SECONDS if self._error else POLL_SECONDS):
-            self._advance()
-            self._tell()
+        while not self._stop.wait(RETRY_SECONDS if self._uploader.error else POLL_SECONDS):
+            self._live.refresh()
+            self._uploader.send(self._live)
+            self._report()
 
-    def _look_for_trials(self) -> None:
-        """Take in trials that a search has found since."""
-        state = self._folder.search_state()
-        if state == self._state and self._trials:
-            return
-        self._state = state
-        self._trials = self._study.trials(state)
-        self._ahead = [TrialRecord(trial) for trial in self._study.placeholder_trials(state)]
-        for trial in self._trials:
-            if trial.key not in self._readers:
-                self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
-                self._poll(trial.key)
-                self._unsent.add(trial.key)
-
-    def _poll(self, key: str) -> TrialRecord:
-        reader = self._readers[key]
-        if reader.poll():
-            self._fresh.add(key)
-        return reader.record
-
-    def _advance(self) -> None:
-        self._error = None
-        self._look_for_trials()
-        if self._state != self._kept:
-            try:
-                self._tracker.log_search(self._state)
-                self._kept = self._state
-            except TrackingError as error:
-                self._error = str(error)
-        live = time.monotonic() >= self._next_live
-        spent = 0.0
-        for key in [trial.key for trial in self._trials if trial.key in self._unsent]:
-            record = self._poll(key)
-            if self._error or key not in self._fresh or not (live or record.is_final):
-                continue
-            if not self._may_send():
-                return
-            begun = time.monotonic()
-            try:
-                if not self._tracker.is_complete(record):
-                    self._tracker.replay(record)
-            except TrackingError as error:
-                self._error = str(error)
-            else:
-                self._fresh.discard(key)
-                if record.is_complete:
-                    self._unsent.discard(key)
-            if not record.is_final:
-                spent += time.monotonic() - begun
-        if live:
-            self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
-
-    def _tell(self) -> Progress:
-        progress = progress_of([*self.records(), *self._ahead], self._slots)
-        progress = replace(progress, tracking_error=self._error)
-        if self._study.search is not None:
-            progress = replace(progress, seconds_left=self._seconds_left(progress.share))
-        self._watch(progress)
+    def _report(self) -> Progress:
+        progress = progress_of(self._live.all_records, self._slots)
+        progress = replace(progress, tracking_error=self._uploader.error)
+        if self._live.study.search is not None:
+            progress = replace(progress, seconds_left=self._clock.seconds_left(progress.share))
+        self._on_progress(progress)
         return progress
 
-    def _seconds_left(self, share: float) -> float | None:
-        """By the clock: short trials cost less than what a search does between them."""
+
+class _Clock:
+    """Estimates the time left of a search by the clock, as short trials cost less than what lies between."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def seconds_left(self, share: float) -> float | None:
+        """Return the seconds left after ``share`` of the work, 0 to 1; None before there is progress."""
         now = time.monotonic()
-        if self._from is None:
-            self._from = now, share
-        begun, before = self._from
+        if self._first is None:
+            self._first = now, share
+        begun, before = self._first
         return (now - begun) * (1 - share) / (share - before) if share > before else None

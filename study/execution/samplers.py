@@ -26,12 +26,13 @@ from study.config.sections import SAMPLERS, Range
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-_STATES = {
+STATES = {
     "open": TrialState.RUNNING,
     "failed": TrialState.FAIL,
     "pruned": TrialState.PRUNED,
     "complete": TrialState.COMPLETE,
 }
+"""What a point's state is called in Optuna."""
 
 
 class SamplerError(ValueError):
@@ -149,7 +150,7 @@ def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> No
         told = {len(worth.epochs): worth.epochs[-1]} if worth.state == "pruned" else None
         fresh.add_trial(
             optuna.create_trial(
-                state=_STATES[worth.state],
+                state=STATES[worth.state],
                 value=worth.value,
                 params=_params(arm, worth),
                 distributions=space(arm),
@@ -170,5 +171,5 @@ def _agree(trial: FrozenTrial, worth: PointScore, arm: Arm) -> bool:
     # Of a trial that the storage has as running, the rest is still to be told.
     return trial.params == _params(arm, worth) and (
         trial.state == TrialState.RUNNING
-        or (trial.state == _STATES[worth.state] and (worth.value is None or trial.value == worth.value))
+        or (trial.state == STATES[worth.state] and (worth.value is None or trial.value == worth.value))
     )

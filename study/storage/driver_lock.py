@@ -1,15 +1,15 @@
-"""Who may run a study: one driver at a time, on whatever machine, told by a file in the study's folder.
+"""Lets only one driver run a study at a time, on whatever machine, by a lock file in the study's folder.
 
-The file names its holder and is renewed every few seconds. A holder counts as dead when its process is gone
-from the machine that asks, or, seen from another machine, when the file has not *changed* for a while; clocks
-are never compared. It is never deleted. Each holder has one successor at most: who takes over links a file,
-whole from the beginning, to a name made from the holder before it, which only one can, and renames it over
-the lease. A driver that was suspended while another took over writes to its own file, which no one reads any
-more, and stops when it sees that; what must not be written twice is written after asking
-:meth:`DriverLock.held`, which looks anew after a gap.
+The file names its holder, who renews it every few seconds. A holder counts as dead when its process is gone
+from this machine, or, on another machine, when the file has not *changed* for a while; clocks are never
+compared. Nobody deletes the file. Each holder has at most one successor: whoever takes over makes a whole
+file and links it to a name that contains the holder's identifier, which only one process can do, and then
+renames it to the lock file. A driver that was suspended while another took over writes to its own file, which
+nobody reads any more, and stops when it notices. Before it writes what must not be written twice it asks
+:meth:`DriverLock.held`, which reads the lock file again after a pause.
 
-Needs what journals need, a file system whose readers see what was written, and hard links: a local disk, NFS,
-Lustre; not a bucket mounted as a folder.
+The file system must show readers what was written, as journals need it to, and must have hard links: a local
+disk, NFS or Lustre, but not a bucket that is mounted as a folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import sys
 import threading
@@ -33,6 +32,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from study.storage import interrupt
+
 HEARTBEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 _COMMAND_LENGTH = 200
@@ -40,12 +41,15 @@ _SIZE = 4096
 
 
 class DriverLockError(RuntimeError):
-    """Another driver holds the lease, or has taken it."""
+    """Another driver holds the lock, or has taken it over."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A driver, as its lease tells of it. ``place`` is where ``pid`` and ``process_start`` mean something."""
+    """A driver, as its lock file describes it.
+
+    ``pid`` and ``process_start`` belong to the machine, and the container on it, that ``place`` identifies.
+    """
 
     id: str
     host: str = ""
@@ -60,12 +64,12 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """This process."""
+        """Return what describes this process."""
         try:
             user = getpass.getuser()
         except (KeyError, OSError):
             user = str(os.getuid())
-        # Without the password of an address.
+        # The lock file must not contain a password that is part of an address.
         command = re.sub(r"//[^/@\s]*@", "//", shlex.join(sys.argv))
         return cls(
             id=uuid.uuid4().hex,
@@ -80,48 +84,49 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.host:
-            return "a driver that its lease does not name"
+            return "a driver that the lock file does not name"
         return f"{self.user} on {self.host} (process {self.pid}: {self.command}), since {self.since}"
 
 
 class DriverLock:
-    """The right to run a study, held while the context is entered, by the main thread of a process.
+    """The right to run a study, which the main thread of a process holds within the context.
 
-    When another driver takes it, because this one was suspended for longer than ``dead_after``, the main
-    thread is interrupted at the next heartbeat, and the context ends with a :class:`DriverLockError` in
-    place of the KeyboardInterrupt.
+    Another driver takes it over if this one was suspended for longer than ``dead_after``. Then the main
+    thread is interrupted at the next heartbeat, and the context ends with a :class:`DriverLockError` in place
+    of the KeyboardInterrupt.
 
     Args:
-        path: the file; its folder is made if absent.
-        say: told, in a line, what is waited for.
+        path: the lock file; its folder is made if absent.
+        on_message: called with a one-line message when another holder is waited for.
         every: seconds between two heartbeats.
         dead_after: seconds without a heartbeat after which a holder on another machine counts as dead.
 
     Raises:
-        DriverLockError: on entering, another driver holds it; on leaving, another has taken it.
+        DriverLockError: on entering, another driver holds it; on leaving, another has taken it over.
         OSError: the file cannot be written.
     """
 
     def __init__(
         self,
         path: Path,
-        say: Callable[[str], None] = lambda line: None,
+        on_message: Callable[[str], None] = lambda line: None,
         *,
         every: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_SECONDS,
     ) -> None:
         self._path = path
-        self._say = say
+        self._on_message = on_message
         self._every, self._dead_after = every, dead_after
         self._holder = Holder.here()
         self._file = -1
         self._taken: str | None = None
         self._seen = _now()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._interruptible = interrupt.interruptible()
+        self._thread = threading.Thread(target=self._beat, name="driver-lock", daemon=True)
 
     def held(self) -> bool:
-        """Return whether this process still holds it, as far as the last half of ``dead_after`` tells."""
+        """Return whether this process still holds it; the answer is no older than half of ``dead_after``."""
         if self._taken is None and _now() - self._seen > self._dead_after / 2:
             self._look()
         return self._taken is None
@@ -135,8 +140,7 @@ class DriverLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._acquire()
         self._seen = _now()
-        # Not SIGINT, which a shell makes background jobs ignore.
-        self._handler = signal.signal(signal.SIGUSR2, signal.default_int_handler)
+        self._interruptible.__enter__()
         self._thread.start()
         return self
 
@@ -147,8 +151,8 @@ class DriverLock:
         try:
             self._thread.join()
         finally:
-            signal.signal(signal.SIGUSR2, self._handler)
-            with suppress(OSError):  # Then it will be found dead.
+            self._interruptible.__exit__(None, None, None)
+            with suppress(OSError):  # Others will find that this process is gone.
                 self._write(released=True)
             os.close(self._file)
             self.check()
@@ -165,8 +169,8 @@ class DriverLock:
             if not self._create(successor):
                 continue
             if self._is_last():
-                # Link by link, so that the chain leads here at any moment. A link is gone if a holder that
-                # was thought dead has woken, and renamed it on.
+                # Rename link by link, so that the chain leads here at any moment. A link is gone if a holder
+                # that was thought dead has woken and renamed it.
                 places = [place for place, _ in chain]
                 for place in reversed(places):
                     with suppress(FileNotFoundError):
@@ -174,7 +178,7 @@ class DriverLock:
                     successor = place
                 if self._is_last():
                     return
-            else:  # While this one looked, another has succeeded the holder, and been renamed to the lease.
+            else:  # Meanwhile another process has succeeded the holder and become the lock file.
                 successor.unlink(missing_ok=True)
             os.close(self._file)
 
@@ -183,14 +187,14 @@ class DriverLock:
         return bool(chain) and chain[-1][1].id == self._holder.id
 
     def _create(self, place: Path) -> bool:
-        """Make ``place`` this holder's file unless there is one; nobody ever sees it half-written."""
+        """Make ``place`` this holder's file unless there is a file; nobody ever sees it half-written."""
         made = self._path.with_name(f"{self._path.name}.by-{self._holder.id}")
         self._file = os.open(made, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._write()
             with suppress(FileExistsError):
                 os.link(made, place)
-            # Asked of the file: a lost answer of NFS makes a link that was made look refused.
+            # Ask the file: if NFS loses an answer, a link that was made looks refused.
             if os.fstat(self._file).st_nlink > 1:
                 return True
             os.close(self._file)
@@ -199,10 +203,10 @@ class DriverLock:
             made.unlink()
 
     def _outlives(self, holder: Holder, place: Path) -> bool:
-        """Return True once ``holder`` is seen to be dead or gone, False if its file has left ``place``.
+        """Return True once ``holder`` is dead or has released the lock, False if its file left ``place``.
 
         Raises:
-            DriverLockError: it lives.
+            DriverLockError: the holder is alive.
         """
         if holder.released:
             return True
@@ -212,7 +216,7 @@ class DriverLock:
                 return True
             suspended = "; that process is suspended" if state == "T" else ""
             raise DriverLockError(f"is being run by {holder}{suspended}")
-        self._say(
+        self._on_message(
             f"it was run by {holder}; looking for up to {self._dead_after:g} s whether that is still so"
         )
         deadline = time.monotonic() + self._dead_after
@@ -228,7 +232,7 @@ class DriverLock:
         return True
 
     def _write(self, *, released: bool = False) -> None:
-        """Renew the file that this process made, wherever it stands by now."""
+        """Renew the file that this process made, whatever its name is by now."""
         self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1, released=released)
         text = json.dumps(asdict(self._holder), indent=1).encode()
         os.pwrite(self._file, text.ljust(_SIZE) + b"\n", 0)
@@ -236,11 +240,11 @@ class DriverLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._every):
-            with suppress(OSError):  # The storage is away, or the file replaced: the next lines tell which.
+            with suppress(OSError):  # The storage is away, or the file was replaced; the next lines find out.
                 self._write()
             self._look()
             if self._taken is not None:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+                interrupt.interrupt()
                 return
 
     def _look(self) -> None:
@@ -248,12 +252,12 @@ class DriverLock:
         try:
             chain = _chain(self._path)
         except OSError:
-            return  # Told at the next look, when the storage is back.
+            return  # Look again when the storage is back.
         if chain and chain[-1][1].id == self._holder.id:
             self._seen = begun
             return
         if chain and not chain[-1][1].host:
-            return  # Read while it was renewed.
+            return  # It was being renewed.
         self._taken = (
             f"was taken over by {chain[-1][1]}, while this process was suspended or cut off"
             if chain
@@ -266,7 +270,7 @@ def _successor(path: Path, holder: Holder) -> Path:
 
 
 def _chain(path: Path) -> list[tuple[Path, Holder]]:
-    """Return the lease, and successors that have yet to be renamed to it; the last holds it."""
+    """Return the lock file, and successors that have yet to be renamed to it; the last one holds the lock."""
     chain: list[tuple[Path, Holder]] = []
     place = path
     while (holder := _read(place)) is not None:
@@ -276,7 +280,7 @@ def _chain(path: Path) -> list[tuple[Path, Holder]]:
 
 
 def _read(path: Path) -> Holder | None:
-    """Return what is in the file, None if there is none, a holder without a host if it is not whole."""
+    """Return the holder that the file describes; None without a file, one without a host if it is damaged."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -284,17 +288,17 @@ def _read(path: Path) -> Holder | None:
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
-        # Two files that are not whole must not have the same successor.
+        # Two damaged files must not have the same successor.
         return Holder(id=f"damaged-{hashlib.sha256(text).hexdigest()[:32]}")
 
 
 def _now() -> float:
-    """Return seconds on a clock that goes on while the machine sleeps, where there is one."""
+    """Return seconds on a clock that runs while the machine sleeps, where there is one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _place() -> str:
-    """Return what tells this machine, since it was started, and in it this container, from all others."""
+    """Return what identifies this machine since its last start, and this container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -303,9 +307,9 @@ def _place() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Return the state of a process here and when it was started; an empty state if there is none.
+    """Return the state of a process on this machine and when it started; an empty state if it is gone.
 
-    "T" is the state of a suspended process. The start is empty where the system does not tell it.
+    "T" is the state of a suspended process. The start is empty if the system does not tell it.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""How a study stands, told from its trials' records."""
+"""How a study stands, from its trials' records."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Progress:
     seconds_left: float | None
     """Estimated from the trials' speed so far; None before there is any."""
     best: TrialRecord | None
-    """The trial with the lowest validation loss so far."""
+    """The trial with the lowest validation loss so far; None if every loss is infinite or NaN."""
     tracking_error: str | None = None
-    """Why MLflow lags behind, if it does."""
+    """Why the tracker lags behind, if it does."""
 
     @property
     def done(self) -> int:
@@ -35,14 +35,14 @@ class Progress:
         return self.finished + self.diverged + self.pruned
 
 
-Watch = Callable[[Progress], None]
-"""What is told of every change."""
+OnProgress = Callable[[Progress], None]
+"""Called with the current progress."""
 
 
 def progress_of(
     records: Sequence[TrialRecord], slots: int = 1, elsewhere: Mapping[str, float] | None = None
 ) -> Progress:
-    """Say how a study with these records stands.
+    """Return how a study with these records stands.
 
     Args:
         records: one per trial.
@@ -55,7 +55,7 @@ def progress_of(
         share = (elsewhere or {}).get(record.trial.key) if record.status == "pending" else None
         counts[record.status if share is None else "running"] += 1
         shares.append(record.progress if share is None else share)
-    measured = [record for record in records if record.epochs]
+    measured = [record for record in records if math.isfinite(_best_val_loss(record))]
     return Progress(
         total=len(records),
         finished=counts["finished"],
@@ -86,4 +86,6 @@ def _seconds_left(records: Sequence[TrialRecord], shares: Sequence[float], slots
 
 
 def _best_val_loss(record: TrialRecord) -> float:
-    return min(math.inf if math.isnan(epoch.val_loss) else epoch.val_loss for epoch in record.epochs)
+    """Return the smallest finite validation loss of a trial; ∞ if it has none."""
+    losses = [epoch.val_loss for epoch in record.epochs if math.isfinite(epoch.val_loss)]
+    return min(losses, default=math.inf)

@@ -1,4 +1,7 @@
-"""Bundles on a real Ray, with logical GPUs: the numbers of a plain loop, nothing lost with a worker."""
+"""What every executor does: the numbers of a plain loop, each trial once, failures kept, whole searches.
+
+And what only worker processes of a real Ray do, with logical GPUs.
+"""
 
 import os
 import textwrap
@@ -6,19 +9,21 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from study.analysis.tables import trial_table
 from study.config.loader import Resources
-from study.execution import tune_trials
+from study.execution.executor import ExecutorError
+from study.execution.in_process import InProcessExecutor
 from study.execution.planning import plan
-from study.execution.ray_cluster import Connection
+from study.execution.ray_backend.cluster import Connection
+from study.execution.ray_backend.executor import RayExecutor
+from study.execution.search import open_search, train_unit
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, embedded_uri
 from study.training.pack_limits import planned_limit
-from study.training.worker import WorkerOptions, run_bundle
-
-pytestmark = pytest.mark.ray
+from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 
 PROBE = '''
 import os, time
@@ -54,17 +59,35 @@ def probe(notes, kill_once=False):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A Ray with four CPUs and two GPUs, all logical, started where the probe's module lies."""
+def home(tmp_path_factory):
+    """The current folder, where the probe's module lies."""
     home = tmp_path_factory.mktemp("home")
     (home / "probing.py").write_text(textwrap.dedent(PROBE))
     before = os.getcwd()
     os.chdir(home)
-    try:
-        with Connection(cpus=4, gpus=2) as connection:
-            yield connection.wait()
-    finally:
-        os.chdir(before)
+    yield home
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def ray_executor(home):
+    """A Ray with four CPUs and two GPUs, all logical."""
+    executor = RayExecutor(Connection(cpus=4, gpus=2))
+    executor.check(Resources())
+    executor.start()
+    assert executor.wait(Resources()).slots == 4
+    yield executor
+    executor.shutdown()
+
+
+@pytest.fixture(params=["in process", pytest.param("ray", marks=pytest.mark.ray)])
+def executor(request, home):
+    if request.param == "ray":
+        return request.getfixturevalue("ray_executor")
+    executor = InProcessExecutor()
+    executor.start()
+    assert executor.wait(Resources()).slots == 1
+    return executor
 
 
 @pytest.fixture
@@ -80,9 +103,9 @@ def probes(write_study, tmp_path, seeds, **args):
     return study.trials(), notes
 
 
-def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_path, write_study):
+def test_curves_are_those_of_a_plain_loop(executor, folder, tmp_path, write_study):
     trials = write_study()[0].trials()
-    tune_trials.schedule([trials[0::2], trials[1::2]], folder, WorkerOptions())
+    executor.train([trials[0::2], trials[1::2]], folder, WorkerOptions())
     here = StudyFolder(tmp_path / "here", "small")
     list(run_bundle(trials[::-1], here))
     for ours, theirs in zip(folder.records(trials), here.records(trials), strict=True):
@@ -92,16 +115,17 @@ def test_through_ray_the_curves_are_those_of_a_plain_loop(cluster, folder, tmp_p
         assert [epoch.val_loss for epoch in ours.epochs] == [epoch.val_loss for epoch in theirs.epochs]
 
 
-def test_a_process_takes_bundle_after_bundle(cluster, folder, tmp_path, write_study):
+@pytest.mark.ray
+def test_a_process_takes_bundle_after_bundle(ray_executor, folder, tmp_path, write_study):
     trials, notes = probes(write_study, tmp_path, seeds=6)
-    tune_trials.schedule([[trial] for trial in trials], folder, WorkerOptions(cpus=2))
+    ray_executor.train([[trial] for trial in trials], folder, WorkerOptions(cpus=2))
     assert [record.status for record in folder.records(trials)] == ["finished"] * 6
     processes = [note.name.partition("-")[0] for note in notes.iterdir()]
     assert len(processes) == 6
     assert len(set(processes)) <= 3
 
 
-def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study):
+def test_packed_or_not_a_study_comes_to_the_same(executor, tmp_path, write_study):
     """The table of outcomes, the keys, and what MLflow is told but for times and last digits."""
     study, _ = write_study(optimizers=["sgd", "sgd-sgdn", "adam-adam"], seeds=4, epochs=3, threshold=1.0)
     trials, tables, runs = study.trials(), [], []
@@ -109,7 +133,7 @@ def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study)
         folder = StudyFolder(tmp_path / name, "small")
         limit = planned_limit(pack, on_gpu=False)
         bundles = plan(trials, 2, limit=limit).bundles
-        tune_trials.schedule(bundles, folder, WorkerOptions(pack=pack))
+        executor.train(bundles, folder, WorkerOptions(pack=pack))
         records = folder.records(trials)
         assert [record.repeatable for record in records] == [pack == 1] * len(trials)
         tables.append(trial_table(records, study).drop(columns=["seconds", "seconds_to_threshold"]))
@@ -131,20 +155,21 @@ def test_packed_or_not_a_study_comes_to_the_same(cluster, tmp_path, write_study)
         assert ours.metrics.keys() == theirs.metrics.keys()
 
 
-def test_ended_trials_are_not_run_again(cluster, folder, write_study):
+def test_ended_trials_are_not_run_again(executor, folder, write_study):
     trials = write_study()[0].trials()
     list(run_bundle(trials[:3], folder))
     before = {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]}
-    tune_trials.schedule([trials], folder, WorkerOptions())
+    executor.train([trials], folder, WorkerOptions())
     assert {trial.key: folder.journal(trial).read_bytes() for trial in trials[:3]} == before
     assert all(record.is_complete for record in folder.records(trials))
 
 
-def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study):
+@pytest.mark.ray
+def test_fractions_of_gpus_share_them_out(ray_executor, folder, tmp_path, write_study):
     resources = Resources(cpus=0.5, gpus=0.5)
-    assert cluster.slots(resources) == 4
+    assert ray_executor.wait(resources).slots == 4
     trials, notes = probes(write_study, tmp_path, seeds=6)
-    tune_trials.schedule([[trial] for trial in trials], folder, WorkerOptions(cpus=0.5, gpus=0.5))
+    ray_executor.train([[trial] for trial in trials], folder, WorkerOptions(cpus=0.5, gpus=0.5))
     assert all(record.status == "finished" for record in folder.records(trials))
     spans = [note.read_text().split() for note in notes.iterdir()]
     assert {gpu for _, _, gpu in spans} == {"0", "1"}
@@ -155,20 +180,77 @@ def test_fractions_of_gpus_share_them_out(cluster, folder, tmp_path, write_study
         assert all(beside.count(gpu) <= 2 for gpu in beside)
 
 
-def test_a_worker_that_dies_is_started_again(cluster, folder, tmp_path, write_study):
+@pytest.mark.ray
+def test_a_worker_that_dies_is_started_again(ray_executor, folder, tmp_path, write_study):
     trials, notes = probes(write_study, tmp_path, seeds=3, kill_once=True)
-    tune_trials.schedule([trials], folder, WorkerOptions())
+    ray_executor.train([trials], folder, WorkerOptions())
     assert (notes / "dead").exists()
     assert all(record.status == "finished" for record in folder.records(trials))
 
 
-def test_a_trial_that_raises_does_not_stop_the_others(cluster, folder, write_study):
+def test_a_trial_that_raises_does_not_stop_the_others(executor, folder, write_study):
     study, _ = write_study(
         optimizers=["sgd", {"name": "adam-adam", "args": {"lop_betas": [2.0, 0.5]}}], seeds=1
     )
     trials = study.trials()
-    tune_trials.schedule([trials[::-1]], folder, WorkerOptions())
+    executor.train([trials[::-1]], folder, WorkerOptions())
     finished, failed = folder.records(trials)
     assert (finished.status, failed.status) == ("finished", "failed")
     assert "ValueError" in failed.error
     assert np.isfinite(finished.train_loss).all()
+
+
+def test_an_interrupted_trial_resumes_from_its_checkpoint(executor, folder, tmp_path, write_study):
+    (trial,) = write_study(optimizers=["adam-adam"], seeds=1, epochs=4)[0].trials()
+    epochs = run_side_by_side([trial], folder, WorkerOptions(checkpoint_seconds=0))
+    next(epochs), next(epochs), next(epochs)
+    epochs.close()
+    assert folder.checkpoint(trial).exists()
+    executor.train([[trial]], folder, WorkerOptions())
+    whole = StudyFolder(tmp_path / "whole", "small")
+    list(run_bundle([trial], whole))
+    (ours,), (theirs,) = folder.records([trial]), whole.records([trial])
+    assert ours.status == "finished"
+    assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
+    assert not folder.checkpoint(trial).exists()
+
+
+@pytest.mark.parametrize("scheduler", [None, {"name": "asha", "grace": 1, "reduction": 2}])
+def test_a_search_asks_the_same_points_and_comes_to_the_same(
+    executor, folder, tmp_path, write_study, scheduler
+):
+    """As one that is carried through here by hand, a point at a time."""
+    study, _ = write_study(
+        optimizers=["sgd", "adam-adam"],
+        alpha0={"low": 1e-4, "high": 1.0},
+        search={"points": 5, "sampler": "random"},
+        scheduler=scheduler,
+        epochs=3,
+        pack=1,
+    )
+    slots = executor.wait(study.resources).slots
+    executor.search(open_search(study, folder, slots), folder, WorkerOptions())
+    here = StudyFolder(tmp_path / "here", "small")
+    search = open_search(study, here, 1)
+    while (unit := search.next()) is not None:
+        for epoch, value in train_unit(unit.trials, unit.objective, here, WorkerOptions()):
+            if search.stops(unit, epoch, value):
+                break
+        search.settle(unit, stopped=True)
+    points = folder.search_state().points
+    assert sorted(points, key=str) == sorted(here.search_state().points, key=str)
+    assert len(points) == 10
+    statuses = set()
+    for ours, theirs in zip(folder.records(known.trials()), here.records(known.trials()), strict=True):
+        assert ours.status == theirs.status
+        assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
+        statuses.add(ours.status)
+    assert statuses == ({"finished"} if scheduler is None else {"finished", "pruned"})
+    assert open_search(known, folder, slots).is_over, "nothing is left to ask"
+
+
+def test_without_a_gpu_a_study_that_wants_one_is_refused_in_process():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ExecutorError, match=r"a trial asks for 0\.5 GPUs, and PyTorch finds none here"):
+        InProcessExecutor().check(Resources(gpus=0.5))

@@ -6,57 +6,76 @@ many of ours cost less. Workers leave their results in journals; Tune schedules,
 
 from __future__ import annotations
 
-import _thread
-import signal
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
-# First, for what it sets in the environment before ray is imported.
-from study.execution.ray_cluster import LostClusterError
-
-# isort: split
 import ray
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from study.config.loader import Trial
+from study.execution.executor import LostWorkersError
+from study.storage import interrupt
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
 
-# Tune asks for processes with these variables, which are for other libraries; Ray would start new ones for
-# them while those it has are idle.
+# Tune gives its processes these variables, which are for other libraries. Ray would start new processes for
+# them and leave those idle that it has; tests/study/execution/ray_backend/test_cluster.py sees it.
 class_cache.DEFAULT_ENV_VARS.clear()
 
 MAX_DEATHS = 10
 """How often the process of a bundle may die before the bundle is given up."""
 GONE_SECONDS = 10.0
+"""After so many seconds without a live node Ray counts as lost."""
 
 
 def schedule(bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
     How each trial ended is in its journal. A bundle whose process or node dies starts again, elsewhere if it
-    must, skips the trials it had ended and continues the one it was at from its checkpoint.
+    must, skips the trials that have ended and resumes the one under way from its checkpoint.
 
     Args:
-        bundles: trials that share a process, for each process.
+        bundles: for each process, the trials that it trains.
         folder: the study's folder, at the same path on every node.
         options: what each process may use, and how it trains.
 
     Raises:
-        LostClusterError: every node is gone.
+        LostWorkersError: every node is gone.
     """
     host = partial(_host, bundles=tuple(map(tuple, bundles)), folder=folder, options=options)
-    tuner = tune.Tuner(
+    fit(
         tune.with_resources(host, needs(options)),
+        folder,
         param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
-        # A process takes bundle after bundle: to start one and load the data takes seconds.
-        tune_config=tune.TuneConfig(reuse_actors=True),
+    )
+
+
+def fit(
+    trainable: Any, folder: StudyFolder, *, param_space: dict[str, Any] | None = None, **config: Any
+) -> None:
+    """Run Tune trials to their end, printing nothing.
+
+    Args:
+        trainable: what a Tune trial runs, with its resources.
+        folder: the study's folder, where Tune keeps its state.
+        param_space: as of ``tune.Tuner``.
+        config: as of ``tune.TuneConfig``.
+
+    Raises:
+        LostWorkersError: every node is gone.
+    """
+    tuner = tune.Tuner(
+        trainable,
+        param_space=param_space,
+        # A process takes one trial after the other: to start one and load the data takes seconds.
+        tune_config=tune.TuneConfig(reuse_actors=True, **config),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:12],
             storage_path=str(folder.tune),
@@ -64,16 +83,16 @@ def schedule(bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: W
             verbose=0,
         ),
     )
-    with _noticing_the_end_of_ray():
+    with _watching_for_lost_nodes():
         tuner.fit()
 
 
 @contextmanager
-def _noticing_the_end_of_ray() -> Iterator[None]:
-    """Tune waits for ever for a Ray of which nothing is left, as when the only node's process was killed.
+def _watching_for_lost_nodes() -> Iterator[None]:
+    """Interrupt Tune when no node is left, as when the only node's process was killed; it would wait forever.
 
     Raises:
-        LostClusterError: no node has been alive for :data:`GONE_SECONDS`.
+        LostWorkersError: no node has been alive for :data:`GONE_SECONDS`.
     """
     over, gone = threading.Event(), threading.Event()
 
@@ -85,26 +104,30 @@ def _noticing_the_end_of_ray() -> Iterator[None]:
                     last_seen = time.monotonic()
             if time.monotonic() - last_seen > GONE_SECONDS:
                 gone.set()
-                # SIGINT is ignored in what a shell starts in the background.
-                handled = (n for n in (signal.SIGTERM, signal.SIGINT) if callable(signal.getsignal(n)))
-                _thread.interrupt_main(next(handled, signal.SIGINT))
+                interrupt.interrupt()
                 return
 
     watcher = threading.Thread(target=watch, name="ray-watcher", daemon=True)
-    watcher.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if gone.is_set():
-            raise LostClusterError("no node of Ray is alive any more") from None
-        raise
-    finally:
-        over.set()
-        watcher.join(GONE_SECONDS)  # who asks a Ray that is being left is ended by it
+    with interrupt.interruptible():
+        watcher.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if gone.is_set():
+                raise LostWorkersError("no node of Ray is alive any more") from None
+            raise
+        finally:
+            # Stop polling before ray.shutdown(): Ray aborts a process that queries it during the shutdown.
+            over.set()
+            watcher.join(GONE_SECONDS)
 
 
 def needs(options: WorkerOptions) -> PlacementGroupFactory:
-    """Return what one worker process takes, in Tune's terms."""
+    """Return what one worker process takes, in Tune's terms.
+
+    Args:
+        options: the worker's options.
+    """
     wanted = {"CPU": options.cpus} | ({"GPU": options.gpus} if options.gpus else {})
     return PlacementGroupFactory([wanted])
 

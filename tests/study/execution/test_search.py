@@ -15,8 +15,7 @@ from mlflow import MlflowClient
 
 from study.analysis import objective, tables
 from study.cli.options import find_run
-from study.config.loader import Trial
-from study.execution import planning, tune_search
+from study.execution import planning, search
 from study.storage import journal, search_journal
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, embedded_uri, fetch
@@ -29,7 +28,7 @@ class Cut(BaseException):
 
 
 def run_here(study, folder, *, at_once=1, pick=min, cut_after=None):
-    """Search in this process, as Tune would with ``at_once`` workers.
+    """Search in this process, as an executor would with ``at_once`` workers.
 
     Args:
         study: to be searched.
@@ -41,22 +40,22 @@ def run_here(study, folder, *, at_once=1, pick=min, cut_after=None):
     Returns:
         How many units were trained.
     """
-    searcher = tune_search.open_search(study, folder, at_once)
+    searching = search.open_search(study, folder, at_once)
     out, asked, ended = {}, 0, 0
     while True:
-        while len(out) < at_once and (unit := searcher.suggest(str(asked))) not in (None, "FINISHED"):
+        while len(out) < at_once and (unit := searching.next()) is not None:
             out[asked] = unit
             asked += 1
         if not out:
-            assert all(arm.over for arm in searcher.arms)
+            assert searching.is_over
             return ended
-        name = pick(out)
-        trials = [Trial.from_settings(t) for point in json.loads(out.pop(name)["unit"]) for t in point]
+        unit = out.pop(pick(out))
+        trials = [trial for point in unit.trials for trial in point]
         if ended == cut_after:
             list(run_bundle(trials[:1], folder))
             raise Cut
         list(run_bundle(trials, folder))
-        searcher.on_trial_complete(str(name), {})
+        searching.settle(unit, stopped=True)
         ended += 1
 
 
@@ -220,7 +219,8 @@ ON_RAY = """
 import json, sys
 from pathlib import Path
 from study.execution import driver
-from study.execution.ray_cluster import Connection
+from study.execution.ray_backend.cluster import Connection
+from study.execution.ray_backend.executor import RayExecutor
 from study.storage.study_folder import StudyFolder
 from study.config.loader import load_study
 from study.tracking import Tracker, embedded_uri
@@ -231,8 +231,8 @@ def tell(progress):
 study, runs = load_study(sys.argv[1]), Path(sys.argv[2])
 folder = StudyFolder(runs, study.name)
 tracker = Tracker(study, embedded_uri(runs), folder)
-with Connection(cpus=2) as connection:
-    tell(driver.run(study, folder, tracker, connection, watch=tell))
+executor = RayExecutor(Connection(cpus=2))
+tell(driver.run(study, folder, tracker, executor, on_progress=tell))
 """
 
 

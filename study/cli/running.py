@@ -1,0 +1,155 @@
+"""The command ``run``, once its options are read: what it does, in which order, and what it says."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from study.analysis.formatting import several
+from study.cli import display, progress, results
+from study.cli.options import command_line, err, out, refuse, say
+from study.config.loader import Study
+from study.execution import planning
+from study.execution.executor import Executor, ExecutorError, LostWorkersError
+from study.storage.failures import failures
+from study.storage.progress import Progress, progress_of
+from study.storage.study_folder import StudyFolder
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+def make_executor(
+    study: Study, *, local: bool, address: str | None, cpus: int | None, gpus: int | None
+) -> Executor:
+    """Return what trains a study: this process, a Ray of its own, or a Ray cluster.
+
+    Args:
+        study: the study.
+        local: train in this process.
+        address: of the Ray cluster.
+        cpus: CPUs of a Ray of its own.
+        gpus: GPUs of a Ray of its own.
+    """
+    given = {"--address": address, "--cpus": cpus, "--gpus": gpus}
+    if local:
+        if wrong := [name for name, value in given.items() if value is not None]:
+            refuse(f"--local trains in this process, without Ray; leave out {' and '.join(wrong)}")
+        from study.execution.in_process import InProcessExecutor
+
+        return InProcessExecutor()
+    if address is not None and (wrong := [name for name in ("--cpus", "--gpus") if given[name] is not None]):
+        refuse(f"{' and '.join(wrong)}: of a Ray of its own; a cluster has what it has, leave it out")
+    from study.execution.ray_backend.cluster import Connection
+    from study.execution.ray_backend.executor import RayExecutor
+
+    one_cpu_each = study.resources.cpus <= 1 and not study.resources.gpus
+    return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each))
+
+
+def run(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    *,
+    data_folder: Path | None,
+    tracking_uri: str | None,
+    in_terminal: bool,
+) -> int:
+    """Run a study to its end and print how it went; return the exit code.
+
+    Args:
+        study: the study.
+        folder: its folder.
+        executor: what trains it.
+        data_folder: of the data sets; None for the default.
+        tracking_uri: of MLflow; None for the default.
+        in_terminal: whether the user's own code may use the terminal, as a debugger does.
+    """
+    try:
+        with suppress(OSError):  # driver.check says what cannot be read
+            if planning.uses_own_code_only(study) and planning.pending_trials(
+                study, folder.planned_records(study)
+            ):
+                executor.start()  # meanwhile this process imports the rest
+        return _run(study, folder, executor, data_folder, tracking_uri, in_terminal)
+    except KeyboardInterrupt:
+        if executor.is_starting:
+            err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
+        raise
+    finally:
+        executor.shutdown()
+
+
+def _run(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    data_folder: Path | None,
+    tracking_uri: str | None,
+    in_terminal: bool,
+) -> int:
+    from study import tracking
+    from study.execution import driver
+    from study.execution.samplers import SamplerError
+    from study.training.optimizers import OptimizerError
+    from study.workloads.datasets import DataError
+    from study.workloads.registry import WorkloadError
+
+    again = command_line(*sys.argv[1:])
+    try:
+        driver.check(study, folder, executor, data_folder)
+        folder.runs.mkdir(parents=True, exist_ok=True)
+        uri = tracking.tracking_uri(tracking_uri, folder.runs)
+        tracker = tracking.Tracker(study, uri, folder)
+        say(f"{study.name}: {len(study.planned_trials())} trials; MLflow at {uri}")
+        with progress.watching(out, live=not in_terminal) as on_progress:
+            ended = driver.run(
+                study,
+                folder,
+                tracker,
+                executor,
+                data_folder=data_folder,
+                on_progress=on_progress,
+                on_message=say,
+            )
+        _show_failures(study, folder, ended, again, tracebacks=in_terminal)
+        results.show(study, folder, tracker)
+    except LostWorkersError as error:
+        err.print(f"{error}; resume with: {again}")
+        return FAILED
+    except (
+        ExecutorError,
+        SamplerError,
+        WorkloadError,
+        OptimizerError,
+        DataError,
+        driver.BusyError,
+        tracking.TrackingError,
+        OSError,
+    ) as error:
+        refuse(str(error))
+    except KeyboardInterrupt:
+        stopped = progress_of(folder.planned_records(study))
+        err.print(f"\nstopped with {progress.describe(stopped)}\nresume with: {again}")
+        return INTERRUPTED
+    return FAILED if ended.done < ended.total or ended.tracking_error else 0
+
+
+def _show_failures(
+    study: Study, folder: StudyFolder, ended: Progress, again: str, *, tracebacks: bool
+) -> None:
+    """Say what is missing and why, before any result."""
+    records = folder.records(study.trials(folder.search_state()))
+    for line in display.failure_lines(failures(records), tracebacks=tracebacks):
+        err.print(line)
+    if ended.failed and not tracebacks:
+        where = results.folder_options(folder)
+        err.print(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
+    if lost := sum(not (record.is_final or record.is_complete) for record in records):
+        err.print(f"{several(lost, 'trial')} did not end: their worker died too often; resume with: {again}")
+    if left := ended.total - len(records):
+        err.print(f"{several(left, 'trial')} of the search did not begin; resume with: {again}")
+    if ended.tracking_error:
+        err.print(f"MLflow did not take everything: {ended.tracking_error}; send the rest with: {again}")

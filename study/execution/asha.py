@@ -1,0 +1,58 @@
+"""Asynchronous successive halving (ASHA), which stops points of a search early.
+
+Source: Li et al., *A System for Massively Parallel Hyperparameter Tuning*, MLSys 2020,
+https://arxiv.org/abs/1810.05934, in the stopping variant: a point that does not stop is never paused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from study.config.sections import Asha
+
+
+class SuccessiveHalving:
+    """Decides after each epoch whether a point stops.
+
+    At ``grace`` epochs, and then each time the epochs have grown by the factor ``reduction``, lies a rung. A
+    point stops at a rung if its value lies above the 1/``reduction`` quantile of the values that came there
+    before it. The first point at a rung always goes on.
+
+    Args:
+        asha: the study's ``scheduler`` section.
+
+    Example:
+        >>> from study.config.sections import Asha
+        >>> halving = SuccessiveHalving(Asha(grace=1, reduction=2))
+        >>> [halving.stops(point, epoch=1, value=value) for point, value in enumerate([0.5, 0.9, 0.4])]
+        [False, True, False]
+    """
+
+    def __init__(self, asha: Asha) -> None:
+        self._grace, self._reduction = asha.grace, asha.reduction
+        self._rungs: dict[int, dict[int, float]] = {}
+
+    def stops(self, point: int, *, epoch: int, value: float) -> bool:
+        """Take in a point's value after an epoch and return whether the point stops.
+
+        A worker that was restarted reports its epochs again: a rung decides once about a point.
+
+        Args:
+            point: the point's number.
+            epoch: how many epochs it has trained, from 1.
+            value: what it is worth so far; smaller is better.
+        """
+        if not self._is_rung(epoch):
+            return False
+        before = self._rungs.setdefault(epoch, {})
+        if point in before:
+            return False
+        stops = bool(before) and value > float(np.percentile(list(before.values()), 100 / self._reduction))
+        before[point] = value
+        return stops
+
+    def _is_rung(self, epoch: int) -> bool:
+        rung = self._grace
+        while rung < epoch:
+            rung *= self._reduction
+        return rung == epoch

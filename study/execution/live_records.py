@@ -1,0 +1,76 @@
+"""The records of a study's trials while it runs, read from the journals as they grow."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from study.config.loader import Study
+from study.config.search_space import NOTHING_FOUND
+from study.storage.journal import JournalReader
+from study.storage.records import TrialRecord
+from study.storage.study_folder import StudyFolder
+
+
+class LiveRecords:
+    """The records of all trials that a study comes to.
+
+    Args:
+        study: the study.
+        folder: the study's folder.
+
+    Attributes:
+        study: the study.
+        search_state: what its search had found when :meth:`refresh` was last called.
+    """
+
+    def __init__(self, study: Study, folder: StudyFolder) -> None:
+        self.study = study
+        self.search_state = NOTHING_FOUND
+        self._folder = folder
+        self._readers: dict[str, JournalReader] = {}
+        self._keys: list[str] = []
+        self._ahead: list[TrialRecord] = []
+        self._changed: set[str] = set()
+        self.refresh()
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """The records of all known trials, in the study's order."""
+        return [self._readers[key].record for key in self._keys]
+
+    @property
+    def all_records(self) -> list[TrialRecord]:
+        """The records of all known trials, and empty ones for those that a search has yet to find."""
+        return [*self.records, *self._ahead]
+
+    def refresh(self) -> None:
+        """Take in what journals say by now, and trials that a search has found since."""
+        self._take_in_new_trials()
+        for key in self._keys:
+            reader = self._readers[key]
+            # A journal that cannot be read now is read the next time.
+            with suppress(OSError):
+                if not reader.record.is_complete and reader.poll():
+                    self._changed.add(key)
+
+    def take_changed(self) -> list[str]:
+        """Return the keys of trials whose records changed since the last call, in the study's order."""
+        changed = [key for key in self._keys if key in self._changed]
+        self._changed.clear()
+        return changed
+
+    def record(self, key: str) -> TrialRecord:
+        """Return the record of the trial with a key."""
+        return self._readers[key].record
+
+    def _take_in_new_trials(self) -> None:
+        state = self._folder.search_state()
+        if self._keys and state == self.search_state:
+            return
+        self.search_state = state
+        trials = self.study.trials(state)
+        for trial in trials:
+            if trial.key not in self._readers:
+                self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
+        self._keys = [trial.key for trial in trials]
+        self._ahead = [TrialRecord(trial) for trial in self.study.placeholder_trials(state)]

@@ -1,0 +1,109 @@
+"""Runs a search on Ray Tune: Tune only carries units of :mod:`study.execution.search` to worker processes."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from study.config.loader import Trial
+from study.execution.ray_backend import trials
+from study.execution.search import StudySearch, Unit, train_unit
+from study.storage.study_folder import StudyFolder
+from study.training.worker import WorkerOptions
+
+VALUE, EPOCH = "value", "epoch"
+
+
+def run_search(search: StudySearch, folder: StudyFolder, options: WorkerOptions, *, slots: int) -> None:
+    """Train what ``search`` asks for on the connected Ray, until it asks for no more.
+
+    Args:
+        search: the search.
+        folder: the study's folder, at the same path on every node.
+        options: what each process may use, and how it trains.
+        slots: how many processes run at a time.
+
+    Raises:
+        LostWorkersError: every node is gone.
+    """
+    units: dict[str, Unit] = {}
+    trials.fit(
+        tune.with_resources(partial(_host, folder=folder, options=options), trials.needs(options)),
+        folder,
+        search_alg=_Searcher(search, units),
+        scheduler=_Scheduler(search, units),
+        # No unit is empty, and one more per arm than there are points is never reached.
+        num_samples=search.total_points + len(search.arms),
+        max_concurrent_trials=slots,
+        trial_dirname_creator=lambda trial: str(trial.trial_id),
+    )
+
+
+class _Searcher(Searcher):
+    """Hands units to Tune and tells the search how they ended."""
+
+    def __init__(self, search: StudySearch, units: dict[str, Unit]) -> None:
+        super().__init__()
+        self._search, self._units = search, units
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the config of a Tune trial that trains one unit; None if the search waits for results."""
+        unit = self._search.next()
+        if unit is None:
+            return self.FINISHED if self._search.is_over else None
+        self._units[trial_id] = unit
+        settings = [[trial.settings() for trial in point] for point in unit.trials]
+        return {"unit": json.dumps(settings), "objective": unit.objective}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Settle the unit's points."""
+        if unit := self._units.pop(trial_id, None):
+            self._search.settle(unit, stopped=not error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing of use: the points and the journals keep everything."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Refuse: an interrupted search is opened again, not restored."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the search out of the state that Tune writes."""
+        return {}
+
+
+class _Scheduler(FIFOScheduler):
+    """Asks the search after every epoch whether the unit stops."""
+
+    # Each decision is taken on the newest result, while its trial waits for it.
+    _supports_buffered_results = False
+
+    def __init__(self, search: StudySearch, units: dict[str, Unit]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._search, self._units = search, units
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return Tune's word for going on or for stopping."""
+        unit = self._units.get(trial.trial_id)
+        if unit is not None and self._search.stops(unit, result[EPOCH], result[VALUE]):
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the search out of the state that Tune writes."""
+        return {}
+
+
+def _host(config: dict[str, Any], folder: StudyFolder, options: WorkerOptions) -> None:
+    points = [[Trial.from_settings(settings) for settings in point] for point in json.loads(config["unit"])]
+    for epoch, value in train_unit(points, config["objective"], folder, options):
+        tune.report({EPOCH: epoch, VALUE: value})
