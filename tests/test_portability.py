@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALL_PACKAGES = """
     filelock jinja2 matplotlib.pyplot mlflow.tracking numpy optuna pandas PIL.Image platformdirs psutil
-    pyarrow.parquet pydantic ray.tune rich.console scipy.stats sklearn.datasets torch torchvision.datasets
-    typer.testing yaml
+    pyarrow.parquet pydantic ray.tune rich.console ruamel.yaml scipy.stats sklearn.datasets torch
+    torchvision.datasets typer.testing yaml
 """
 
 
