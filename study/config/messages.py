@@ -22,10 +22,10 @@ def show(value: object) -> str:
     return repr(value)[:40]
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``did you mean X?``, or else all that is known."""
+def suggest(word: object, known: Iterable[str]) -> str:
+    """Return ``did you mean X?``, or else all that is known."""
     known = list(known)
-    close = difflib.get_close_matches(word[:100].lower(), known, n=1)
+    close = difflib.get_close_matches(word[:100].lower(), known, n=1) if isinstance(word, str) else []
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 

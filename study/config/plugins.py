@@ -18,15 +18,6 @@ from typing import Any
 
 from study.config.messages import describe_error, did_you_mean
 
-__all__ = [
-    "VARIABLE",
-    "PluginImportError",
-    "current_folder",
-    "disable_imports",
-    "find",
-    "imports_disabled",
-]
-
 VARIABLE = "HYPERGRAD_STUDY_NO_IMPORTS"
 
 EXTRAS = {"prodigyopt": "rivals", "schedulefree": "rivals"}

@@ -23,6 +23,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from study.config.messages import show
+
 __all__ = ["NAMES", "multiplier", "normalised", "text"]
 
 NAMES = ("cosine", "step")
@@ -47,18 +49,18 @@ def normalised(schedule: object) -> dict[str, Any]:
     given: dict[str, Any] = dict(schedule) if isinstance(schedule, Mapping) else {"name": schedule}
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(f"{_shown(name)} is not a schedule; write {' or '.join(NAMES)}")
+        raise ValueError(f"{show(name)} is not a schedule; write {' or '.join(NAMES)}")
     defaults = _DEFAULTS[name]
     if unknown := [key for key in given if key not in defaults]:
-        raise ValueError(f"{name} has no {_shown(unknown[0])}; it takes {', '.join(defaults)}")
+        raise ValueError(f"{name} has no {show(unknown[0])}; it takes {', '.join(defaults)}")
     if missing := [key for key, default in defaults.items() if default is None and key not in given]:
         raise ValueError(f"{name} needs {missing[0]}; write e.g. {{name: {name}, {missing[0]}: 10}}")
     for key, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{key} is {_shown(value)}; write a number")
+            raise ValueError(f"{key} is {show(value)}; write a number")
         if value < 0 or (key == "every" and value == 0):
             raise ValueError(
-                f"{key} is {_shown(value)}; write {'more than 0' if key == 'every' else '0 or more'}"
+                f"{key} is {show(value)}; write {'more than 0' if key == 'every' else '0 or more'}"
             )
     return {"name": name} | {
         key: float(given[key]) + 0.0  # + 0.0 turns −0.0 into 0.0
@@ -89,14 +91,3 @@ def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) ->
         return float(rise * options["factor"] ** (done // max(1, round(options["every"] * unit))))
     share = min(1.0, max(0, done - warmup) / max(1, total - warmup))
     return float(rise * (options["floor"] + (1 - options["floor"]) * (1 + math.cos(math.pi * share)) / 2))
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case bool() | int() | float():
-            return str(value).lower()[:40]
-        case str():
-            return repr(value[:40])
-    return "a list or mapping"

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 from study.config.sections import Range, Search
 from study.config.trial import Trial
@@ -62,28 +63,25 @@ class Arm:
     def key(self) -> str:
         """16 hexadecimal digits."""
         settings = {k: v for k, v in self.template.settings().items() if k not in ("alpha0", "beta", "seed")}
-        fixed = [value.model_dump() if isinstance(value, Range) else value for value in self._rates]
+        values = [v.model_dump() if isinstance(v, Range) else v for v in self._values.values()]
         search = [self.search.sampler, self.search.args, self.search.seed, self.search.objective]
-        return sha256(json.dumps([1, settings, fixed, search], sort_keys=True).encode()).hexdigest()[:16]
+        return sha256(json.dumps([1, settings, values, search], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def _rates(self) -> tuple[float | Range | None, float | Range | None]:
-        return self.alpha0, self.beta
+    def _values(self) -> dict[str, float | Range | None]:
+        return {"alpha0": self.alpha0, "beta": self.beta}
 
     @property
     def space(self) -> dict[str, Range]:
-        """What is searched, by name: ``alpha0``, ``beta``, or both."""
-        rates = zip(("alpha0", "beta"), self._rates, strict=True)
-        return {name: rate for name, rate in rates if isinstance(rate, Range)}
+        """The ranges that are searched, by name: ``alpha0``, ``beta``, or both."""
+        return {name: value for name, value in self._values.items() if isinstance(value, Range)}
 
     def point(self, number: int, drawn: dict[str, float]) -> Point:
-        """The point with the values that were ``drawn``, and the fixed ones."""
-        alpha0, beta = (
-            drawn[name] if isinstance(rate, Range) else rate
-            for name, rate in zip(("alpha0", "beta"), self._rates, strict=True)
-        )
-        assert alpha0 is not None
-        return Point(self.key, number, alpha0, beta)
+        """Return the point with the values that were ``drawn``, and the fixed ones."""
+        values: dict[str, Any] = {
+            name: drawn[name] if isinstance(value, Range) else value for name, value in self._values.items()
+        }
+        return Point(self.key, number, **values)
 
     @property
     def middle(self) -> Point:

@@ -13,19 +13,22 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
+    StrictInt,
     Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from study.config import validators
+from study.config import schedules, validators
 from study.config.messages import show, suggest
 from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS, OptimizerName, is_dotted
 from study.config.trial import default_label
-from study.config.validators import Granularity, Rate
+from study.config.validators import Arguments, Granularity, Number, Option, Rate, Seeds, Several
 
 
 class Model(BaseModel):
@@ -41,8 +44,8 @@ DIGITS = 3
 class Range(Model):
     """Values from ``low`` to ``high``, drawn evenly in their logarithm."""
 
-    low: Annotated[float, BeforeValidator(validators.number(1e-12))]
-    high: Annotated[float, BeforeValidator(validators.number(1e-12))]
+    low: Annotated[Number, Field(ge=1e-12, le=1e6)]
+    high: Annotated[Number, Field(ge=1e-12, le=1e6)]
 
     @field_validator("high", mode="after")
     @classmethod
@@ -64,12 +67,12 @@ class Range(Model):
         return self.low <= value <= self.high
 
 
-Rates = Annotated[tuple[Rate, ...], BeforeValidator(validators.listed), AfterValidator(validators.distinct)]
-RATES, RANGE = "[rates]", "[range]"
-"""What pydantic puts into the place of a problem, to tell which of the two a value was taken for."""
+Rates = Annotated[Several[Rate], AfterValidator(validators.distinct)]
 RatesOrRange = Annotated[
-    Annotated[Rates, Tag(RATES)] | Annotated[Range, Tag(RANGE)],
-    Discriminator(lambda value: RANGE if isinstance(value, Range) or validators.is_range(value) else RATES),
+    Annotated[Rates, Tag("[rates]")] | Annotated[Range, Tag("[range]")],
+    Discriminator(
+        lambda value: "[range]" if isinstance(value, Range) or validators.is_range(value) else "[rates]"
+    ),
 ]
 
 
@@ -77,10 +80,7 @@ class WorkloadSection(Model):
     """A workload and the arguments of its function: a name, or ``{use: name, argument: value, …}``."""
 
     use: Annotated[str, BeforeValidator(validators.workload_name)]
-    args: dict[
-        Annotated[str, BeforeValidator(validators.argument_name)],
-        Annotated[Any, BeforeValidator(validators.scalar)],
-    ] = {}
+    args: Arguments = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -92,6 +92,10 @@ class WorkloadSection(Model):
         return {"args": {k: v for k, v in value.items() if k != "use"}} | (
             {"use": value["use"]} if "use" in value else {}
         )
+
+    @model_serializer
+    def _brief(self) -> str | dict[str, Any]:
+        return {"use": self.use, **self.args} if self.args else self.use
 
 
 class OptimizerSection(Model):
@@ -107,11 +111,9 @@ class OptimizerSection(Model):
     granularity: Granularity | None = None
     alpha0: RatesOrRange | None = None
     beta: RatesOrRange | None = None
-    schedule: Annotated[dict[str, Any] | None, BeforeValidator(validators.optional(validators.schedule))] = (
-        None
-    )
-    label: Annotated[str | None, BeforeValidator(validators.optional(validators.label))] = None
-    args: dict[str, Annotated[Any, BeforeValidator(validators.option)]] = {}
+    schedule: Annotated[dict[str, Any], BeforeValidator(schedules.normalised)] | None = None
+    label: Annotated[str, BeforeValidator(validators.label)] | None = None
+    args: dict[str, Option] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +141,11 @@ class OptimizerSection(Model):
         refuse(((name,), message) for name, message in wrong)
         return self
 
+    @model_serializer(mode="wrap")
+    def _brief(self, write: SerializerFunctionWrapHandler) -> object:
+        entry = {name: value for name, value in write(self).items() if value not in (None, {})}
+        return entry if len(entry) > 1 else self.name
+
     @property
     def learned(self) -> bool:
         """Whether the optimizer learns α, and so needs a β."""
@@ -153,10 +160,8 @@ class OptimizerSection(Model):
 class Resources(Model):
     """What one trial takes; fractions let several share a device."""
 
-    cpus: Annotated[float, BeforeValidator(validators.number(0, 1024))] = 1.0
-    gpus: Annotated[float, BeforeValidator(validators.number(0, 64))] = Field(
-        default=0.0, validate_default=True
-    )
+    cpus: Annotated[Number, Field(ge=0, le=1024)] = 1.0
+    gpus: Annotated[Number, Field(ge=0, le=64, validate_default=True)] = 0.0
 
     @field_validator("gpus", mode="after")
     @classmethod
@@ -249,25 +254,21 @@ class Search(Model):
     """How a study is searched: ``optuna``, a sampler's name, or a mapping with these keys."""
 
     sampler: Annotated[str, BeforeValidator(validators.one_of("a sampler", SAMPLERS))] = "tpe"
-    args: dict[
-        Annotated[str, BeforeValidator(validators.argument_name)],
-        Annotated[Any, BeforeValidator(validators.scalar)],
-    ] = {}
+    args: Arguments = {}
     """Further arguments of the sampler's class."""
-    points: Annotated[int, BeforeValidator(validators.whole(1, 10_000))] = 20
+    points: Annotated[StrictInt, Field(ge=1, le=10_000)] = 20
     """Per optimizer and workload."""
-    seed: Annotated[int, BeforeValidator(validators.whole(0, 2**31 - 1))] = 0
+    seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] = 0
     """Of the sampler."""
-    seeds: Annotated[
-        tuple[Annotated[int, BeforeValidator(validators.whole(0, 2**32 - 1))], ...],
-        BeforeValidator(validators.seeds_from(FIRST_SEED)),
-        AfterValidator(validators.distinct),
-    ] = Field(default=2, validate_default=True)
+    seeds: Annotated[Seeds, BeforeValidator(validators.seeds_from(FIRST_SEED))] = (
+        FIRST_SEED,
+        FIRST_SEED + 1,
+    )
     """On which every point is trained; a count, or a list. None of them is one of the study's."""
     objective: Annotated[str, BeforeValidator(validators.one_of("an objective", OBJECTIVES))] = (
         "best_val_loss"
     )
-    parallel: Annotated[int, BeforeValidator(validators.whole(1, 1_000))] = 1
+    parallel: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
     """Points of one arm that are asked before the results of any of them are in."""
 
     @model_validator(mode="before")
@@ -294,8 +295,8 @@ class Asha(Model):
     """
 
     name: Annotated[str, BeforeValidator(validators.one_of("a scheduler", ("asha",)))] = "asha"
-    grace: Annotated[int, BeforeValidator(validators.whole(1, 1_000_000))] = 1
-    reduction: Annotated[int, BeforeValidator(validators.whole(2, 100))] = 3
+    grace: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
+    reduction: Annotated[StrictInt, Field(ge=2, le=100)] = 3
 
     @model_validator(mode="before")
     @classmethod

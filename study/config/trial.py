@@ -79,8 +79,9 @@ class Trial:
                     raise ValueError(f"{name} must be a finite number, 0 or more; got {value!r}")
                 self._set(name, float(value) + 0.0)  # + 0.0 turns −0.0 into 0.0
         self._set("workload_args", dict(self.workload_args))
-        as_option = _as_argument if is_dotted(self.optimizer) else _as_option
-        self._set("optimizer_args", {name: as_option(v) for name, v in self.optimizer_args.items()})
+        whole = is_dotted(self.optimizer)
+        options = {name: _normalised(value, whole) for name, value in self.optimizer_args.items()}
+        self._set("optimizer_args", options)
         if self.schedule is not None:
             self._set("schedule", schedules.normalised(self.schedule))
         if not self.label:
@@ -161,18 +162,16 @@ def default_label(optimizer: str, schedule: Mapping[str, Any] | None) -> str:
     return name if schedule is None else f"{name} {schedules.text(schedule)}"
 
 
-def _as_option(value: Any) -> Any:
-    """An optimizer's option, so that 1 and 1.0, a list and a tuple are the same."""
+def _normalised(value: Any, whole: bool) -> Any:
+    """Return an option so that 1 and 1.0, a list and a tuple are the same.
+
+    ``hypergrad``'s options are floats. Some classes count with their arguments: of those 1.0 becomes 1.
+    """
     if isinstance(value, list | tuple):
-        return tuple(_as_option(v) for v in value)
+        return tuple(_normalised(v, whole) for v in value)
+    if whole:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _as_argument(value: Any) -> Any:
-    """As :func:`_as_option`, for classes of which some count with their arguments: 1.0 becomes 1."""
-    if isinstance(value, list | tuple):
-        return tuple(_as_argument(v) for v in value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _short(value: float) -> str:
