@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def show(value: object) -> str:
-    """A value for a message: short, and never the inside of a list (nested aliases are exponential)."""
+    """Return a value for a message: short, and never the inside of a list, which nested aliases blow up."""
     match value:
         case None:
             return "nothing"
@@ -30,7 +30,7 @@ def suggest(word: object, known: Iterable[str]) -> str:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` without control characters or line breaks, cut to ``limit`` characters."""
+    """Return ``text`` without control characters or line breaks, cut to ``limit`` characters."""
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

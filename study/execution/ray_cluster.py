@@ -36,6 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.config import plugins
 from study.config.loader import Resources
+from study.config.messages import first_line
 
 STARTS = 3
 """How often a local Ray is started that is not up in the 30 s that Ray gives it, as on a busy machine."""
@@ -179,7 +180,7 @@ def _start(cpus: int | None, gpus: int | None, ready: bool) -> Cluster:
         except Exception as error:  # Ray raises no narrower one where a node does not start in time.
             ray.shutdown()
             if not (starts_left and "timed out" in str(error)):
-                raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from error
+                raise ClusterError(f"a local Ray did not start: {first_line(error)}") from error
     return _offered(grows=False)
 
 
@@ -207,7 +208,7 @@ def _join(address: str) -> Cluster:
     try:
         _init(address=address, runtime_env={"env_vars": environment})
     except Exception as error:
-        raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
+        raise ClusterError(f"no Ray cluster answers at {address}: {first_line(error)}") from error
     _check_versions()
     return _offered(grows=True)
 
@@ -221,10 +222,6 @@ def _init(**options: Any) -> None:
 def _offered(*, grows: bool) -> Cluster:
     total = ray.cluster_resources()
     return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), grows)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _check_answers(address: str) -> None:
