@@ -1,4 +1,4 @@
-"""Loads study files and presets; everything wrong with one is told at once, one line per problem.
+"""Loads study files and presets, and reports everything that is wrong with one at once, a line per problem.
 
 Nothing here imports torch, Ray or MLflow.
 """
@@ -31,7 +31,7 @@ def load_study(source: str | Path) -> Study:
 
         >>> from study import load_study
         >>> len(load_study("quickstart").trials())
-        24
+        162
 
     Args:
         source: A preset's name, or the path of a YAML file (always a path if it is a ``Path``).
@@ -99,7 +99,7 @@ _ADVICE = {
     "model_type": _NO_MAPPING,
     "model_attributes_type": _NO_MAPPING,
 }
-"""What is wrong with a value and what would be right, by the type of pydantic's error."""
+"""By the type of pydantic's error: what is wrong with the value; what would be right."""
 _EXAMPLES = {
     "name": "name: my-study",
     "workloads": "workloads: [digits-logreg]",
@@ -131,7 +131,7 @@ def _place(error: ErrorDetails) -> yaml_reader.Loc:
 
 
 def _advice(error: ErrorDetails) -> str:
-    """Return pydantic's error as what is wrong and what would be right."""
+    """Return a sentence for pydantic's error: what is wrong; what would be right."""
     kind, loc, context = error["type"], error["loc"], error.get("ctx", {})
     key = str(loc[-1]) if loc else ""
     match kind:

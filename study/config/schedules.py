@@ -32,19 +32,19 @@ _DEFAULTS: dict[str, dict[str, float | None]] = {
     "cosine": {"floor": 0.0, "warmup": 0.0},
     "step": {"every": None, "factor": 0.1, "warmup": 0.0},
 }
-"""Of each schedule; ``None`` is required."""
+"""The options of each schedule; one whose default is ``None`` is required."""
 
 
 def normalised(schedule: object) -> dict[str, Any]:
-    """Return a schedule as a mapping with its name, numbers as floats, and nothing that is at its default.
+    """Return a schedule as a mapping of its name and the options that differ from their defaults.
 
     Two ways to write the same schedule give equal mappings.
 
     Args:
-        schedule: a name, or a mapping with ``name``.
+        schedule: A name, or a mapping with ``name``.
 
     Raises:
-        ValueError: in one sentence, what is wrong; what would be right.
+        ValueError: The schedule is wrong; the message is one sentence that says what would be right.
     """
     given: dict[str, Any] = dict(schedule) if isinstance(schedule, Mapping) else {"name": schedule}
     name = given.pop("name", None)
@@ -70,7 +70,7 @@ def normalised(schedule: object) -> dict[str, Any]:
 
 
 def text(schedule: Mapping[str, Any]) -> str:
-    """Return a normalised schedule as a few words, different for different schedules: ``step every=10``."""
+    """Return a few words for a normalised schedule, ``step every=10``; they differ if the schedules do."""
     options = (f"{key}={value:.12g}" for key, value in schedule.items() if key != "name")
     return " ".join([schedule["name"], *options])
 
@@ -79,10 +79,10 @@ def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) ->
     """Return α_t / α₀ of an iteration.
 
     Args:
-        schedule: normalised.
-        done: iterations before this one.
-        total: iterations of the budget.
-        unit: iterations of a unit of length: of an epoch, or 1.
+        schedule: A normalised schedule.
+        done: The number of iterations before this one.
+        total: The number of iterations in the budget.
+        unit: The number of iterations in the unit of the schedule's lengths: in an epoch, or 1.
     """
     options: dict[str, Any] = {**_DEFAULTS[schedule["name"]], **schedule}
     warmup = round(options["warmup"] * unit)

@@ -1,9 +1,10 @@
-"""A search: what a study file may ask for instead of a grid, and the points that come of it. Pure.
+"""The arms and points of a search, which a study may be instead of a grid.
 
-Every optimizer on every workload is searched by itself, an *arm*, with the same number of *points*: values of
-α₀ and β, asked of a sampler one after the other. A point is trained on each of the search's seeds and worth
-the median of the objective over them. The best point of each arm is then trained on the study's seeds, which
-are others; only those trials are reported, so that what was chosen is not flattered by what it was chosen on.
+An *arm* is one optimizer on one workload. Each arm is searched by itself, with the same number of *points*:
+values of α₀ and β that a sampler proposes one after the other. A point is trained on each of the search's
+seeds, and its score is the median of the objective over them. The best point of each arm is then trained on
+the study's own seeds. Only those trials are reported: a point looks better than it is on the seeds that it
+was chosen on.
 """
 
 from __future__ import annotations
@@ -21,36 +22,36 @@ from study.config.trial import Trial
 
 @dataclass(frozen=True)
 class Point:
-    """What a sampler was asked for: values of α₀ and β for one arm."""
+    """Values of α₀ and β that a sampler proposed for one arm."""
 
     arm: str
     """The arm's key."""
     number: int
-    """In the arm, from 0, in the order in which they were asked."""
+    """Its place in the arm, from 0, in the order of asking."""
     alpha0: float
     beta: float | None
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """What a search has found so far: its points in the order asked, and the best one of each arm."""
+    """The points of a search so far, in the order of asking, and the best one of each arm."""
 
     points: tuple[Point, ...] = ()
     chosen: tuple[tuple[str, int], ...] = ()
-    """(arm's key, number of its best point), for the arms that have been searched to the end."""
+    """(arm's key, number of its best point), for the arms whose search has finished."""
 
 
 NOTHING_FOUND = SearchState()
-"""The state of a search that has not begun; all that a grid ever needs."""
+"""The state of a search that has not begun. A grid needs no other."""
 
 
 @dataclass(frozen=True)
 class Arm:
     """One optimizer on one workload, which is searched by itself.
 
-    Its key stands for all that the sampler's answers depend on besides the results: the settings of its
-    trials, the ranges, the sampler and its seed, the objective. Asking for more points, for other
-    seeds, or for pruning leaves the points that were asked before in place.
+    Its key is a hash of everything besides results that the sampler's proposals depend on: the settings of
+    its trials, the ranges, the sampler and its seed, the objective. So a study that asks for more points, for
+    other seeds or for pruning keeps the points that it has.
     """
 
     template: Trial
@@ -61,7 +62,7 @@ class Arm:
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits."""
+        """16 hexadecimal digits that identify the arm."""
         settings = {k: v for k, v in self.template.settings().items() if k not in ("alpha0", "beta", "seed")}
         values = [v.model_dump() if isinstance(v, Range) else v for v in self._values.values()]
         search = [self.search.sampler, self.search.args, self.search.seed, self.search.objective]
@@ -85,18 +86,18 @@ class Arm:
 
     @property
     def middle(self) -> Point:
-        """A stand-in for points that are not known yet."""
+        """A stand-in for a point that is not known yet: the middle of every range."""
         return self.point(0, {name: rate.middle for name, rate in self.space.items()})
 
     def trials(self, point: Point, seeds: Iterable[int]) -> list[Trial]:
-        """The trials of ``point``, one per seed."""
+        """Return the trials of ``point``, one per seed."""
         return [replace(self.template, alpha0=point.alpha0, beta=point.beta, seed=seed) for seed in seeds]
 
     def points(self, state: SearchState) -> list[Point]:
-        """Those of the arm that count: the first ``search.points`` that were asked."""
+        """Return the arm's points that count: the first ``search.points`` of them."""
         return [p for p in state.points if p.arm == self.key and p.number < self.search.points]
 
     def best(self, state: SearchState) -> Point | None:
-        """The arm's best point; None before it has been searched to the end."""
+        """Return the arm's best point; None before its search has finished."""
         chosen = dict(state.chosen).get(self.key)
         return next((p for p in self.points(state) if p.number == chosen), None)

@@ -1,4 +1,4 @@
-"""What must hold between the keys of a study file, beyond what each may hold by itself."""
+"""Checks of a study file that involve several of its keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from study.config.sections import OptimizerSection, Range, Search, refuse
 from study.config.study_file import StudyFile, canonical
 
 MAX_TRIALS = 100_000
-"""A larger grid is refused as a slip of the pen."""
+"""A larger study is refused as a slip of the pen."""
 
 Problems = Iterator[tuple[tuple[str | int, ...], str]]
 """Where something is wrong, and what; what would be right."""

@@ -1,4 +1,4 @@
-"""The keys of a study file: what each may hold, what is filled in, and how the file is written again."""
+"""The keys of a study file: their types and defaults, and how to write the file again."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ Threshold = Annotated[Number, Field(ge=-1e6, le=1e6)]
 
 
 class StudyFile(Model):
-    """A study as its file says; what the file leaves out is filled in.
+    """The contents of a study file, with every default filled in.
 
     Values that differ between optimizers (``beta``, ``granularity``) are mappings by optimizer name, by op,
     or ``"default"``. The most specific one counts, and an optimizer's own value before all.
     """
 
     name: Annotated[StrictStr, AfterValidator(validators.study_name)]
-    """A folder and an MLflow experiment."""
+    """The name of the study's folder and of its MLflow experiment."""
     description: Annotated[StrictStr, AfterValidator(validators.sentence)] = ""
     workloads: Several[WorkloadSection]
     optimizers: Several[OptimizerSection]
     alpha0: RatesOrRange
-    """Values, or with a search one value or a range; so is β."""
+    """Values, or with a search one value or a range. The same holds for β."""
     beta: PerOptimizer[RatesOrRange] = Field({}, validate_default=True)
     seeds: Annotated[validators.Seeds, BeforeValidator(validators.seeds_from(0))] = (0,)
     epochs: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
@@ -60,13 +60,13 @@ class StudyFile(Model):
     """Training loss to reach, by workload or ``"default"``, then by optimizer, op, or ``"default"``."""
     resources: Resources = Resources()
     retries: Annotated[StrictInt, Field(ge=0, le=100)] = 0
-    """How often a failed trial is started again."""
+    """How often a failed trial is run again."""
     checkpoint_seconds: Annotated[Number, Field(ge=0, le=86_400)] = 30.0
-    """Between two checkpoints of a trial, so that shorter ones write none."""
+    """The time between two checkpoints of a trial; a shorter trial writes none."""
     pack: Annotated[
         Annotated[StrictInt, Field(ge=1, le=100_000)] | None, BeforeValidator(validators.pack_size)
     ] = None
-    """How many trials train together at most; ``None``: as many as pays."""
+    """The largest number of trials that train together. ``None``: as many as is fastest."""
     search: Search | None = None
     scheduler: Asha | None = None
 

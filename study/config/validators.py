@@ -1,8 +1,8 @@
-"""The kinds of values in a study file: each is normalised, checked, and refused in one plain sentence.
+"""Types of the values in a study file, and checks that normalise a value or refuse it in one sentence.
 
-pydantic's own constraints refuse numbers and :mod:`.advice` says what would be right. The checks here raise
-``ValueError("what is wrong; what would be right")``, which pydantic carries to its place. Booleans never pass
-as numbers, nor numbers as text.
+pydantic checks numbers; :mod:`.loader` words its errors. The checks here raise
+``ValueError("what is wrong; what would be right")``, to which pydantic adds the place. A boolean never passes
+as a number, nor a number as text.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName, is_dotte
 from study.config.trial import GRANULARITIES
 
 DEFAULT = "default"
-"""The key of a mapping per optimizer or per workload that stands for all that it does not name."""
+"""In a mapping per optimizer or per workload, the key for all that the mapping does not name."""
 TAGS = ("[key]", "[rates]", "[range]", "[bool]", "[text]", "[list]", "[number]")
-"""What pydantic puts into the place of an error besides keys and indices: which kind it took a value for."""
+"""Parts of pydantic's place of an error that are neither keys nor indices of the file."""
 MAX_SEEDS = 10_000
 
 SELECTORS = (*OPS, *(name for name in OPTIMIZERS if OptimizerName.parse(name).learned), DEFAULT)
@@ -67,13 +67,13 @@ def seeds_from(first: int) -> Callable[[object], object]:
             )
         if not 1 <= value <= MAX_SEEDS:
             raise ValueError(f"{value} is out of range; write a whole number from 1 to {MAX_SEEDS}")
-        return range(first, first + value)
+        return tuple(range(first, first + value))
 
     return seeds
 
 
 def pack_size(value: object) -> object:
-    """How many trials train together at most; ``None`` for ``auto``."""
+    """Return a largest number of trials per pack as it is, and ``None`` for ``auto``."""
     if value is None or value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int):
@@ -82,12 +82,12 @@ def pack_size(value: object) -> object:
 
 
 def is_study_name(text: str) -> bool:
-    """Whether ``text`` can name a study and its folder."""
+    """Return whether ``text`` can name a study and its folder."""
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text)) and ".." not in text
 
 
 def study_name(value: str) -> str:
-    """A name that is safe as a folder's."""
+    """Check a study's name, which must be safe as a folder's."""
     if not is_study_name(value):
         raise ValueError(
             f"{show(value)} is no name for a folder; "
@@ -97,14 +97,14 @@ def study_name(value: str) -> str:
 
 
 def sentence(value: str) -> str:
-    """One line of text."""
+    """Check that text is one line."""
     if len(value) > 1000 or not value.isprintable():
         raise ValueError("longer than one line; write at most 1000 characters without line breaks")
     return value
 
 
 def workload_name(value: object) -> str:
-    """A name of the catalogue or ``module:function``, which is not imported here."""
+    """Check for a name of the catalogue or ``module:function``; nothing is imported."""
     if isinstance(value, str) and value in CATALOGUE:
         return value
     if not isinstance(value, str) or ":" not in value:
@@ -117,7 +117,7 @@ def workload_name(value: object) -> str:
 
 
 def optimizer_name(value: object) -> str:
-    """An op, an op and a lop, or the dotted path of a class, which is not imported here."""
+    """Check for a name of ``hypergrad``'s optimizers or the dotted path of a class; nothing is imported."""
     if isinstance(value, str) and (value in OPTIMIZERS or is_dotted(value)):
         return value
     hint = suggest(value.replace("_", "-") if isinstance(value, str) else value, OPTIMIZERS)
@@ -127,7 +127,7 @@ def optimizer_name(value: object) -> str:
 
 
 def label(value: object) -> str:
-    """The name of an optimizer in tables and figures."""
+    """Check the name of an optimizer in tables and figures."""
     if not isinstance(value, str) or not re.fullmatch(r"\w[\w .+()=/-]{0,39}", value):
         raise ValueError(
             f"{show(value)} is no label; write up to 40 letters, digits, spaces and any of _ . + - ( ) = /, "
@@ -148,7 +148,7 @@ def one_of(kind: str, known: Collection[str]) -> Callable[[object], str]:
 
 
 def scalar(value: object) -> bool | int | float | str:
-    """An argument of a workload or a sampler."""
+    """Check an argument of a workload or a sampler."""
     if not isinstance(value, bool | int | float | str) or (
         isinstance(value, float) and not math.isfinite(value)
     ):
@@ -165,33 +165,33 @@ def _kind_of_option(value: object) -> str:
 
 
 def argument_name(value: object) -> str:
-    """The name of an argument of a function."""
+    """Check the name of a function's argument."""
     if not isinstance(value, str) or not value.isidentifier():
         raise ValueError(f"{show(value)} is not the name of an argument; use letters, digits and '_'")
     return value
 
 
 def by_default(value: object) -> dict[Any, Any]:
-    """One value for all, which a range is too, becomes ``{default: value}``."""
+    """Return a mapping as it is, and one value for all, which a range is too, as ``{default: value}``."""
     if isinstance(value, dict) and not is_range(value):
         return value
     return {DEFAULT: value}
 
 
 def is_range(value: object) -> bool:
-    """Whether a value is meant as a range ``{low: …, high: …}``."""
+    """Return whether a value is meant as a range ``{low: …, high: …}``."""
     return isinstance(value, dict) and bool(value.keys() & {"low", "high"})
 
 
 def selector(value: object) -> str:
-    """A key of a mapping per optimizer: an op, a learned optimizer, or ``default``."""
+    """Check a key of a mapping per optimizer: an op, a learned optimizer, or ``default``."""
     if not isinstance(value, str) or value not in SELECTORS:
         raise ValueError(f"not an op or a learned optimizer; {suggest(value, SELECTORS)}")
     return value
 
 
 def threshold_selector(value: object) -> str:
-    """As :func:`selector`, or the dotted path of an optimizer."""
+    """Check a key as :func:`selector` does, or let the dotted path of an optimizer pass."""
     return value if isinstance(value, str) and is_dotted(value) else selector(value)
 
 
