@@ -6,6 +6,7 @@ Nothing here imports torch, Ray or MLflow.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -74,19 +75,15 @@ def preset_path(name: str) -> Path:
 
 def _existing(source: str | Path) -> Path:
     path = Path(source)
-    try:
-        found = path.exists()
-    except OSError:
-        found = False
-    if not found or not str(source):
-        names = preset_names()
-        close = messages.suggest(path.stem, names) if str(source) else ""
-        hint = f"{close}; " if close.startswith("did") else ""
-        message = f"no such file or preset; {hint}presets are {', '.join(names)}"
-        raise ConfigError(
-            [f"{messages.one_line(str(source), 1000) or repr('')}: {messages.one_line(message)}"]
-        )
-    return path
+    with suppress(OSError):
+        if str(source) and path.exists():
+            return path
+    names = preset_names()
+    close = messages.suggest(path.stem, names)
+    hint = f"{close}; " if close.startswith("did") else ""
+    shown = messages.one_line(str(source), 1000) or repr("")
+    message = f"no such file or preset; {hint}presets are {', '.join(names)}"
+    raise ConfigError([f"{shown}: {messages.one_line(message)}"])
 
 
 _NO_MAPPING = "is not a mapping; write keys and values"

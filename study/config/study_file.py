@@ -17,25 +17,15 @@ from pydantic import (
     field_validator,
 )
 
-from study.config import messages, validators, yaml_reader
+from study.config import messages, sections, validators, yaml_reader
 from study.config.optimizer_name import is_dotted
-from study.config.sections import (
-    Asha,
-    Model,
-    OptimizerSection,
-    Range,
-    RatesOrRange,
-    Resources,
-    Search,
-    WorkloadSection,
-    refuse,
-)
+from study.config.sections import OptimizerSection, Range, RatesOrRange, WorkloadSection, refuse
 from study.config.validators import DEFAULT, Number, PerOptimizer, Several
 
 Threshold = Annotated[Number, Field(ge=-1e6, le=1e6)]
 
 
-class StudyFile(Model):
+class StudyFile(sections.Model):
     """The contents of a study file, with every default filled in.
 
     Values that differ between optimizers (``beta``, ``granularity``) are mappings by optimizer name, by op,
@@ -58,7 +48,7 @@ class StudyFile(Model):
     granularity: PerOptimizer[validators.Granularity] = Field({}, validate_default=True)
     thresholds: dict[str, dict[validators.ThresholdSelector, Threshold]] = Field({}, alias="threshold")
     """Training loss to reach, by workload or ``"default"``, then by optimizer, op, or ``"default"``."""
-    resources: Resources = Resources()
+    resources: sections.Resources = sections.Resources()
     retries: Annotated[StrictInt, Field(ge=0, le=100)] = 0
     """How often a failed trial is run again."""
     checkpoint_seconds: Annotated[Number, Field(ge=0, le=86_400)] = 30.0
@@ -67,8 +57,8 @@ class StudyFile(Model):
         Annotated[StrictInt, Field(ge=1, le=100_000)] | None, BeforeValidator(validators.pack_size)
     ] = None
     """The largest number of trials that train together. ``None``: as many as is fastest."""
-    search: Search | None = None
-    scheduler: Asha | None = None
+    search: sections.Search | None = None
+    scheduler: sections.Asha | None = None
 
     @field_validator("workloads", mode="after")
     @classmethod
