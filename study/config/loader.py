@@ -1,11 +1,12 @@
-"""What a researcher writes down: the study file, checked whole and turned into trials.
+"""Loads study files and presets, and reports everything that is wrong with one at once, a line per problem.
 
-:func:`load_study` reads one from YAML; everything wrong with it is reported at once, one line per problem,
-in :class:`ConfigError`. Nothing here imports torch, Ray or MLflow.
+Nothing here imports torch, Ray or MLflow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -13,45 +14,31 @@ from pydantic_core import ErrorDetails
 
 from study.config import messages, yaml_reader
 from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS
-from study.config.sections import (
-    RANGE,
-    RATES,
-    Asha,
-    OptimizerSection,
-    Range,
-    Resources,
-    Search,
-    WorkloadSection,
-)
-from study.config.study import MAX_TRIALS, Study
+from study.config.sections import Asha, OptimizerSection, Range, Resources, Search
+from study.config.study import Study
 from study.config.trial import Trial
+from study.config.validators import TAGS
 from study.config.yaml_reader import ConfigError
 
-__all__ = [
-    "LOPS",
-    "MAX_TRIALS",
-    "OPS",
-    "OPTIMIZERS",
-    "ConfigError",
-    "OptimizerSection",
-    "Resources",
-    "Study",
-    "Trial",
-    "WorkloadSection",
-    "load_study",
-    "preset_names",
-    "preset_path",
-]
+__all__ = ["LOPS", "OPS", "OPTIMIZERS", "ConfigError", "Resources", "Study", "Trial", "load_study"]
+
+_PRESETS = Path(__file__).parent / "presets"
 
 
 def load_study(source: str | Path) -> Study:
-    """Reads and validates a study.
+    """Read and validate a study.
+
+    ::
+
+        >>> from study import load_study
+        >>> len(load_study("quickstart").trials())
+        162
 
     Args:
-        source: a preset's name, or the path of a YAML file (always a path if it is a ``Path``).
+        source: A preset's name, or the path of a YAML file (always a path if it is a ``Path``).
 
     Raises:
-        ConfigError: with all that is wrong, one line per problem.
+        ConfigError: With all that is wrong, one line per problem.
     """
     if isinstance(source, str) and source in preset_names():
         document = yaml_reader.read(preset_path(source), source)
@@ -63,33 +50,54 @@ def load_study(source: str | Path) -> Study:
     try:
         study = Study.model_validate(document.value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=True)
-        raise document.error((_loc(d), _message(d)) for d in details) from None
+        raise document.error((_place(e), _advice(e)) for e in error.errors(include_url=False)) from None
     if document.problems:
         raise document.error(())
     return study
 
 
 def preset_names() -> list[str]:
-    """The studies that come with the package, in alphabetical order."""
+    """Return the names of the studies that come with the package, in alphabetical order."""
     return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset; a good start for one's own.
+    """Return the file of a preset; a good start for a study file of your own.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: There is no preset of that name.
     """
-    if name not in preset_names():
-        raise ConfigError(
-            [messages.one_line(f"{name}: no such preset; {messages.suggest(name, preset_names())}")]
-        )
+    names = preset_names()
+    if name not in names:
+        raise ConfigError([messages.one_line(f"{name}: no such preset; {messages.suggest(name, names)}")])
     return _PRESETS / f"{name}.yaml"
 
 
-_PRESETS = Path(__file__).parent / "presets"
+def _existing(source: str | Path) -> Path:
+    path = Path(source)
+    with suppress(OSError):
+        if str(source) and path.exists():
+            return path
+    names = preset_names()
+    close = messages.suggest(path.stem, names)
+    hint = f"{close}; " if close.startswith("did") else ""
+    shown = messages.one_line(str(source), 1000) or repr("")
+    message = f"no such file or preset; {hint}presets are {', '.join(names)}"
+    raise ConfigError([f"{shown}: {messages.one_line(message)}"])
 
+
+_NO_MAPPING = "is not a mapping; write keys and values"
+_ADVICE = {
+    "float_type": "is not a number; write one such as 0.001 or 1e-7",
+    "finite_number": "is not finite; write a number such as 0.001 or 1e-7",
+    "bool_type": "is neither true nor false; write one of the two",
+    "int_type": "is not a whole number; write one such as 3",
+    "string_type": "is not text; write it in quotes",
+    "dict_type": _NO_MAPPING,
+    "model_type": _NO_MAPPING,
+    "model_attributes_type": _NO_MAPPING,
+}
+"""By the type of pydantic's error: what is wrong with the value; what would be right."""
 _EXAMPLES = {
     "name": "name: my-study",
     "workloads": "workloads: [digits-logreg]",
@@ -99,50 +107,7 @@ _EXAMPLES = {
     "low": "low: 1e-5",
     "high": "high: 1.0",
 }
-
-
-def _existing(source: str | Path) -> Path:
-    path = Path(source)
-    try:
-        found = path.exists()
-    except OSError:
-        found = False
-    if not found or not str(source):
-        names = preset_names()
-        close = messages.suggest(path.stem, names) if str(source) else ""
-        hint = f"{close}; " if close.startswith("did") else ""
-        message = f"no such file or preset; {hint}presets are {', '.join(names)}"
-        raise ConfigError(
-            [f"{messages.one_line(str(source), 1000) or repr('')}: {messages.one_line(message)}"]
-        )
-    return path
-
-
-def _loc(error: ErrorDetails) -> yaml_reader.Loc:
-    return tuple(part for part in error["loc"] if part not in ("[key]", RATES, RANGE))
-
-
-def _message(error: ErrorDetails) -> str:
-    """pydantic's error as what is wrong and what would be right."""
-    key = str(error["loc"][-1]) if error["loc"] else ""
-    match error["type"]:
-        case "value_error":
-            return str(error["ctx"]["error"])
-        case "missing":
-            below = key not in ("use", "low", "high") and len(error["loc"]) > 1
-            example = "name: adam-adam" if below else _EXAMPLES[key]
-            return f"missing; write e.g. {example}"
-        case "extra_forbidden":
-            model = Range if RANGE in error["loc"] else _MODELS.get(error["loc"][0], Study)
-            model = model if len(error["loc"]) > 1 else Study
-            known = [field.alias or name for name, field in model.model_fields.items()]
-            return f"unknown key; {messages.suggest(_SYNONYMS.get(key, key), known)}"
-        case "model_type" | "dict_type" | "model_attributes_type":
-            return f"{messages.show(error['input'])} is not a mapping; write keys and values"
-    return error["msg"]
-
-
-_MODELS: dict[object, type[BaseModel]] = {
+_SECTIONS: dict[object, type[BaseModel]] = {
     "optimizers": OptimizerSection,
     "resources": Resources,
     "search": Search,
@@ -157,3 +122,38 @@ _SYNONYMS = {
     "cpu": "cpus",
     "gpu": "gpus",
 }
+
+
+def _place(error: ErrorDetails) -> yaml_reader.Loc:
+    return tuple(part for part in error["loc"] if part not in TAGS)
+
+
+def _advice(error: ErrorDetails) -> str:
+    """Return a sentence for pydantic's error: what is wrong; what would be right."""
+    kind, loc, context = error["type"], error["loc"], error.get("ctx", {})
+    key = str(loc[-1]) if loc else ""
+    match kind:
+        case "value_error":
+            return str(context["error"])
+        case "missing":
+            below = key not in ("use", "low", "high") and len(loc) > 1
+            return f"missing; write e.g. {'name: adam-adam' if below else _EXAMPLES[key]}"
+        case "extra_forbidden":
+            section = _SECTIONS.get(loc[0], Study) if len(loc) > 1 else Study
+            section = Range if "[range]" in loc else section
+            known = [field.alias or name for name, field in section.model_fields.items()]
+            return f"unknown key; {messages.suggest(_SYNONYMS.get(key, key), known)}"
+        case "greater_than_equal" | "less_than_equal":
+            return f"{messages.show(error['input'])} {_out_of_range(context)}"
+        case _ if kind in _ADVICE:
+            return f"{messages.show(error['input'])} {_ADVICE[kind]}"
+    return error["msg"]
+
+
+def _out_of_range(context: Mapping[str, float]) -> str:
+    bound = context["ge"] if "ge" in context else context["le"]
+    if bound == 0 and isinstance(bound, float):
+        return "is negative; write 0 or more"
+    kind, value = ("whole number", str(bound)) if isinstance(bound, int) else ("number", f"{bound:g}")
+    right = f"from {value} upwards" if "ge" in context else f"up to {value}"
+    return f"is out of range; write a {kind} {right}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def show(value: object) -> str:
-    """A value for a message: short, and never the inside of a list (nested aliases are exponential)."""
+    """Return a value for a message: short, and never the inside of a list, which nested aliases blow up."""
     match value:
         case None:
             return "nothing"
@@ -22,15 +22,15 @@ def show(value: object) -> str:
     return repr(value)[:40]
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``did you mean X?``, or else all that is known."""
+def suggest(word: object, known: Iterable[str]) -> str:
+    """Return ``did you mean X?``, or else all that is known."""
     known = list(known)
-    close = difflib.get_close_matches(word[:100].lower(), known, n=1)
+    close = difflib.get_close_matches(word[:100].lower(), known, n=1) if isinstance(word, str) else []
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` without control characters or line breaks, cut to ``limit`` characters."""
+    """Return ``text`` without control characters or line breaks, cut to ``limit`` characters."""
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -1,9 +1,9 @@
-"""The one place where code that a study file names is imported: workloads and optimizers of one's own.
+"""Imports the code that a study file names: the user's own workloads and optimizers.
 
-Whoever runs a study runs what it names, with all their rights. To run a file from a stranger, have it
-refused: ``--no-imports``, or ``HYPERGRAD_STUDY_NO_IMPORTS=1`` in the environment, which worker processes
-inherit. Then only the catalogue's workloads and the optimizers of ``hypergrad`` and ``torch.optim`` are
-used. Imports neither torch nor anything else of a study's by itself.
+Nothing else does. Whoever runs a study runs that code, with all their rights. To run a file from a stranger,
+refuse it: with ``--no-imports``, or with ``HYPERGRAD_STUDY_NO_IMPORTS=1`` in the environment, which worker
+processes inherit. Then a study can use only the catalogue's workloads and the optimizers of ``hypergrad`` and
+``torch.optim``.
 """
 
 from __future__ import annotations
@@ -18,33 +18,24 @@ from typing import Any
 
 from study.config.messages import describe_error, did_you_mean
 
-__all__ = [
-    "VARIABLE",
-    "PluginImportError",
-    "current_folder",
-    "disable_imports",
-    "find",
-    "imports_disabled",
-]
-
 VARIABLE = "HYPERGRAD_STUDY_NO_IMPORTS"
 
 EXTRAS = {"prodigyopt": "rivals", "schedulefree": "rivals"}
-"""Packages that one of this package's extras installs."""
+"""Packages that an extra of this package installs, and the extra's name."""
 
 
 class PluginImportError(ValueError):
-    """What is named cannot be had; the message is one line."""
+    """Code named in a study file cannot be imported; the message is one line."""
 
 
 def imports_disabled() -> bool:
-    """Whether code that a study file names is refused."""
+    """Return whether code that a study file names is refused."""
     return os.environ.get(VARIABLE, "").lower() not in ("", "0", "false", "no", "off")
 
 
 @contextmanager
 def disable_imports() -> Iterator[None]:
-    """Refuse it for a while: what only looks at a study runs none of its code."""
+    """Refuse such code for a while, so that a command that only looks at a study runs none of it."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "1"
     try:
@@ -65,14 +56,14 @@ def find(
     :func:`current_folder` is in use.
 
     Args:
-        module: dotted path of the module.
-        name: the attribute.
-        wanted: whether an attribute is of the kind that is looked for; for hints alone.
-        what: that kind, for messages: ``"function"``.
-        trusted: the name is not from a study file, or can lead nowhere but to code that is in use anyway.
+        module: The dotted path of the module.
+        name: The name of the attribute.
+        wanted: Tells whether an attribute is of the right kind; used only for hints.
+        what: The name of that kind for messages, such as ``"function"``.
+        trusted: Whether the name is ours and not a study file's, so that it is never refused.
 
     Raises:
-        PluginImportError: refused, not installed, not importable, or without such an attribute.
+        PluginImportError: The import is refused or fails, or the module has no such attribute.
     """
     if imports_disabled() and not trusted:
         raise PluginImportError(

@@ -23,6 +23,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from study.config.messages import show
+
 __all__ = ["NAMES", "multiplier", "normalised", "text"]
 
 NAMES = ("cosine", "step")
@@ -30,35 +32,35 @@ _DEFAULTS: dict[str, dict[str, float | None]] = {
     "cosine": {"floor": 0.0, "warmup": 0.0},
     "step": {"every": None, "factor": 0.1, "warmup": 0.0},
 }
-"""Of each schedule; ``None`` is required."""
+"""The options of each schedule; one whose default is ``None`` is required."""
 
 
 def normalised(schedule: object) -> dict[str, Any]:
-    """Return a schedule as a mapping with its name, numbers as floats, and nothing that is at its default.
+    """Return a schedule as a mapping of its name and the options that differ from their defaults.
 
     Two ways to write the same schedule give equal mappings.
 
     Args:
-        schedule: a name, or a mapping with ``name``.
+        schedule: A name, or a mapping with ``name``.
 
     Raises:
-        ValueError: in one sentence, what is wrong; what would be right.
+        ValueError: The schedule is wrong; the message is one sentence that says what would be right.
     """
     given: dict[str, Any] = dict(schedule) if isinstance(schedule, Mapping) else {"name": schedule}
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(f"{_shown(name)} is not a schedule; write {' or '.join(NAMES)}")
+        raise ValueError(f"{show(name)} is not a schedule; write {' or '.join(NAMES)}")
     defaults = _DEFAULTS[name]
     if unknown := [key for key in given if key not in defaults]:
-        raise ValueError(f"{name} has no {_shown(unknown[0])}; it takes {', '.join(defaults)}")
+        raise ValueError(f"{name} has no {show(unknown[0])}; it takes {', '.join(defaults)}")
     if missing := [key for key, default in defaults.items() if default is None and key not in given]:
         raise ValueError(f"{name} needs {missing[0]}; write e.g. {{name: {name}, {missing[0]}: 10}}")
     for key, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{key} is {_shown(value)}; write a number")
+            raise ValueError(f"{key} is {show(value)}; write a number")
         if value < 0 or (key == "every" and value == 0):
             raise ValueError(
-                f"{key} is {_shown(value)}; write {'more than 0' if key == 'every' else '0 or more'}"
+                f"{key} is {show(value)}; write {'more than 0' if key == 'every' else '0 or more'}"
             )
     return {"name": name} | {
         key: float(given[key]) + 0.0  # + 0.0 turns −0.0 into 0.0
@@ -68,7 +70,7 @@ def normalised(schedule: object) -> dict[str, Any]:
 
 
 def text(schedule: Mapping[str, Any]) -> str:
-    """Return a normalised schedule as a few words, different for different schedules: ``step every=10``."""
+    """Return a few words for a normalised schedule, ``step every=10``; they differ if the schedules do."""
     options = (f"{key}={value:.12g}" for key, value in schedule.items() if key != "name")
     return " ".join([schedule["name"], *options])
 
@@ -77,10 +79,10 @@ def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) ->
     """Return α_t / α₀ of an iteration.
 
     Args:
-        schedule: normalised.
-        done: iterations before this one.
-        total: iterations of the budget.
-        unit: iterations of a unit of length: of an epoch, or 1.
+        schedule: A normalised schedule.
+        done: The number of iterations before this one.
+        total: The number of iterations in the budget.
+        unit: The number of iterations in the unit of the schedule's lengths: in an epoch, or 1.
     """
     options: dict[str, Any] = {**_DEFAULTS[schedule["name"]], **schedule}
     warmup = round(options["warmup"] * unit)
@@ -89,14 +91,3 @@ def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) ->
         return float(rise * options["factor"] ** (done // max(1, round(options["every"] * unit))))
     share = min(1.0, max(0, done - warmup) / max(1, total - warmup))
     return float(rise * (options["floor"] + (1 - options["floor"]) * (1 + math.cos(math.pi * share)) / 2))
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case bool() | int() | float():
-            return str(value).lower()[:40]
-        case str():
-            return repr(value[:40])
-    return "a list or mapping"

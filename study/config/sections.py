@@ -1,4 +1,4 @@
-"""The parts of a study file that are mappings of their own: workloads, optimizers, resources."""
+"""The parts of a study file that are mappings of their own: workloads, optimizers, resources, the search."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
+    StrictInt,
     Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from study.config import validators
+from study.config import schedules, validators
 from study.config.messages import show, suggest
 from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS, OptimizerName, is_dotted
 from study.config.trial import default_label
-from study.config.validators import Granularity, Rate
+from study.config.validators import Arguments, Granularity, Number, Option, Rate, Seeds, Several
 
 
 class Model(BaseModel):
@@ -41,8 +44,8 @@ DIGITS = 3
 class Range(Model):
     """Values from ``low`` to ``high``, drawn evenly in their logarithm."""
 
-    low: Annotated[float, BeforeValidator(validators.number(1e-12))]
-    high: Annotated[float, BeforeValidator(validators.number(1e-12))]
+    low: Annotated[Number, Field(ge=1e-12, le=1e6)]
+    high: Annotated[Number, Field(ge=1e-12, le=1e6)]
 
     @field_validator("high", mode="after")
     @classmethod
@@ -57,19 +60,19 @@ class Range(Model):
         return math.sqrt(self.low * self.high)
 
     def round(self, value: float) -> float:
-        """``value`` to :data:`DIGITS` significant digits, and not outside the range for it."""
+        """Return ``value`` to :data:`DIGITS` significant digits, kept within the range."""
         return min(max(float(f"{value:.{DIGITS - 1}e}"), self.low), self.high)
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
 
-Rates = Annotated[tuple[Rate, ...], BeforeValidator(validators.listed), AfterValidator(validators.distinct)]
-RATES, RANGE = "[rates]", "[range]"
-"""What pydantic puts into the place of a problem, to tell which of the two a value was taken for."""
+Rates = Annotated[Several[Rate], AfterValidator(validators.distinct)]
 RatesOrRange = Annotated[
-    Annotated[Rates, Tag(RATES)] | Annotated[Range, Tag(RANGE)],
-    Discriminator(lambda value: RANGE if isinstance(value, Range) or validators.is_range(value) else RATES),
+    Annotated[Rates, Tag("[rates]")] | Annotated[Range, Tag("[range]")],
+    Discriminator(
+        lambda value: "[range]" if isinstance(value, Range) or validators.is_range(value) else "[rates]"
+    ),
 ]
 
 
@@ -77,10 +80,7 @@ class WorkloadSection(Model):
     """A workload and the arguments of its function: a name, or ``{use: name, argument: value, …}``."""
 
     use: Annotated[str, BeforeValidator(validators.workload_name)]
-    args: dict[
-        Annotated[str, BeforeValidator(validators.argument_name)],
-        Annotated[Any, BeforeValidator(validators.scalar)],
-    ] = {}
+    args: Arguments = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -93,25 +93,27 @@ class WorkloadSection(Model):
             {"use": value["use"]} if "use" in value else {}
         )
 
+    @model_serializer
+    def _brief(self) -> str | dict[str, Any]:
+        return {"use": self.use, **self.args} if self.args else self.use
+
 
 class OptimizerSection(Model):
-    """An optimizer and what it overrides: a name, or a mapping with these keys.
+    """An optimizer and the study's values that it overrides: a name, or a mapping with these keys.
 
-    The name is one of ``OPTIMIZERS``, or the dotted path of a ``torch.optim.Optimizer``: that one has no β
-    and no granularity, and ``args`` are any of its class's, checked against its signature in a run.
-    ``schedule`` (see :mod:`.schedules`) is for optimizers that do not learn α. ``label`` is what tables
-    and figures call an optimizer that is not one of the report's; it is not part of a trial's identity.
+    The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
+    β and no granularity; ``args`` are arguments of its constructor, checked against its signature when the
+    study runs. ``schedule`` (see :mod:`.schedules`) is for optimizers that do not learn α. ``label`` names an
+    optimizer in tables and figures if it is none of ``hypergrad``'s; it is not part of a trial's identity.
     """
 
     name: Annotated[str, BeforeValidator(validators.optimizer_name)]
     granularity: Granularity | None = None
     alpha0: RatesOrRange | None = None
     beta: RatesOrRange | None = None
-    schedule: Annotated[dict[str, Any] | None, BeforeValidator(validators.optional(validators.schedule))] = (
-        None
-    )
-    label: Annotated[str | None, BeforeValidator(validators.optional(validators.label))] = None
-    args: dict[str, Annotated[Any, BeforeValidator(validators.option)]] = {}
+    schedule: Annotated[dict[str, Any], BeforeValidator(schedules.normalised)] | None = None
+    label: Annotated[str, BeforeValidator(validators.label)] | None = None
+    args: dict[str, Option] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -139,24 +141,27 @@ class OptimizerSection(Model):
         refuse(((name,), message) for name, message in wrong)
         return self
 
+    @model_serializer(mode="wrap")
+    def _brief(self, write: SerializerFunctionWrapHandler) -> object:
+        entry = {name: value for name, value in write(self).items() if value not in (None, {})}
+        return entry if len(entry) > 1 else self.name
+
     @property
     def learned(self) -> bool:
-        """Whether the optimizer learns α, and so needs a β."""
+        """Whether it learns α, and so needs a β."""
         return OptimizerName.parse(self.name).learned
 
     @property
     def shown_as(self) -> str:
-        """What tables and figures call it."""
+        """Its name in tables and figures."""
         return self.label or default_label(self.name, self.schedule)
 
 
 class Resources(Model):
-    """What one trial takes; fractions let several share a device."""
+    """CPUs and GPUs of one trial; with fractions several trials share a device."""
 
-    cpus: Annotated[float, BeforeValidator(validators.number(0, 1024))] = 1.0
-    gpus: Annotated[float, BeforeValidator(validators.number(0, 64))] = Field(
-        default=0.0, validate_default=True
-    )
+    cpus: Annotated[Number, Field(ge=0, le=1024)] = 1.0
+    gpus: Annotated[Number, Field(ge=0, le=64, validate_default=True)] = 0.0
 
     @field_validator("gpus", mode="after")
     @classmethod
@@ -169,7 +174,7 @@ class Resources(Model):
 
 
 def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
-    """Raise all problems, each at its place below the value under validation; none passes."""
+    """Raise all problems together, each at its place below the value under validation; nothing if none."""
     details = [
         InitErrorDetails(
             type=PydanticCustomError("study", "{message}", {"message": message}), loc=loc, input=None
@@ -180,7 +185,7 @@ def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
         raise ValidationError.from_exception_data("Study", details)
 
 
-# What hypergrad.create takes besides what the study file has keys for, and which ops or lops it belongs to.
+# Options of hypergrad.create that a study file has no key for, and the ops or lops that they belong to.
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("op", ("sgdn",)),
     "betas": ("op", ("adam",)),
@@ -206,7 +211,7 @@ ELSEWHERE = {
 
 
 def misfit(option: str, value: object, optimizer: str) -> str | None:
-    """Why an optimizer cannot have an option of this value; ``None`` if it can, as far as is known here."""
+    """Return why an optimizer cannot have an option of this value; ``None`` if it can, as far as is known."""
     if is_dotted(optimizer):
         return f"not an option here; set it by {ELSEWHERE['lr']}" if option == "lr" else None
     if option in ELSEWHERE:
@@ -228,7 +233,7 @@ SAMPLERS = {
     "nsgaii": "NSGAIISampler",
     "nsgaiii": "NSGAIIISampler",
 }
-"""Samplers by the names that study files use, and their classes in ``optuna.samplers``."""
+"""Samplers: their names in study files, and their classes in ``optuna.samplers``."""
 
 
 OBJECTIVES = (
@@ -238,37 +243,33 @@ OBJECTIVES = (
     "final_train_loss",
     "iterations_to_threshold",
 )
-"""Measures that a search can be after; see ``study.analysis.objective`` for what a point is worth by each."""
+"""Measures that a search can optimise; ``study.analysis.objective`` says how each scores a point."""
 
 
 FIRST_SEED = 1000
-"""A count of n search seeds means the n from here on, away from a study's own 0, 1, …"""
+"""A count of n search seeds means n seeds from this one on, away from a study's own 0, 1, …"""
 
 
 class Search(Model):
     """How a study is searched: ``optuna``, a sampler's name, or a mapping with these keys."""
 
     sampler: Annotated[str, BeforeValidator(validators.one_of("a sampler", SAMPLERS))] = "tpe"
-    args: dict[
-        Annotated[str, BeforeValidator(validators.argument_name)],
-        Annotated[Any, BeforeValidator(validators.scalar)],
-    ] = {}
-    """Further arguments of the sampler's class."""
-    points: Annotated[int, BeforeValidator(validators.whole(1, 10_000))] = 20
-    """Per optimizer and workload."""
-    seed: Annotated[int, BeforeValidator(validators.whole(0, 2**31 - 1))] = 0
-    """Of the sampler."""
-    seeds: Annotated[
-        tuple[Annotated[int, BeforeValidator(validators.whole(0, 2**32 - 1))], ...],
-        BeforeValidator(validators.seeds_from(FIRST_SEED)),
-        AfterValidator(validators.distinct),
-    ] = Field(default=2, validate_default=True)
-    """On which every point is trained; a count, or a list. None of them is one of the study's."""
+    args: Arguments = {}
+    """Further arguments of the sampler's constructor."""
+    points: Annotated[StrictInt, Field(ge=1, le=10_000)] = 20
+    """Points per arm: per optimizer and workload."""
+    seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] = 0
+    """The sampler's seed."""
+    seeds: Annotated[Seeds, BeforeValidator(validators.seeds_from(FIRST_SEED))] = (
+        FIRST_SEED,
+        FIRST_SEED + 1,
+    )
+    """The seeds on which every point is trained: a count, or a list; none of them is one of the study's."""
     objective: Annotated[str, BeforeValidator(validators.one_of("an objective", OBJECTIVES))] = (
         "best_val_loss"
     )
-    parallel: Annotated[int, BeforeValidator(validators.whole(1, 1_000))] = 1
-    """Points of one arm that are asked before the results of any of them are in."""
+    parallel: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
+    """How many points of an arm are asked for together, before any of them has a result."""
 
     @model_validator(mode="before")
     @classmethod
@@ -287,15 +288,18 @@ class Search(Model):
 
 
 class Asha(Model):
-    """Successive halving without waiting (ASHA, Li et al. 2020): ``asha``, or a mapping with these keys.
+    """Asynchronous successive halving (ASHA): ``asha``, or a mapping with these keys.
 
-    After ``grace`` epochs, and ``reduction`` times as many, and so on, a point that is not among the best
-    1 / ``reduction`` of its own arm so far is stopped on all its seeds.
+    After ``grace`` epochs, and ``reduction`` times as many, and so on, it stops a point on all its seeds
+    unless the point is among the best 1 / ``reduction`` of its arm so far.
+
+    Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning,
+    https://arxiv.org/abs/1810.05934
     """
 
     name: Annotated[str, BeforeValidator(validators.one_of("a scheduler", ("asha",)))] = "asha"
-    grace: Annotated[int, BeforeValidator(validators.whole(1, 1_000_000))] = 1
-    reduction: Annotated[int, BeforeValidator(validators.whole(2, 100))] = 3
+    grace: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
+    reduction: Annotated[StrictInt, Field(ge=2, le=100)] = 3
 
     @model_validator(mode="before")
     @classmethod

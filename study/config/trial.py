@@ -1,4 +1,4 @@
-"""One point of a study's grid, and the key it is known by for ever. Standard library only."""
+"""A trial, one training run of a study, and the key that identifies it for ever. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ KEY_VERSION = 1
 class Trial:
     """Everything that defines one training run; equal trials have equal keys.
 
-    Numbers are normalised (an integer α₀ becomes a float), and so is what a plain optimizer has no use
-    for: its ``beta`` is ``None`` and its ``granularity`` ``"group"``, whatever was given.
+    ::
+
+        >>> trial = Trial("digits-logreg", "adam-adam", alpha0=0.001, beta=1e-5, seed=0, epochs=20)
+        >>> trial.name, trial.key
+        ('adam-adam α₀=0.001 β=1e-05 seed=0', '690c1e9716c21b83')
+
+    Settings are normalised: an integer α₀ becomes a float, and a plain optimizer, which has no use for them,
+    gets ``beta`` ``None`` and ``granularity`` ``"group"``.
 
     Raises:
-        ValueError: an unknown optimizer or granularity, a learned optimizer without β, a number out of
-            range, or not exactly one of ``epochs`` and ``iterations``.
+        ValueError: The optimizer or granularity is unknown, a learned optimizer has no β, a number is out of
+            range, or not exactly one of ``epochs`` and ``iterations`` is given.
     """
 
     workload: str
@@ -47,15 +53,15 @@ class Trial:
     workload_args: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the workload's function; JSON scalars."""
     optimizer_args: Mapping[str, Any] = field(default_factory=dict)
-    """Further keyword arguments of ``hypergrad.create`` or of the class by its dotted path; JSON scalars,
-    and sequences of them as tuples. Whole numbers are floats for the former and integers for the latter."""
+    """Further keyword arguments of ``hypergrad.create``, or of the class at the dotted path: JSON scalars and
+    tuples of them. Whole numbers are floats for ``hypergrad.create`` and integers for a class."""
     schedule: Mapping[str, Any] | None = None
-    """What multiplies α₀ over the iterations, see :mod:`study.config.schedules`; not where α is learned."""
+    """Multiplies α₀ over the iterations, see :mod:`study.config.schedules`; ``None`` where α is learned."""
     drop_last: bool = False
-    """Leave out the last batch of an epoch where it is smaller than the others."""
+    """Leave out the last batch of an epoch if it is smaller than the others."""
     label: str = field(default="", compare=False)
-    """What tables and figures call the optimizer, not part of the trial's identity: its name, or the class's
-    without the modules, and its schedule, unless the study says otherwise."""
+    """The optimizer's name in tables and figures, not part of the trial's identity. Default: its name, of a
+    dotted path the last part, and its schedule."""
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS and not is_dotted(self.optimizer):
@@ -81,8 +87,9 @@ class Trial:
                     raise ValueError(f"{name} must be a finite number, 0 or more; got {value!r}")
                 self._set(name, float(value) + 0.0)  # + 0.0 turns −0.0 into 0.0
         self._set("workload_args", dict(self.workload_args))
-        as_option = _as_argument if is_dotted(self.optimizer) else _as_option
-        self._set("optimizer_args", {name: as_option(v) for name, v in self.optimizer_args.items()})
+        whole = is_dotted(self.optimizer)
+        options = {name: _normalised(value, whole) for name, value in self.optimizer_args.items()}
+        self._set("optimizer_args", options)
         if self.schedule is not None:
             self._set("schedule", schedules.normalised(self.schedule))
         if not self.label:
@@ -106,7 +113,7 @@ class Trial:
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of the settings; the same in every process and version."""
+        """16 hexadecimal digits of the settings' SHA-256; the same in every process and version."""
         text = json.dumps(
             [KEY_VERSION, self.settings()], sort_keys=True, separators=(",", ":"), allow_nan=False
         )
@@ -114,13 +121,13 @@ class Trial:
 
     @cached_property
     def kind(self) -> str:
-        """What trials must have in common to train in one pack: all but α₀, β, seed and budget."""
+        """The settings that the trials of one pack share, as text: all but α₀, β, seed and budget."""
         settings = {name: value for name, value in self.settings().items() if name not in _OWN}
         return sys.intern(json.dumps(settings, sort_keys=True))
 
     @property
     def name(self) -> str:
-        """For people: ``adam-adam α₀=0.001 β=1e-07 seed=0``; without β for a plain optimizer."""
+        """A name for people: ``adam-adam α₀=0.001 β=1e-07 seed=0``; without β for a plain optimizer."""
         beta = "" if self.beta is None else f" β={_short(self.beta)}"
         return f"{self.label} α₀={_short(self.alpha0)}{beta} seed={self.seed}"
 
@@ -131,9 +138,9 @@ class Trial:
         return -(-rows // self.batch_size)
 
     def settings(self) -> dict[str, Any]:
-        """All that identifies the trial, as JSON values; :meth:`from_settings` is the inverse.
+        """Return all that identifies the trial, as JSON values; :meth:`from_settings` is the inverse.
 
-        A field that came later is absent at its default, so that the keys of earlier trials stay.
+        A field that was added later is left out at its default, so that earlier trials keep their keys.
         """
         settings = {name: getattr(self, name) for name in _IDENTITY}
         settings["workload_args"] = dict(self.workload_args)
@@ -151,18 +158,18 @@ class Trial:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Trial:
-        """The trial that these :meth:`settings` came from.
+        """Return the trial with these :meth:`settings`.
 
         Raises:
-            TypeError: unknown or missing fields.
-            ValueError: as the constructor.
+            TypeError: Fields are unknown or missing.
+            ValueError: As for the constructor.
         """
         return cls(**settings)
 
 
 _IDENTITY = tuple(f.name for f in fields(Trial) if f.compare)
 _OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
-"""In what the trials of one pack may differ."""
+"""Settings in which the trials of one pack may differ."""
 
 
 def default_label(optimizer: str, schedule: Mapping[str, Any] | None) -> str:
@@ -171,18 +178,16 @@ def default_label(optimizer: str, schedule: Mapping[str, Any] | None) -> str:
     return name if schedule is None else f"{name} {schedules.text(schedule)}"
 
 
-def _as_option(value: Any) -> Any:
-    """An optimizer's option, so that 1 and 1.0, a list and a tuple are the same."""
+def _normalised(value: Any, whole: bool) -> Any:
+    """Return an option so that 1 and 1.0, a list and a tuple are the same.
+
+    ``hypergrad``'s options are floats. Some classes count with their arguments: of those 1.0 becomes 1.
+    """
     if isinstance(value, list | tuple):
-        return tuple(_as_option(v) for v in value)
+        return tuple(_normalised(v, whole) for v in value)
+    if whole:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _as_argument(value: Any) -> Any:
-    """As :func:`_as_option`, for classes of which some count with their arguments: 1.0 becomes 1."""
-    if isinstance(value, list | tuple):
-        return tuple(_as_argument(v) for v in value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _short(value: float) -> str:

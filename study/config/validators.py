@@ -1,7 +1,8 @@
-"""The kinds of values in a study file: each normalised, checked, and refused in one plain sentence.
+"""Types of the values in a study file, and checks that normalise a value or refuse it in one sentence.
 
-Every check raises ``ValueError("what is wrong; what would be right")``, which pydantic carries to its place.
-Booleans never pass as numbers, nor text as anything but text.
+pydantic checks numbers; :mod:`.loader` words its errors. The checks here raise
+``ValueError("what is wrong; what would be right")``, to which pydantic adds the place. A boolean never passes
+as a number, nor a number as text.
 """
 
 from __future__ import annotations
@@ -9,133 +10,84 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, StrictInt, Tag
+from pydantic.types import Strict
 
-from study.config import schedules
 from study.config.catalogue import CATALOGUE
 from study.config.messages import show, suggest
 from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName, is_dotted
 from study.config.trial import GRANULARITIES
 
 DEFAULT = "default"
-"""The key of a mapping per optimizer or per workload that stands for all that it does not name."""
-MAX_ENTRIES = 1_000
+"""In a mapping per optimizer or per workload, the key for all that the mapping does not name."""
+TAGS = ("[key]", "[rates]", "[range]", "[bool]", "[text]", "[list]", "[number]")
+"""Parts of pydantic's place of an error that are neither keys nor indices of the file."""
 MAX_SEEDS = 10_000
 
-LEARNED = tuple(name for name in OPTIMIZERS if OptimizerName.parse(name).learned)
-
-SELECTORS = (*OPS, *LEARNED, DEFAULT)
+SELECTORS = (*OPS, *(name for name in OPTIMIZERS if OptimizerName.parse(name).learned), DEFAULT)
 
 
-def number(low: float = 0.0, high: float = 1e6) -> Callable[[object], float]:
-    """A check for a finite number in [low, high]."""
-
-    def check(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{show(value)} is not a number; write one such as 0.001 or 1e-7")
-        if not math.isfinite(value):
-            raise ValueError(f"{show(value)} is not finite; write a number such as 0.001 or 1e-7")
-        if low == 0 > value:
-            raise ValueError(f"{show(value)} is negative; write 0 or more")
-        if not low <= value <= high:
-            raise ValueError(f"{show(value)} is out of range; write a number from {low:g} to {high:g}")
-        return float(value) + 0.0  # + 0.0 turns −0.0 into 0.0
-
-    return check
+def listed(value: object) -> object:
+    """Return a list of one for one value."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
-def whole(low: int, high: int) -> Callable[[object], int]:
-    """A check for a whole number in [low, high]; 1.0 is none."""
+def at_most(limit: int) -> AfterValidator:
+    """Return a check that a list has 1 to ``limit`` values."""
 
-    def check(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{show(value)} is not a whole number; write one from {low} to {high}")
-        if not low <= value <= high:
-            raise ValueError(f"{show(value)} is out of range; write a whole number from {low} to {high}")
-        return value
+    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values:
+            raise ValueError("an empty list; write at least one value")
+        if len(values) > limit:
+            raise ValueError(f"{len(values)} values; at most {limit} fit")
+        return values
 
-    return check
-
-
-def optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
-    """The check, but for ``None``, which passes."""
-    return lambda value: None if value is None else check(value)
+    return AfterValidator(check)
 
 
-def yes_or_no(value: object) -> bool:
-    """True or false, and nothing that is only taken for it."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{show(value)} is neither true nor false; write one of the two")
-    return value
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a value that is listed twice."""
+    if len(set(values)) < len(values):
+        twice = next(value for value in values if values.count(value) > 1)
+        raise ValueError(f"{show(twice)} is listed twice; list every value once")
+    return values
 
 
-def pack_size(value: object) -> int | None:
-    """How many trials train together at most; ``None`` for ``auto``."""
-    if value is None or value == "auto":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{show(value)} is no number of trials; write auto, a whole number, or 1 for none")
-    return whole(1, 100_000)(value)
+def seeds_from(first: int) -> Callable[[object], object]:
+    """Return what turns a count n of seeds into first … first + n − 1, and lets a list of seeds pass."""
 
-
-def listed(value: object) -> list[Any] | tuple[Any, ...]:
-    """One or several: a scalar or mapping becomes a list of one. An empty list is refused."""
-    if value is None:
-        raise ValueError("nothing is given; write a value or a list")
-    if value in ([], ()):
-        raise ValueError("an empty list leaves nothing to run; write at least one value")
-    if not isinstance(value, list | tuple):
-        return [value]
-    if len(value) > MAX_ENTRIES:
-        raise ValueError(f"{len(value)} entries; at most {MAX_ENTRIES} fit")
-    return value
-
-
-def seeds_from(first: int) -> Callable[[object], list[Any] | tuple[Any, ...]]:
-    """A check for a count n, which becomes first … first + n − 1, or the list of seeds itself."""
-
-    def check(value: object) -> list[Any] | tuple[Any, ...]:
+    def seeds(value: object) -> object:
         if isinstance(value, list | tuple):
-            if not value:
-                raise ValueError("an empty list leaves nothing to run; write a count such as 3, or [0, 7]")
-            if len(value) > MAX_SEEDS:
-                raise ValueError(f"{len(value)} seeds; at most {MAX_SEEDS} fit")
             return value
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(
                 f"{show(value)} is not a count of seeds; write one such as 3, or a list such as [0, 7]"
             )
-        return list(range(first, first + whole(1, MAX_SEEDS)(value)))
+        if not 1 <= value <= MAX_SEEDS:
+            raise ValueError(f"{value} is out of range; write a whole number from 1 to {MAX_SEEDS}")
+        return tuple(range(first, first + value))
 
-    return check
+    return seeds
 
 
-seeds = seeds_from(0)
-
-
-def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuses a value that is listed twice."""
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{show(value)} is listed twice; list every value once")
-        seen.add(value)
-    return values
+def pack_size(value: object) -> object:
+    """Return a largest number of trials per pack as it is, and ``None`` for ``auto``."""
+    if value is None or value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{show(value)} is no number of trials; write auto, a whole number, or 1 for none")
+    return value
 
 
 def is_study_name(text: str) -> bool:
-    """Whether ``text`` can name a study and its folder."""
+    """Return whether ``text`` can name a study and its folder."""
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text)) and ".." not in text
 
 
-def study_name(value: object) -> str:
-    """A name that is safe as a folder's."""
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{show(value)} is not text; write a name such as my-study, in quotes if it is a number"
-        )
+def study_name(value: str) -> str:
+    """Check a study's name, which must be safe as a folder's."""
     if not is_study_name(value):
         raise ValueError(
             f"{show(value)} is no name for a folder; "
@@ -144,53 +96,38 @@ def study_name(value: object) -> str:
     return value
 
 
-def sentence(value: object) -> str:
-    """One line of text."""
-    if not isinstance(value, str):
-        raise ValueError(f"{show(value)} is not text; write one line, in quotes")
+def sentence(value: str) -> str:
+    """Check that text is one line."""
     if len(value) > 1000 or not value.isprintable():
         raise ValueError("longer than one line; write at most 1000 characters without line breaks")
     return value
 
 
 def workload_name(value: object) -> str:
-    """A name of the catalogue or ``module:function``, which is not imported here."""
-    if not isinstance(value, str):
-        raise ValueError(f"{show(value)} is not the name of a workload; known are {', '.join(CATALOGUE)}")
-    module, colon, function = value.partition(":")
-    if colon:
-        if len(value) > 200 or not all(part.isidentifier() for part in [*module.split("."), function]):
-            raise ValueError(
-                f"{show(value)} is not of the form module:function; write e.g. mypkg.tasks:my_task"
-            )
-    elif value not in CATALOGUE:
-        raise ValueError(
-            f"{show(value)} is not a workload; {suggest(value, CATALOGUE)} (your own is module:function)"
-        )
+    """Check for a name of the catalogue or ``module:function``; nothing is imported."""
+    if isinstance(value, str) and value in CATALOGUE:
+        return value
+    if not isinstance(value, str) or ":" not in value:
+        hint = f"{suggest(value, CATALOGUE)} (your own is module:function)"
+        raise ValueError(f"{show(value)} is not a workload; {hint}")
+    module, _, function = value.partition(":")
+    if len(value) > 200 or not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise ValueError(f"{show(value)} is not of the form module:function; write e.g. mypkg.tasks:my_task")
     return value
 
 
 def optimizer_name(value: object) -> str:
-    """An op, an op and a lop, or the dotted path of a class, which is not imported here."""
-    if not isinstance(value, str) or not (value in OPTIMIZERS or is_dotted(value)):
-        hint = (
-            suggest(value.replace("_", "-"), OPTIMIZERS)
-            if isinstance(value, str)
-            else suggest("", OPTIMIZERS)
-        )
-        raise ValueError(
-            f"{show(value)} is not an optimizer; {hint} (any other class by its path, torch.optim.AdamW)"
-        )
-    return value
-
-
-def schedule(value: object) -> dict[str, Any]:
-    """A schedule's name, or a mapping with its name and options; see :mod:`study.config.schedules`."""
-    return schedules.normalised(value)
+    """Check for a name of ``hypergrad``'s optimizers or the dotted path of a class; nothing is imported."""
+    if isinstance(value, str) and (value in OPTIMIZERS or is_dotted(value)):
+        return value
+    hint = suggest(value.replace("_", "-") if isinstance(value, str) else value, OPTIMIZERS)
+    raise ValueError(
+        f"{show(value)} is not an optimizer; {hint} (any other class by its path, torch.optim.AdamW)"
+    )
 
 
 def label(value: object) -> str:
-    """What an optimizer is called in tables and figures."""
+    """Check the name of an optimizer in tables and figures."""
     if not isinstance(value, str) or not re.fullmatch(r"\w[\w .+()=/-]{0,39}", value):
         raise ValueError(
             f"{show(value)} is no label; write up to 40 letters, digits, spaces and any of _ . + - ( ) = /, "
@@ -199,23 +136,19 @@ def label(value: object) -> str:
     return value
 
 
-def one_of(what: str, known: Collection[str]) -> Callable[[object], str]:
-    """A check for one of the ``known`` words; ``what`` one is called, with its article."""
+def one_of(kind: str, known: Collection[str]) -> Callable[[object], str]:
+    """Return a check for one of the ``known`` words; ``kind`` names one, with its article."""
 
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in known:
-            hint = suggest(value if isinstance(value, str) else "", known)
-            raise ValueError(f"{show(value)} is not {what}; {hint}")
+            raise ValueError(f"{show(value)} is not {kind}; {suggest(value, known)}")
         return value
 
     return check
 
 
-granularity_name = one_of("a granularity", GRANULARITIES)
-
-
 def scalar(value: object) -> bool | int | float | str:
-    """A workload's argument."""
+    """Check an argument of a workload or a sampler."""
     if not isinstance(value, bool | int | float | str) or (
         isinstance(value, float) and not math.isfinite(value)
     ):
@@ -223,59 +156,78 @@ def scalar(value: object) -> bool | int | float | str:
     return value
 
 
-def option(value: object) -> Any:
-    """An optimizer's argument: a number, text, true or false, or a short list of numbers."""
-    if isinstance(value, bool):
-        return value
+def _kind_of_option(value: object) -> str:
     if isinstance(value, str) and len(value) <= 200 and value.isprintable():
-        return value
-    if isinstance(value, list | tuple):
-        if not 1 <= len(value) <= 10:
-            raise ValueError(f"a list of {len(value)}; write a short one such as [0.9, 0.999]")
-        return tuple(number(-1e6)(v) for v in value)
-    return number(-1e6)(value)
+        return "[text]"
+    return (
+        "[bool]" if isinstance(value, bool) else "[list]" if isinstance(value, list | tuple) else "[number]"
+    )
 
 
 def argument_name(value: object) -> str:
-    """The name of an argument of a workload's function."""
+    """Check the name of a function's argument."""
     if not isinstance(value, str) or not value.isidentifier():
         raise ValueError(f"{show(value)} is not the name of an argument; use letters, digits and '_'")
     return value
 
 
 def by_default(value: object) -> dict[Any, Any]:
-    """One value for all, which a range is too, becomes ``{default: value}``."""
+    """Return a mapping as it is, and one value for all, which a range is too, as ``{default: value}``."""
     if isinstance(value, dict) and not is_range(value):
         return value
     return {DEFAULT: value}
 
 
 def is_range(value: object) -> bool:
-    """Whether a value is meant as a range ``{low: …, high: …}``."""
+    """Return whether a value is meant as a range ``{low: …, high: …}``."""
     return isinstance(value, dict) and bool(value.keys() & {"low", "high"})
 
 
 def selector(value: object) -> str:
-    """A key of a mapping per optimizer: an op, a learned optimizer, or ``default``."""
+    """Check a key of a mapping per optimizer: an op, a learned optimizer, or ``default``."""
     if not isinstance(value, str) or value not in SELECTORS:
-        raise ValueError(f"not an op or a learned optimizer; {suggest(str(value), SELECTORS)}")
+        raise ValueError(f"not an op or a learned optimizer; {suggest(value, SELECTORS)}")
     return value
 
 
 def threshold_selector(value: object) -> str:
-    """As :func:`selector`, or the dotted path of an optimizer."""
+    """Check a key as :func:`selector` does, or let the dotted path of an optimizer pass."""
     return value if isinstance(value, str) and is_dotted(value) else selector(value)
 
 
 def choose(values: dict[str, Any], optimizer: str) -> Any:
-    """The most specific value for an optimizer: by its name, by its op, the default, or ``None``."""
+    """Return the most specific value for an optimizer: by its name, by its op, the default, or ``None``."""
     for name in (optimizer, OptimizerName.parse(optimizer).op, DEFAULT):
         if name in values:
             return values[name]
     return None
 
 
-Rate = Annotated[float, BeforeValidator(number())]
-Granularity = Annotated[str, BeforeValidator(granularity_name)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+"""A finite number; a whole one becomes a float."""
+_no_negative_zero = AfterValidator(lambda value: value + 0.0)
+Rate = Annotated[Number, Field(ge=0, le=1e6), _no_negative_zero]
+Seeds = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=0, le=2**32 - 1)], ...],
+    at_most(MAX_SEEDS),
+    AfterValidator(distinct),
+]
+Arguments = dict[Annotated[str, BeforeValidator(argument_name)], Annotated[Any, BeforeValidator(scalar)]]
+Granularity = Annotated[str, BeforeValidator(one_of("a granularity", GRANULARITIES))]
+_Bounded = Annotated[Number, Field(ge=-1e6, le=1e6), _no_negative_zero]
+Option = Annotated[
+    Annotated[StrictBool, Tag("[bool]")]
+    | Annotated[str, Tag("[text]")]
+    | Annotated[tuple[_Bounded, ...], at_most(10), Tag("[list]")]
+    | Annotated[_Bounded, Tag("[number]")],
+    Discriminator(_kind_of_option),
+]
+"""An optimizer's argument: a number, text, true or false, or a short list of numbers."""
 Selector = Annotated[str, BeforeValidator(selector)]
 ThresholdSelector = Annotated[str, BeforeValidator(threshold_selector)]
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], BeforeValidator(listed), at_most(1_000)]
+"""One value or a list of them."""
+PerOptimizer = Annotated[dict[Selector, T], BeforeValidator(by_default)]
+"""One value for all optimizers, or a mapping."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -27,10 +27,13 @@ from study.config.messages import one_line
 MAX_BYTES = 1_000_000
 MAX_PROBLEMS = 100
 
-_TAG = "tag:yaml.org,2002:"
-
 Loc = tuple[int | str, ...]
 """Where in a document: keys of mappings and indices of sequences, from the top."""
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT = ("str", "timestamp", "merge", "value")
+"""A date, ``<<`` and ``=`` are only text in a study file."""
+_OPEN = object()
 
 
 class ConfigError(ValueError):
@@ -44,18 +47,141 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
-class _Representer(SafeRepresenter):
-    """Writes only lists of numbers and words in one line: other text in one may not be read back."""
+def read(path: Path, label: str | None = None) -> Document:
+    """Read one YAML document.
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    Args:
+        path: The file; at most 1 MB of UTF-8.
+        label: What messages call it. Default: ``path`` as it is.
 
-    def represent_list(self, data: list[Any]) -> SequenceNode:
-        brief = all(isinstance(v, int | float) or re.fullmatch(r"[A-Za-z][\w.-]*", str(v)) for v in data)
-        return self.represent_sequence(f"{_TAG}seq", data, flow_style=brief)
+    Raises:
+        ConfigError: The file cannot be read, or is not one YAML document in UTF-8.
+    """
+    label = str(path) if label is None else label
+    text = _contents(path, label)
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        root = yaml.compose(text)
+        document = None if root is None else Document(label, root, yaml.constructor)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _failure(label, _advice(error), mark.line + 1 if mark else 1) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _failure(label, "a control character; remove it", line) from None
+    except RecursionError:
+        raise _failure(label, "nested too deeply; a study file has four levels") from None
+    except (ValueError, OverflowError) as error:
+        # The scanner turns escapes such as "\UFFFFFFFF" into characters unchecked.
+        raise _failure(label, f"not valid YAML ({error})") from None
+    if document is None:
+        raise _failure(label, "the file is empty; write a study, or copy a preset")
+    return document
 
 
-_Representer.add_representer(list, _Representer.represent_list)
+class Document:
+    """A file's contents as plain values, the problems of its structure, and the lines of it all.
+
+    Problems are duplicate keys, keys that are not text, tags, and aliases to what contains them. An alias is
+    built once, so that nested ones cannot explode.
+    """
+
+    def __init__(self, label: str, root: Node, constructor: SafeConstructor) -> None:
+        self.problems: list[tuple[Loc, int, str]] = []
+        """What is wrong whatever the schema: where, on which line, and what."""
+        self._label = label
+        self._root = root
+        self._constructor = constructor
+        self._built: dict[int, Any] = {}
+        self.value = self._build(root, ())
+
+    def error(self, found: Iterable[tuple[Loc, str]]) -> ConfigError:
+        """Return the problems of the structure and those ``found``, in the order of the file's lines."""
+        located = list(self.problems)
+        known = {loc for loc, _, _ in located}
+        for loc, message in islice(found, MAX_PROBLEMS):
+            line, path = self._locate(loc)
+            if path not in known:  # what could not be read is not reported again as missing or wrong
+                known.add(path)
+                located.append((path, line, message))
+        located = sorted(located, key=lambda problem: problem[1])[:MAX_PROBLEMS]
+        return ConfigError(
+            _problem(self._label, f"{_dotted(path)}: {message}" if path else message, line)
+            for path, line, message in located
+        )
+
+    def _locate(self, loc: Loc) -> tuple[int, Loc]:
+        """Return the line of ``loc``, from 1, and the part of it that the file really has.
+
+        Follows only this one path, so that nested aliases cost nothing. A part that a normalisation put in
+        (an index where the file has a single value) is passed over; a missing key stays, at its mapping.
+        """
+        node, line = self._root, _line(self._root)
+        path: list[int | str] = []
+        for i, part in enumerate(loc):
+            if isinstance(node, MappingNode):
+                found = next(((k, v) for k, v in node.value if k.value == part), None)
+                if found is not None:
+                    line, node = _line(found[0]), found[1]
+                elif isinstance(part, int) or i < len(loc) - 1:
+                    continue
+            elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                line = _line(node)
+            else:
+                continue
+            path.append(part)
+        return line, tuple(path)
+
+    def _build(self, node: Node, loc: Loc) -> Any:
+        value = self._built.get(id(node))
+        if value is _OPEN:
+            return self._refuse(loc, node, "an alias to what contains it; write the value out")
+        if id(node) not in self._built:
+            self._built[id(node)] = _OPEN
+            value = self._built[id(node)] = self._value(node, loc)
+        return value
+
+    def _value(self, node: Node, loc: Loc) -> Any:
+        kind = str(node.tag).removeprefix(_TAG)
+        if isinstance(node, MappingNode) and kind == "map":
+            return self._mapping(node, loc)
+        if isinstance(node, SequenceNode) and kind == "seq":
+            return [self._build(item, (*loc, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, ScalarNode) and kind in (*_TEXT, "null", "bool", "int", "float"):
+            return self._scalar(node, kind, loc)
+        tag = one_line(str(node.tag).replace(_TAG, "!!"), 60)
+        return self._refuse(loc, node, f"the tag {tag} is not allowed; write the value without a tag")
+
+    def _scalar(self, node: ScalarNode, kind: str, loc: Loc) -> Any:
+        with suppress(ValueError, LookupError):
+            if _is_text(node):
+                return node.value
+            if kind == "int" and len(node.value) > 20:  # Python refuses to parse thousands of digits
+                return float(node.value)
+            if kind not in _TEXT:
+                return self._constructor.construct_object(node)
+        shown = one_line(node.value, 40)
+        return self._refuse(loc, node, f"{shown} cannot be read as {kind}; write plain text or a number")
+
+    def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if not _is_text(key_node):
+                shown = (one_line(key, 40) or "''") if isinstance(key, str) else "a list or mapping"
+                self._refuse(loc, key_node, f"the key {shown} is not text; write a name")
+            elif key in value:
+                line = lines[key]
+                self._refuse((*loc, key), key_node, f"written on line {line} already; keep one of the two")
+            else:
+                lines[key] = _line(key_node)
+                value[key] = self._build(value_node, (*loc, key))
+        return value
+
+    def _refuse(self, loc: Loc, node: Node, message: str) -> Any:
+        self.problems.append((loc, _line(node), message))
 
 
 def dump(value: Any) -> str:
@@ -70,89 +196,18 @@ def dump(value: Any) -> str:
     return stream.getvalue()
 
 
-@dataclass
-class Document:
-    """A file's contents, the problems of its structure, and the lines of it all."""
+class _Representer(SafeRepresenter):
+    """Writes only lists of numbers and words in one line: other text in one may not be read back."""
 
-    label: str
-    """The file's name as the person wrote it."""
-    root: Node
-    value: Any
-    problems: list[tuple[Loc, int, str]]
-    """What is wrong whatever the schema: where, on which line, and what."""
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
-    def error(self, found: Iterable[tuple[Loc, str]]) -> ConfigError:
-        """Return the problems of the structure and those ``found``, in the order of the file's lines."""
-        located = list(self.problems)
-        known = {loc for loc, _, _ in located}
-        for loc, message in islice(found, MAX_PROBLEMS):
-            line, path = self._locate(loc)
-            if path not in known:  # what could not be read is not reported again as missing or wrong
-                known.add(path)
-                located.append((path, line, message))
-        located = sorted(located, key=lambda problem: problem[1])[:MAX_PROBLEMS]
-        return ConfigError(
-            _problem(self.label, f"{_dotted(path)}: {message}" if path else message, line)
-            for path, line, message in located
-        )
-
-    def _locate(self, loc: Loc) -> tuple[int, Loc]:
-        """Return the line of ``loc``, from 1, and the part of it that the file really has.
-
-        Follows only this one path, so that nested aliases cost nothing. A part that a normalisation put in
-        (an index where the file has a single value) is passed over; a missing key stays, at its mapping.
-        """
-        node, line = self.root, _line(self.root)
-        path: list[int | str] = []
-        for i, part in enumerate(loc):
-            if isinstance(node, MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == part), None)
-                if found is not None:
-                    line, node = _line(found[0]), found[1]
-                    path.append(part)
-                elif isinstance(part, str) and i == len(loc) - 1:
-                    path.append(part)
-            elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
-                node = node.value[part]
-                line = _line(node)
-                path.append(part)
-        return line, tuple(path)
+    def represent_list(self, data: list[Any]) -> SequenceNode:
+        brief = all(isinstance(v, int | float) or re.fullmatch(r"[A-Za-z][\w.-]*", str(v)) for v in data)
+        return self.represent_sequence(f"{_TAG}seq", data, flow_style=brief)
 
 
-def read(path: Path, label: str | None = None) -> Document:
-    """Read one YAML document.
-
-    Args:
-        path: The file; at most 1 MB of UTF-8.
-        label: What messages call it. Default: ``path`` as it is.
-
-    Returns:
-        The document; ``problems`` holds duplicate keys, keys that are not text, tags, and self-references.
-
-    Raises:
-        ConfigError: The file cannot be read, or is not one YAML document in UTF-8.
-    """
-    label = str(path) if label is None else label
-    text = _contents(path, label)
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        root = yaml.compose(text)
-        builder = _Builder(yaml.constructor)
-        value = None if root is None else builder.build(root)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _failure(label, _yaml_message(error), mark.line + 1 if mark else 1) from None
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise _failure(label, "a control character; remove it", line) from None
-    except RecursionError:
-        raise _failure(label, "nested too deeply; a study file has four levels") from None
-    except (ValueError, OverflowError) as error:
-        # The scanner turns escapes such as "\UFFFFFFFF" into characters unchecked.
-        raise _failure(label, f"not valid YAML ({error})") from None
-    if root is None:
-        raise _failure(label, "the file is empty; write a study, or copy a preset")
-    return Document(label, root, value, builder.problems)
+_Representer.add_representer(list, _Representer.represent_list)
 
 
 def _contents(path: Path, label: str) -> str:
@@ -173,7 +228,7 @@ def _contents(path: Path, label: str) -> str:
         raise _failure(label, "not UTF-8 text; save the file as UTF-8", line) from None
 
 
-def _yaml_message(error: MarkedYAMLError) -> str:
+def _advice(error: MarkedYAMLError) -> str:
     problem = str(error.problem or error.context or error)
     if "\\t" in problem:
         return "a tab; indent with spaces"
@@ -199,67 +254,6 @@ def _dotted(path: Loc) -> str:
 
 def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
-
-
-_TEXT = ("str", "timestamp", "merge", "value")
-"""A date, ``<<`` and ``=`` are only text in a study file."""
-_OPEN = object()
-
-
-class _Builder:
-    """Builds plain values from nodes. It builds an alias once, so that nested ones cannot explode."""
-
-    def __init__(self, constructor: SafeConstructor) -> None:
-        self.problems: list[tuple[Loc, int, str]] = []
-        self._constructor = constructor
-        self._built: dict[int, Any] = {}
-
-    def build(self, node: Node, loc: Loc = ()) -> Any:
-        value = self._built.get(id(node))
-        if value is _OPEN:
-            value = self._refuse(loc, node, "an alias to what contains it; write the value out")
-        elif id(node) not in self._built:
-            self._built[id(node)] = _OPEN
-            value = self._built[id(node)] = self._value(node, loc)
-        return value
-
-    def _value(self, node: Node, loc: Loc) -> Any:
-        kind = str(node.tag).removeprefix(_TAG)
-        if isinstance(node, MappingNode) and kind == "map":
-            return self._mapping(node, loc)
-        if isinstance(node, SequenceNode) and kind == "seq":
-            return [self.build(item, (*loc, i)) for i, item in enumerate(node.value)]
-        if not isinstance(node, ScalarNode) or kind not in (*_TEXT, "null", "bool", "int", "float"):
-            tag = one_line(str(node.tag).replace(_TAG, "!!"), 60)
-            return self._refuse(loc, node, f"the tag {tag} is not allowed; write the value without a tag")
-        try:
-            if kind in _TEXT:
-                return node.value if _is_text(node) else node.value.encode()
-            # Python refuses to parse thousands of digits; nothing here needs more than 64 bits.
-            too_long = kind == "int" and len(node.value) > 20
-            return float(node.value) if too_long else self._constructor.construct_object(node)
-        except (ValueError, LookupError):
-            shown = one_line(node.value, 40)
-            return self._refuse(loc, node, f"{shown} cannot be read as {kind}; write plain text or a number")
-
-    def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
-        value: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            if not _is_text(key_node):
-                shown = one_line(key, 40) if isinstance(key, str) else "a list or mapping"
-                self._refuse(loc, key_node, f"the key {shown} is not text; write a name")
-            elif key in value:
-                line = lines[key]
-                self._refuse((*loc, key), key_node, f"written on line {line} already; keep one of the two")
-            else:
-                lines[key] = _line(key_node)
-                value[key] = self.build(value_node, (*loc, key))
-        return value
-
-    def _refuse(self, loc: Loc, node: Node, message: str) -> Any:
-        self.problems.append((loc, _line(node), message))
 
 
 def _is_text(node: Node) -> bool:

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from study.config.messages import first_line
 from study.tracking.base import TrackingError
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -117,8 +118,3 @@ def end_of(run: Run) -> str | None:
     status: str = run.info.status
     pruned = status == "KILLED" and run.data.tags.get("outcome") == "pruned"
     return status if status == "FINISHED" or pruned else None
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in a line."""
-    return (str(error) or type(error).__name__).splitlines()[0]

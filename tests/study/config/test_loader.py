@@ -113,6 +113,51 @@ def test_dump_and_read_are_inverse(tmp_path_factory, value):
     assert not document.problems
 
 
+WRITTEN_BEFORE = """\
+name: 'no'
+description: 'yes: 1e-7'
+workloads:
+- digits-logreg
+- {use: 'a:b', path: '1e-7', n: 3, x: 1.0e-07, deep: true, day: '2019-01-01'}
+optimizers:
+- sgd
+- name: sgdn
+  schedule: {name: step, every: 5.0}
+- name: adam-adam
+  granularity: released
+  args:
+    lop_betas: [0.9, 1.0]
+- name: torch.optim.AdamW
+  label: A=1
+  args: {eps: 1.0e-06, fused: false}
+alpha0: [0.01]
+beta:
+  adam: [1.0e-07]
+seeds: [3]
+iterations: 10
+batch_size: 128
+weight_decay: 0.0001
+granularity: group
+threshold:
+  digits-logreg: {adam: 0.3, default: 1.0}
+  a:b: 2.0
+resources: {cpus: 1.0, gpus: 0.5}
+retries: 0
+checkpoint_seconds: 30.0
+"""
+
+
+def test_a_file_that_an_earlier_version_wrote_has_the_same_trials(load):
+    """Or a study could not be resumed. Written by the version with PyYAML; so are the keys."""
+    study = load(WRITTEN_BEFORE)
+    assert [trial.key for trial in study.trials()] == [
+        *("1be444378f7b5339", "c0709b60d7b514cf", "97473dc2f72f1ba0", "476d125b1d1978a2"),
+        *("437458acc1aa07a9", "c54949a3d29708d8", "42be2be44060b5dd", "e2480c48eb124fb5"),
+    ]
+    assert [study.threshold(trial) for trial in study.trials()] == [1.0, 1.0, 0.3, 1.0, *[2.0] * 4]
+    assert load(study.to_yaml()) == study
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("line", "problem"),

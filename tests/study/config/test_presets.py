@@ -1,4 +1,4 @@
-"""The presets against the report's numbers, counted by hand."""
+"""The presets against the numbers of the paper, counted by hand."""
 
 from collections import Counter
 
@@ -62,7 +62,7 @@ def test_settings(name):
     assert study.resources.gpus == (1 if "vgg" in name else 0)
 
 
-def test_rivals_have_the_same_tuning_budget_as_the_reports_optimizers():
+def test_rivals_have_the_same_tuning_budget_as_the_papers_optimizers():
     study = load_study("rivals")
     trials = study.trials()
     assert len(trials) == len({t.key for t in trials}) == 2 * 16 * 4 * 7
@@ -96,7 +96,7 @@ def test_the_file_is_a_start_for_ones_own(name, tmp_path):
     assert f"plan {name}" in header
 
 
-def test_thresholds_of_the_report():
+def test_thresholds_of_the_paper():
     study = load_study("alpha0-vgg")
     thresholds = {t.op: study.threshold(t) for t in study.trials()}
     assert thresholds == {"sgd": 0.75, "sgdn": 0.3, "adam": 0.2}

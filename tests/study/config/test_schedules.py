@@ -99,7 +99,7 @@ def test_words_tell_schedules_apart():
     [
         ("cosin", "'cosin' is not a schedule; write cosine or step"),
         (None, "nothing is not a schedule"),
-        (["cosine"], "a list or mapping is not a schedule"),
+        (["cosine"], "a list is not a schedule"),
         ({"every": 3}, "nothing is not a schedule"),
         ("step", "step needs every; write e.g."),
         ({"name": "cosine", "every": 3}, "cosine has no 'every'; it takes floor, warmup"),

@@ -1,0 +1,112 @@
+"""Checks of a study file that involve several of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from study.config.optimizer_name import OPTIMIZERS
+from study.config.sections import OptimizerSection, Range, Search, refuse
+from study.config.study_file import StudyFile, canonical
+
+MAX_TRIALS = 100_000
+"""A larger study is refused as a slip of the pen."""
+
+Problems = Iterator[tuple[tuple[str | int, ...], str]]
+"""Where something is wrong, and what; what would be right."""
+
+
+def check(study: StudyFile) -> None:
+    """Refuse a study whose parts do not fit together.
+
+    Raises:
+        ValidationError: With every problem at its place.
+        ValueError: The study has too many trials.
+    """
+    refuse(_without_search(study) if study.search is None else _with_search(study, study.search))
+    if study.search is None:
+        per_seed = sum(len(study.alpha0s(o)) * len(study.betas(o)) for o in study.optimizers)
+        count = len(study.workloads) * per_seed * len(study.seeds)
+    else:
+        per_arm = study.search.points * len(study.search.seeds) + len(study.seeds)
+        count = len(study.workloads) * len(study.optimizers) * per_arm
+    if count > MAX_TRIALS:
+        kind = "grid" if study.search is None else "search"
+        raise ValueError(f"the {kind} has {count:,} trials; at most {MAX_TRIALS:,} make a study")
+    refuse([*_repeated_trials(study), *_ambiguous_names(study), *_endless_warmups(study)])
+
+
+def _without_search(study: StudyFile) -> Problems:
+    if study.scheduler is not None:
+        yield ("scheduler",), "only a search may stop trials early; write search: optuna as well"
+    for place, rates in _all_rates(study):
+        if isinstance(rates, Range):
+            yield place, "a range needs a search; write search: optuna as well, or a list of values"
+
+
+def _with_search(study: StudyFile, search: Search) -> Problems:
+    lists = [
+        (place, f"{len(rates)} values; with a search write {{low: 1e-5, high: 1}}, or one value")
+        for place, rates in _all_rates(study)
+        if not isinstance(rates, Range) and len(rates) > 1
+    ]
+    yield from lists
+    for i, optimizer in enumerate(study.optimizers):
+        searched = any(isinstance(v, Range) for v in (*study.alpha0s(optimizer), *study.betas(optimizer)))
+        if not lists and not searched:
+            yield ("optimizers", i), "nothing to search for; write a range for alpha0 or beta"
+    if both := set(study.seeds) & set(search.seeds):
+        reason = "the best points are reported on that seed, and chosen on others"
+        yield ("search", "seeds"), f"{min(both)} is one of the study's seeds; {reason}"
+    if search.objective == "iterations_to_threshold":
+        arms = ((w.use, o.name) for w in study.workloads for o in study.optimizers)
+        if without := next((arm for arm in arms if study.threshold_of(*arm) is None), None):
+            where = f"{without[1]} on {without[0]}"
+            yield ("search", "objective"), f"there is no threshold for {where}; write one under threshold"
+
+
+def _all_rates(study: StudyFile) -> Iterator[tuple[tuple[str | int, ...], tuple[float, ...] | Range]]:
+    """Yield all α₀ and β of the file, with their places."""
+    yield ("alpha0",), study.alpha0
+    for name, rates in study.beta.items():
+        yield ("beta", name), rates
+    for i, optimizer in enumerate(study.optimizers):
+        if optimizer.alpha0 is not None:
+            yield ("optimizers", i, "alpha0"), optimizer.alpha0
+        if optimizer.beta is not None:
+            yield ("optimizers", i, "beta"), optimizer.beta
+
+
+def _repeated_trials(study: StudyFile) -> Problems:
+    """Find optimizers with a trial that an earlier one has too."""
+    first: dict[object, int] = {}
+    for i, optimizer in enumerate(study.optimizers):
+        granularity = study.granularity_of(optimizer) if optimizer.learned else None
+        settings = (optimizer.name, granularity, canonical([optimizer.args, optimizer.schedule]))
+        earliest = min(
+            first.setdefault((*settings, alpha0, beta), i)
+            for alpha0 in study.alpha0s(optimizer)
+            for beta in study.betas(optimizer)
+        )
+        if earliest != i:
+            yield ("optimizers", i), f"repeats trials of optimizers[{earliest}]; list every one once"
+
+
+def _ambiguous_names(study: StudyFile) -> Problems:
+    """Find optimizers that tables and figures would take for another."""
+    first: dict[str, OptimizerSection] = {}
+    for i, optimizer in enumerate(study.optimizers):
+        shown = optimizer.shown_as
+        other = first.setdefault(shown, optimizer)
+        taken = (other.name, other.schedule) != (optimizer.name, optimizer.schedule)
+        if taken or (shown in OPTIMIZERS and shown != optimizer.name):
+            problem = f"would be shown as {shown}, which is another optimizer's name; give it a label"
+            yield ("optimizers", i), problem
+
+
+def _endless_warmups(study: StudyFile) -> Problems:
+    """Find schedules whose warm-up takes the whole budget."""
+    budget, unit = (study.epochs, "epochs") if study.epochs else (study.iterations or 0, "iterations")
+    for i, optimizer in enumerate(study.optimizers):
+        if optimizer.schedule and optimizer.schedule.get("warmup", 0) >= budget:
+            problem = f"warmup takes all {budget} {unit} of the budget; write fewer"
+            yield ("optimizers", i, "schedule"), problem
