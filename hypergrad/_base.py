@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from hypergrad import _param_groups, _validation, directions, functional
-from hypergrad._numbers import as_float, with_floats
+from hypergrad._numbers import as_float
 from hypergrad._scheduler_view import Schedule
+from hypergrad._state_checks import check_shapes
 
 
 class HypergradientOptimizer(torch.optim.Optimizer):
     """What the optimizers share. Subclasses name their direction."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(params, with_floats(defaults))
+        super().__init__(params, _validation.with_floats(defaults))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         raise NotImplementedError
@@ -64,7 +65,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: for an option that is unknown or out of range.
         """
-        param_group = with_floats(param_group)
+        param_group = _validation.with_floats(param_group)
         _validation.check(self.defaults | param_group)
         super().add_param_group(param_group)
         try:
@@ -146,17 +147,22 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             group["hypergradient"] if learned else None,
             settings.kernel,
         )
-        h = functional.update(
-            params,
-            grads,
-            state,
-            settings.direction,
-            settings.rate,
-            **settings.options,
-            schedule=group.get("lr_factor"),
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=found_inf,
-        )
+        try:
+            h = functional.update(
+                params,
+                grads,
+                state,
+                settings.direction,
+                settings.rate,
+                **settings.options,
+                schedule=group.get("lr_factor"),
+                grad_scale=getattr(self, "grad_scale", None),
+                found_inf=found_inf,
+            )
+        except (RuntimeError, ValueError):
+            index = [one is group for one in self.param_groups].index(True)
+            check_shapes(index, group, state.params)
+            raise
         settings.kernel = state.kernel
         if bool(state.moves) != ("moves" in group):
             if state.moves:
@@ -192,11 +198,19 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         """Load a snapshot, which stays as it is.
 
         One of torch.optim.SGD or Adam will do: α starts at its ``lr``.
+
+        Raises:
+            ValueError: if a state has another shape than its parameter; nothing is loaded.
         """
         super().load_state_dict(copy.deepcopy(state_dict))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # load_state_dict, deepcopy and unpickling all end here.
+        # load_state_dict, deepcopy and unpickling all end here, the first with nothing but what it loads.
+        if "defaults" not in state:
+            for index, group in enumerate(state["param_groups"]):
+                check_shapes(
+                    index, self.defaults | group, [state["state"].get(p, {}) for p in group["params"]]
+                )
         super().__setstate__(state)
         for group in self.param_groups:
             for key, default in self.defaults.items():

@@ -65,7 +65,7 @@ class CPUKernel:
         self._functions = _functions(self._dtype, name)
         self._keys = tuple(filter(None, keys))
         own = [[state[key] for state in states] for key in self._keys]
-        self._grads = _suitable(params, grads, own, self._dtype)
+        self._grads = _suitable(params, grads, dict(zip(self._keys, own, strict=True)), self._dtype)
         if name == "adam":
             self._keys += ("step",)
             own.append([state["step"] for state in states])
@@ -268,7 +268,7 @@ def _check(failed: int) -> None:
 
 
 def _suitable(
-    params: Sequence[Tensor], grads: Sequence[Tensor], own: list[list[Tensor]], dtype: torch.dtype
+    params: Sequence[Tensor], grads: Sequence[Tensor], own: dict[str, list[Tensor]], dtype: torch.dtype
 ) -> Sequence[Tensor]:
     """Return the gradients, copied where their elements do not lie as their parameters' do.
 
@@ -277,17 +277,21 @@ def _suitable(
             laid out as its parameter.
         ValueError: for another shape than the parameter's.
     """
-    tensors = [*params, *grads, *chain.from_iterable(own)]
+    tensors = [*params, *grads, *chain.from_iterable(own.values())]
     if not (_PLAIN.issuperset(map(type, tensors)) and _are_real(tensors, dtype)):
         raise build.UnavailableError(f"they take plain CPU tensors of one dtype, {dtype}")
     shapes = list(map(_shape, params))
-    for others in (grads, *own):
-        for shape, other in zip(shapes, map(_shape, others), strict=True):
-            if shape != other:
-                raise ValueError(f"shapes {tuple(other)} and {tuple(shape)} differ")
+    for name, others in (("gradient", grads), *own.items()):
+        if list(map(_shape, others)) != shapes:
+            for index, (shape, other) in enumerate(zip(shapes, map(_shape, others), strict=True)):
+                if shape != other:
+                    raise ValueError(
+                        f"the {name} of params[{index}] and the parameter have shapes {tuple(other)} and "
+                        f"{tuple(shape)}"
+                    )
     if all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.is_neg, tensors)):
         return grads
-    for others in (params, *own):
+    for others in (params, *own.values()):
         for tensor, param in zip(others, params, strict=True):
             if tensor.is_neg() or not (_is_dense(tensor) and _lie_alike(tensor, param)):
                 raise build.UnavailableError(

@@ -170,3 +170,95 @@ def test_adam_keeps_nothing_beyond_its_moments(problem):
         optimizer = hypergrad.create(name, params)
         problem.train(optimizer, params, range(2))
         assert set(optimizer.state[params[0]]) == keys
+
+
+def other_width(name, options=None, **kwargs):
+    """The state of a model whose second layer had another width, and an optimizer of today's."""
+    optimizers = []
+    for width in (8, 2):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, width))
+        params = kwargs.get("of", lambda model: model.parameters())(model)
+        optimizer = hypergrad.create(name, params, **(options or {}))
+        model(torch.ones(5, 3)).sum().backward()
+        optimizer.step()
+        optimizers.append((model, optimizer))
+    return optimizers
+
+
+@pytest.mark.parametrize("fused", [None, False, True])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("sgd-sgd", "direction"),
+        ("sgdn", "momentum_buffer"),
+        ("sgdn-sgdn", "momentum_buffer"),
+        ("adam", "exp_avg"),
+    ],
+)
+def test_a_state_of_another_shape_is_named(name, key, fused):
+    (_, before), (model, optimizer) = other_width(name, {"fused": fused})
+    kept, weights = optimizer.state_dict(), [param.detach().clone() for param in model.parameters()]
+    message = rf"parameter 2 of group 0 has shape \(2, 4\), but its '{key}' in the state has shape \(8, 4\)"
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(before.state_dict())
+    # Nothing was loaded, and training goes on.
+    now = optimizer.state_dict()
+    assert dict(tensors(now)).keys() == dict(tensors(kept)).keys()
+    assert all(torch.equal(value, dict(tensors(now))[path]) for path, value in tensors(kept))
+    optimizer.step()
+    assert not same(model.parameters(), weights)
+
+
+def test_a_state_of_another_shape_is_named_by_the_parameters_name():
+    groups = [{"params": [], "lr": 0.1}, {"params": []}]
+
+    def named(model):
+        return [
+            dict(groups[i], params=list(part.named_parameters(f"layers.{i}"))) for i, part in enumerate(model)
+        ]
+
+    (_, before), (_, optimizer) = other_width("adam-adam", of=named)
+    message = (
+        r"parameter 'layers.1.weight' has shape \(2, 4\), but its 'exp_avg' in the state has shape \(8, 4\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(before.state_dict())
+
+
+def test_a_checkpoint_of_torch_that_does_not_fit_is_named():
+    params = [torch.ones(8, 4, requires_grad=True)]
+    before = torch.optim.Adam(params)
+    params[0].grad = torch.ones(8, 4)
+    before.step()
+    with pytest.raises(ValueError, match="'exp_avg' in the state has shape"):
+        hypergrad.Adam([torch.ones(2, 4, requires_grad=True)]).load_state_dict(before.state_dict())
+
+
+def test_a_learning_rate_of_another_shape_is_named():
+    """α per tensor, of a group of as many tensors whose rates were cut off."""
+    params = [torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)]
+    optimizer = hypergrad.SGD(params, granularity="tensor", lop="sgdn")
+    for key in ("lr", "hypergradient"):
+        state = optimizer.state_dict()
+        state["param_groups"][0][key] = torch.ones(3)
+        with pytest.raises(ValueError, match=rf"group 0 .*{key}.* has shape \(3,\), not \(2,\)"):
+            optimizer.load_state_dict(state)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["lop_state"]["momentum_buffer"] = torch.ones(3)
+    with pytest.raises(
+        ValueError, match=r"group 0 .*lop_state.*momentum_buffer.* has shape \(3,\), not \(2,\)"
+    ):
+        optimizer.load_state_dict(state)
+
+
+def test_a_gradient_or_state_that_does_not_fit_is_named_by_a_step():
+    params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
+    optimizer = hypergrad.Adam([("first", params[0]), ("second", params[1])])
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    optimizer.state[params[1]]["exp_avg_sq"] = torch.zeros(4)
+    with pytest.raises(
+        ValueError, match=r"parameter 'second' has shape \(3,\), but its 'exp_avg_sq' .* \(4,\)"
+    ):
+        optimizer.step()
