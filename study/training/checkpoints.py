@@ -1,7 +1,7 @@
-"""The checkpoints of one trial under way: the last two, each written whole or not at all.
+"""The last two checkpoints of one trial, each written whole or not at all.
 
-A checkpoint that was damaged on disk is told by its CRC-32, and the one before it is used. Nothing in a
-checkpoint is executed when it is read.
+The CRC-32 of a checkpoint shows whether it was damaged on disk; then the one before it is used. Reading a
+checkpoint executes nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ class Checkpoints:
     """The checkpoints of one trial.
 
     Args:
-        path: where the last one lies; the one before lies beside it, with ``.before`` added.
+        path: the file of the last one; the one before it has ``.before`` added to its name.
     """
 
     def __init__(self, path: Path) -> None:
         self._last, self._before = path, path.with_name(f"{path.name}.before")
 
     def save(self, state: State) -> None:
-        """Make ``state`` the last checkpoint.
+        """Write ``state`` as the last checkpoint.
+
+        Args:
+            state: of :meth:`.trainer.Training.state_dict` or :meth:`.packed_trainer.PackTraining.state_dict`.
 
         Raises:
-            OSError: it cannot be written; the checkpoints that are there stay.
+            OSError: it cannot be written; the earlier checkpoints stay.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -48,11 +51,11 @@ class Checkpoints:
         draft.replace(self._last)
 
     def newest(self, key: str, recorded: int) -> tuple[State | None, list[str]]:
-        """Return the newest checkpoint that can be used, or None, and what is wrong with newer ones.
+        """Return the newest usable checkpoint, or None, and the faults of newer ones.
 
         Args:
-            key: of the trial.
-            recorded: epochs that the trial's journal has. A checkpoint that is ahead of it is not used.
+            key: the trial's.
+            recorded: epochs in the trial's journal. A checkpoint that is ahead of the journal is not used.
         """
         problems = []
         for path in (self._last, self._before):
@@ -68,7 +71,7 @@ class Checkpoints:
                     raise ValueError
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception:
-                # Whatever is in it, it is not a checkpoint of ours.
+                # Foreign content may raise anything.
                 problems.append(f"checkpoint {path.name} is damaged")
                 continue
             if isinstance(state, dict) and state.get("key") == key and 0 < state.get("epoch", 0) <= recorded:
@@ -77,6 +80,6 @@ class Checkpoints:
         return None, problems
 
     def remove(self) -> None:
-        """Remove them all: the trial has ended."""
+        """Remove all of them; for a trial that has ended."""
         for path in (self._last, self._before, self._last.with_name(f"{self._last.name}.new")):
             path.unlink(missing_ok=True)

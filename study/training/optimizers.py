@@ -1,14 +1,14 @@
 """From a trial to the optimizer that trains it: one of ``hypergrad``'s, or any class by its dotted path.
 
 A class by its dotted path is made with ``lr=α₀`` and the trial's arguments; with the study's ``weight_decay``
-too if its signature has one and the arguments do not say otherwise. What weight decay means is the class's
-affair: ``torch.optim.AdamW`` decouples it, and here all else couples it.
+too if its signature has one and the arguments do not give another. The class decides what weight decay means:
+``torch.optim.AdamW`` decouples it, while ``hypergrad``'s optimizers couple it.
 
-Its α curve is what its first parameter group says the step used: ``lr``, times ``d`` where there is one (the
-distance that Prodigy and D-Adaptation estimate), or ``scheduled_lr`` (schedule-free optimizers with a
-warm-up of their own). Its h is NaN. One that has ``train()`` and ``eval()``, as the schedule-free ones do, is
-switched with the model: what is validated are its averaged weights. Batch norm's statistics are those of the
-training iterations, not of the averaged weights.
+Its α curve is taken from its first parameter group: ``lr``, times ``d`` where there is one (the distance that
+Prodigy and D-Adaptation estimate), or ``scheduled_lr`` (schedule-free optimizers that warm up by themselves).
+Its h is NaN. An optimizer that has ``train()`` and ``eval()``, as the schedule-free ones do, is switched with
+the model: validation uses its averaged weights. Batch norm's statistics are those of the training iterations,
+not of the averaged weights.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["OptimizerError", "build", "check", "evaluating", "scheduler", "step"
 
 
 class OptimizerError(ValueError):
-    """An optimizer's path or arguments lead nowhere; the message is one line for who wrote them."""
+    """An optimizer cannot be made from its path and arguments; the message is one line for their author."""
 
 
 def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -55,7 +55,7 @@ def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Opt
 
 
 def check(trial: Trial) -> None:
-    """Find out before any training whether :func:`build` will do, as far as that does not need the model.
+    """Check before any training that :func:`build` works, as far as that needs no model.
 
     Raises:
         OptimizerError: as :func:`build`; or the class cannot be stepped without a closure.
@@ -72,11 +72,11 @@ def check(trial: Trial) -> None:
 
 
 def scheduler(trial: Trial, optimizer: torch.optim.Optimizer, epoch: int) -> LambdaLR | None:
-    """Return what moves α after every iteration; None if nothing does but the optimizer.
+    """Return the scheduler that moves α after every iteration; None if the trial has no schedule.
 
     Args:
-        trial: whose schedule.
-        optimizer: whose α; the schedule begins.
+        trial: the trial.
+        optimizer: the trial's optimizer; its α becomes that of the schedule's first iteration.
         epoch: iterations of an epoch.
     """
     if trial.schedule is None:
@@ -101,7 +101,8 @@ def training(optimizer: torch.optim.Optimizer) -> None:
 
 
 def evaluating(optimizer: torch.optim.Optimizer) -> None:
-    """Switch an optimizer that knows the difference to evaluation; so it is saved, too."""
+    """Switch an optimizer that knows the difference to evaluation; checkpoints are taken in that mode,
+    too."""
     if isinstance(optimizer, _Switched):
         optimizer.eval()
 
@@ -122,7 +123,7 @@ def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | Non
 
 
 def versions(trial: Trial) -> dict[str, str]:
-    """Return the version of the package that the optimizer comes from, if it is neither ours nor torch."""
+    """Return the version of the optimizer's package by its name; empty for ``torch`` and ``hypergrad``."""
     package = trial.optimizer.partition(".")[0]
     if not is_dotted(trial.optimizer) or package in ("torch", "hypergrad"):
         return {}

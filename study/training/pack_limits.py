@@ -34,7 +34,7 @@ SHARE = 0.5
 
 
 def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
-    """Return how many trials of a kind are worth having in one pack, if there is memory for them.
+    """Return the limit up to which more trials of a kind in one pack pay, if there is memory for them.
 
     Args:
         size: the study's ``pack``: how many at most; None for as many as pay.
@@ -113,7 +113,7 @@ class WorkerLimit:
 
 
 def most_members(workload: Workload, *, on_gpu: bool) -> int:
-    """Return how many members are worth having in a pack, were there memory; 1 if they do not stack."""
+    """Return how many members pay in a pack if there is memory for them; 1 if they do not stack."""
     if stacked_model.unstackable_reason(workload) is not None:
         return 1
     if on_gpu:
@@ -165,7 +165,7 @@ def unpackable_reason(trial: Trial) -> str | None:
     """Return why trials of a kind do not train together; None if they do.
 
     Raises:
-        WorkloadError: the trial's workload cannot be had.
+        WorkloadError: the trial's workload cannot be made.
     """
     return packs.unpackable_optimizer(trial) or _unstackable_workload(trial)
 

@@ -100,7 +100,7 @@ def sample_model(workload: Workload) -> nn.Module:
 
 
 def unstackable_reason(workload: Workload) -> str | None:
-    """Say why trials of ``workload`` cannot be packed; ``None`` if they can."""
+    """Return why trials of ``workload`` cannot be packed; None if they can."""
     if workload.prepare is not None:
         return "its batches are prepared by a function of its own, which may draw at random"
     model = sample_model(workload)

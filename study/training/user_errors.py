@@ -29,7 +29,7 @@ def stored_traceback(error: BaseException, trial: Trial) -> str:
     """Return the traceback of ``error`` for the journal of ``trial``.
 
     A layer of the wrong width raises inside torch and leads to no line of the user's. Then the place where
-    the workload is defined is added.
+    the workload is defined stands before the traceback, which still ends in the exception.
 
     Args:
         error: what training the trial raised.
@@ -37,7 +37,7 @@ def stored_traceback(error: BaseException, trial: Trial) -> str:
     """
     text = "".join(traceback.format_exception(error))
     if place_of(text, [trial.workload.partition(":")[0].partition(".")[0]]) is None:
-        text += _definition(trial.workload)
+        return _definition(trial.workload) + text
     return text
 
 
@@ -49,4 +49,4 @@ def _definition(workload: str) -> str:
     if code is None:
         return ""
     place = f'File "{code.co_filename}", line {code.co_firstlineno}, in {name}'
-    return f"The workload {workload} is defined here:\n  {place}\n"
+    return f"The workload {workload} is defined here:\n  {place}\n\n"

@@ -101,7 +101,7 @@ def run_bundle(
         OSError: a journal or checkpoint cannot be written; the trial resumes from there when it is run again.
     """
     worker = _Worker(folder, options)
-    with _threads(options.cpus):
+    with _settings(options.cpus):
         for step in worker.train_all(trials):
             if step.status is not None:
                 yield step.trial, step.status
@@ -129,7 +129,7 @@ def run_side_by_side(
     advances = [
         (step.epoch for step in worker.train_alone(trial) if step.epoch is not None) for trial in trials
     ]
-    with _threads(options.cpus):
+    with _settings(options.cpus):
         for number in itertools.count(1):
             for epochs, advance in zip(known, advances, strict=True):
                 while len(epochs) < number and (epoch := next(advance, None)):
@@ -238,13 +238,9 @@ class _Worker:
         """Return why ``trial`` fails there, where a mistake breaks nothing and its message says more."""
         return preflight(trial, self._options.data_folder, gpus=self._options.gpus)
 
-    def _machine(self) -> dict[str, str]:
-        with torch_settings.in_force(torch_settings.kept()):
-            return machine(self._device)
-
     def _mark_failed(self, trial: Trial, error: str) -> None:
         path = self._folder.journal(trial)
-        journal.mark_failed(path, trial, error, machine=self._machine(), run=self._options.run)
+        journal.mark_failed(path, trial, error, machine=machine(self._device), run=self._options.run)
 
     def _mark_suspect(self, trials: Sequence[Trial], reason: str) -> None:
         """Let the next process try those of ``trials`` that have not ended on the CPU, and train them
@@ -255,7 +251,7 @@ class _Worker:
             Journal(
                 self._folder.journal(record.trial),
                 record.trial,
-                self._machine(),
+                machine(self._device),
                 repeatable=False,
                 resumed=len(record.epochs),
                 notes=[f"trained alone, after a trial on the CPU: {reason}"],
@@ -269,11 +265,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def _threads(cpus: float) -> Iterator[None]:
-    """Train with as many threads as cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(cpus)))
-    try:
+def _settings(cpus: float) -> Iterator[None]:
+    """Train with as many threads as cores, and with float32 as it is."""
+    with torch_settings.in_force(torch_settings.kept()):
+        torch.set_num_threads(max(1, int(cpus)))
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Data, model and loss of what is trained; ``base`` says how to write a workload, ``registry`` finds one."""
+"""Workloads: data, a model and a loss. ``base`` says how to write one, ``registry`` finds one by its name."""
 
 from study.workloads.registry import WorkloadError, resolve
 

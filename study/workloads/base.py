@@ -1,4 +1,4 @@
-'''What a workload is: data, a model, a loss, and what to do with a batch before the model sees it.
+'''A workload: data, a model, a loss, and how to prepare a batch for the model.
 
 A workload of your own is a function that returns a :class:`Workload`. This is a complete one, in a file
 ``spirals.py`` of the folder that the study is started from::
@@ -37,10 +37,11 @@ A workload of your own is a function that returns a :class:`Workload`. This is a
 
         return Workload("spirals", load, build, prepare=jitter)
 
-A study then names it ``spirals:spirals``, and gives ``hidden`` another value under the workload's arguments.
-``load`` need not care about devices or about other trials: :func:`study.workloads.datasets.load` calls it
-once per process, in one process of a machine at a time, and moves the result to the device.
-'''
+A study then names it ``spirals:spirals``, and may give ``hidden`` another value as an argument of the
+workload. ``load`` need not care about devices or about other trials: :func:`study.workloads.datasets.load`
+calls it once per process, in one process of a machine at a time, and moves the result to the device.
+Settings of torch that this code changes, such as the default dtype, are in force for this workload alone;
+see :mod:`study.workloads.torch_settings`.'''
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ __all__ = ["Data", "Workload"]
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Training and validation data, held whole: row i of the inputs belongs to row i of the targets.
+    """Training and validation data as whole tensors: row i of the inputs belongs to row i of the targets.
 
     Inputs have shape (n, ...) and any dtype, as ``Workload.prepare`` or else the model takes them; targets
     have shape (n, ...) as ``Workload.loss`` takes them, int64 of shape (n,) for classes.
@@ -89,7 +90,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained. See the module's docstring for a complete example."""
+    """A model to train, its data and its loss. The module's docstring has a complete example."""
 
     name: str
     load: Callable[[Path], Data]

@@ -17,7 +17,7 @@ from study.workloads.datasets import open_or_download
 __all__ = ["cifar10_vgg16", "imagefolder_vgg16", "load_cifar10", "prepare"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, per colour, for pixels from 0 to 1: what the report normalises CIFAR-10 with."""
+"""Of ImageNet, per colour, for pixels from 0 to 1: the paper normalises CIFAR-10 with them."""
 PADDING = 4
 """Black pixels on each side of a picture before it is cropped."""
 
@@ -94,7 +94,7 @@ def imagefolder_vgg16(path: str, classes: int = 10, size: int = 32) -> Workload:
         size: height and width that pictures are resized to, in pixels; at least 32.
 
     Raises:
-        ValueError: ``path``, ``classes`` or ``size`` is not as said above.
+        ValueError: ``path``, ``classes`` or ``size`` is not of that kind.
     """
     if not isinstance(path, str) or not path:
         raise ValueError(f"path must name a folder of pictures, got {path!r}")

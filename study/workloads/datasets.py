@@ -1,4 +1,4 @@
-"""Where data sets and caches lie on a machine, and reading them once. Does not import torch at import."""
+"""Finds the folders of data sets and caches, and loads data once. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _loading = threading.Lock()
 
 
 class DataError(RuntimeError):
-    """Data cannot be had; the message is one line that says what, where, and what would help."""
+    """Data are missing or unusable; the message is one line that says what, where, and what would help."""
 
 
 def cache_dir() -> Path:
-    """Return the folder for what can be made again: ``HYPERGRAD_STUDY_CACHE``, else in the user's cache."""
+    """Return the folder of caches: ``HYPERGRAD_STUDY_CACHE``, else a folder in the user's own cache."""
     chosen: str | Path | None = os.environ.get(CACHE_VARIABLE)
     if not chosen:
         import platformdirs  # a bare GPU machine may not have it
@@ -52,7 +52,7 @@ def cache_dir() -> Path:
 
 
 def data_dir(option: Path | None = None) -> Path:
-    """Return the data sets' folder: ``option``, else ``HYPERGRAD_STUDY_DATA``, else ``data`` in the cache."""
+    """Return the folder of data sets: ``option``, ``HYPERGRAD_STUDY_DATA``, or ``data`` in the cache."""
     chosen = option or os.environ.get(DATA_VARIABLE) or cache_dir() / "data"
     return Path(chosen).expanduser().absolute()
 
@@ -65,12 +65,12 @@ def load(workload: Workload, folder: Path | None, device: torch.device | str) ->
     that has the data is only read.
 
     Args:
-        workload: whose data; workloads with the same ``load`` function share them.
+        workload: the workload; workloads with the same ``load`` function share their data.
         folder: the data folder, None for the default; see :func:`data_dir`.
-        device: where the tensors are to be.
+        device: of the tensors.
 
     Raises:
-        DataError: the data are not there and cannot be downloaded, or ``workload.load`` returned no ``Data``.
+        DataError: the data are missing and cannot be downloaded, or ``workload.load`` returned no ``Data``.
     """
     import torch
 
@@ -98,9 +98,9 @@ def load(workload: Workload, folder: Path | None, device: torch.device | str) ->
 
 @contextmanager
 def machine_lock(name: str) -> Iterator[None]:
-    """Hold the lock ``name`` against this user's other processes on this machine; waits as long as it takes.
+    """Hold the lock ``name`` against this user's other processes on this machine; wait until it is free.
 
-    Locks lie in the cache folder and not beside what they guard, which may be read-only or on a network disk.
+    Locks lie in the cache folder: the data may be read-only or on a network disk.
 
     Raises:
         DataError: the cache folder cannot be written.
@@ -125,8 +125,8 @@ def open_or_download(
 ) -> T:
     """Return ``dataset(folder, False)``, after downloading into ``folder`` if they are absent or damaged.
 
-    The download goes to a folder beside the data and each file is renamed into place when all have come, so
-    a process that is killed meanwhile leaves nothing half-written where the data belong.
+    The download goes to a folder beside the data, and the files are renamed into place when all are there. So
+    a process that is killed meanwhile leaves no half-written file among the data.
 
     Args:
         dataset: opens the data in a folder, downloading them first if the second argument is true, as
@@ -137,7 +137,7 @@ def open_or_download(
         source: where it is downloaded from, for messages.
 
     Raises:
-        DataError: the data are neither there nor to be downloaded.
+        DataError: the data are missing and cannot be downloaded.
     """
     # torchvision's own error for absent files, and those that it runs into in files that were cut off.
     unusable = (RuntimeError, ValueError, LookupError, AssertionError)

@@ -34,7 +34,7 @@ def load(folder: Path) -> Data:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """Return what ``sklearn.datasets.load_digits`` does: to import that takes 3 s, in every worker."""
+    """Return the arrays of ``sklearn.datasets.load_digits``, whose import takes 3 s in every worker."""
     package = find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
         table = Path(folder, "datasets", "data", "digits.csv.gz")

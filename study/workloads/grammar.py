@@ -1,4 +1,4 @@
-"""A text of our own to model letter by letter: English sentences from a small grammar, the same for ever.
+"""A synthetic text to model letter by letter: English sentences from a small grammar, always the same.
 
 Why no book: a text that comes with a package changes with the package's version, and a trial's key stands for
 one computation for ever. Here the text is its program, and its entropy is known: every choice is drawn with

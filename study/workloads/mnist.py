@@ -1,4 +1,4 @@
-"""MNIST, with the report's logistic regression and multilayer perceptron."""
+"""MNIST, with the paper's logistic regression and multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def _data(images: Tensor, labels: Tensor, val_images: Tensor, val_labels: Tensor
 
 
 def _read_idx(path: Path) -> Tensor | None:
-    """Return what a file in MNIST's format holds; ``None``, and torchvision sees to it, if it is not whole.
+    """Return the tensor in a file of MNIST's format; None if it is not whole, and then torchvision reads it.
 
-    To import torchvision takes longer than to read the files, in every worker.
+    Importing torchvision takes longer than reading the files, in every worker.
     """
     try:
         content = np.fromfile(path, dtype=np.uint8)

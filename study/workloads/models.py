@@ -1,4 +1,4 @@
-"""The report's models: logistic regression, a multilayer perceptron, VGG-16 with batch normalisation."""
+"""The paper's models: logistic regression, a multilayer perceptron, VGG-16 with batch normalisation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def vgg16(classes: int, size: int = 32) -> nn.Sequential:
     """Return VGG-16 with batch normalisation for small pictures, (n, 3, size, size) → logits (n, classes).
 
     Simonyan and Zisserman's configuration D (2015), with batch normalisation after every convolution and
-    two hidden layers of 512 in place of 4096, as the report trains it: 15.25 million parameters for 10
+    two hidden layers of 512 in place of 4096, as the paper trains it: 15.25 million parameters for 10
     classes at ``size`` 32. Convolutions start from N(0, 2/(k² · channels out)) (He et al., 2015, fan-out)
     with zero biases, the rest in torch's initialisation.
 

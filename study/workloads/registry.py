@@ -1,7 +1,7 @@
-"""What can be trained: a catalogue of workloads by name. Importing this package does not import torch.
+"""Finds a workload by its name. Importing this module does not import torch.
 
-A built-in workload and a user's own are found the same way, as ``module:function``: a function that
-returns a :class:`study.workloads.base.Workload`. How to write one: see :mod:`study.workloads.base`.
+A built-in workload and a user's own are found the same way, as ``module:function``: a function that returns a
+:class:`study.workloads.base.Workload`. To write one, see :mod:`study.workloads.base`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,22 @@ _resolved: dict[str, Workload] = {}
 
 
 class WorkloadError(ValueError):
-    """A workload's name or arguments lead nowhere; the message is one line for the person who wrote them."""
+    """A workload cannot be made from its name and arguments; the message is one line for their author."""
 
 
 def resolve(name: str, args: Mapping[str, object]) -> Workload:
     """Return the workload ``name``, made by calling its function with the keyword arguments ``args``.
 
     ``name`` is a name of :data:`CATALOGUE` or ``module:function``. The module is imported as by any Python
-    program: it is installed, or in a folder on ``PYTHONPATH``; the current folder is searched last. Trials
-    run in worker processes, and each resolves its workload anew: a module in the current folder is enough
-    where the workers share that folder (one machine); on a cluster, install it on every node.
+    program: it is installed, or in a folder on ``PYTHONPATH``; the current folder is searched last. Every
+    worker process imports it for itself. A module in the current folder is enough where the workers share
+    that folder, as on one machine; on a cluster, install it on every node.
 
     Within a process the same name and arguments give the same object, so that trials share its data.
+
+    Example::
+
+        workload = resolve("spirals:spirals", {"hidden": 64})
 
     Args:
         name: a catalogue name or ``module:function``.

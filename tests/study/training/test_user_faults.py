@@ -60,7 +60,9 @@ def test_a_mistake_fails_its_trials_and_no_others(users_workload, folder, mistak
     assert cause in failure.cause
     assert name.partition(":")[0] in failure.place
     assert (failure.workloads, failure.trials) == ((name,), 8)
-    assert failure.traceback.startswith("Traceback (most recent call last)")
+    assert "Traceback (most recent call last)" in failure.traceback
+    # The last line is the exception, or all that there is of it.
+    assert failure.traceback.rstrip().splitlines()[-1].endswith(failure.cause)
 
 
 def test_an_optimizer_that_raises_fails_its_trials_and_no_others(users_workload, folder, tmp_path):
