@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from study.analysis.formatting import several
@@ -68,11 +67,6 @@ def run(
         in_terminal: whether the user's own code may use the terminal, as a debugger does.
     """
     try:
-        with suppress(OSError):  # driver.check says what cannot be read
-            if planning.uses_own_code_only(study) and planning.pending_trials(
-                study, folder.planned_records(study)
-            ):
-                executor.start()  # meanwhile this process imports the rest
         return _run(study, folder, executor, data_folder, tracking_uri, in_terminal)
     except KeyboardInterrupt:
         if executor.is_starting:
@@ -80,6 +74,14 @@ def run(
         raise
     finally:
         executor.shutdown()
+
+
+def _start_early(study: Study, folder: StudyFolder, executor: Executor) -> None:
+    """Start the executor while this process imports the rest, if the study is not likely to be refused."""
+    pending = planning.pending_trials(study, folder.planned_records(study))
+    if pending and planning.uses_own_code_only(study):
+        executor.check(study.resources)
+        executor.start()
 
 
 def _run(
@@ -90,6 +92,10 @@ def _run(
     tracking_uri: str | None,
     in_terminal: bool,
 ) -> int:
+    try:
+        _start_early(study, folder, executor)
+    except (ExecutorError, OSError) as error:
+        refuse(str(error))
     from study import tracking
     from study.execution import driver
     from study.execution.samplers import SamplerError
@@ -148,7 +154,8 @@ def _show_failures(
         where = results.folder_options(folder)
         err.print(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
     if lost := sum(not (record.is_final or record.is_complete) for record in records):
-        err.print(f"{several(lost, 'trial')} did not end: their worker died too often; resume with: {again}")
+        gone = "because worker processes died too often"
+        err.print(f"{several(lost, 'trial')} did not end, {gone}; resume with: {again}")
     if left := ended.total - len(records):
         err.print(f"{several(left, 'trial')} of the search did not begin; resume with: {again}")
     if ended.tracking_error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -26,6 +25,7 @@ from study.execution.asha import SuccessiveHalving
 from study.storage import journal, search_journal
 from study.storage.failures import failures
 from study.storage.records import TrialRecord
+from study.storage.sqlite import sqlite_uri
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 
@@ -60,7 +60,7 @@ def open_search(study: Study, folder: StudyFolder, slots: int) -> StudySearch:
     Raises:
         SamplerError: the sampler cannot be made as the study says.
     """
-    storage = RDBStorage(_sqlite_uri(folder))
+    storage = _open_storage(folder)
     rates = planning.measured_rates(folder.records(study.trials(folder.search_state())))
     arms = [ArmSearch(arm, study, folder, storage) for arm in study.arms()]
     return StudySearch(arms, planning.unit_size(study, slots, rates))
@@ -322,7 +322,7 @@ class ArmSearch:
         return objective.worth(self.arm, point, records, self._threshold, prunes=prunes)
 
 
-def _sqlite_uri(folder: StudyFolder) -> str:
-    """Return the SQLAlchemy URI of Optuna's storage, whatever characters its path has."""
+def _open_storage(folder: StudyFolder) -> BaseStorage:
     folder.sampler_database.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///file:{quote(str(folder.sampler_database))}?uri=true"
+    # Optuna fills in a template: a brace in the path is doubled.
+    return RDBStorage(sqlite_uri(folder.sampler_database).replace("{", "{{").replace("}", "}}"))

@@ -95,7 +95,7 @@ def test_keys_are_equal_exactly_where_settings_are(trials):
 
 def test_a_workload_from_a_file_is_not_imported_before_it_runs(tmp_path, monkeypatch, capsys):
     """`plan` of a stranger's file is safe."""
-    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')")
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')\ndef load(): pass\n")
     path = tmp_path / "study.yaml"
     path.write_text("{name: s, workloads: 'stranger:load', optimizers: sgd, alpha0: 0.1, epochs: 1}")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,8 +6,6 @@ before any other of the folder.
 
 import os
 
-from study.execution.ray_backend import token
-
 _VARIABLES = {
     # No CSV, JSON and TensorBoard files: the journals keep everything.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -23,4 +21,3 @@ _VARIABLES = {
 }
 for _name, _value in _VARIABLES.items():
     os.environ.setdefault(_name, _value)
-token.use_if_found()

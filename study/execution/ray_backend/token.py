@@ -1,7 +1,7 @@
-"""Finds Ray's token, which a cluster may ask for, and says what is wrong with it.
+"""Finds Ray's token where a cluster asks for one, and says what is wrong with it.
 
-``ray start --head`` asks for a token wherever it finds one. Ray looks for a token when it joins a cluster
-that it found by itself, but not when it is given an address; :func:`use_if_found` lets it.
+``ray start --head`` asks for a token wherever it finds one. Ray looks for a token by itself when it finds a
+cluster by itself, but not when it is given an address.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from study.config.messages import first_line
 from study.execution.executor import ExecutorError
 
 MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 DEFAULT_PATH = "~/.ray/auth_token"
+_PLACES = f"put the cluster's token into {TOKEN}, a file that {TOKEN_PATH} names, or {DEFAULT_PATH}"
 
 
 def find() -> str | None:
@@ -33,53 +35,72 @@ def find() -> str | None:
         return None
 
 
-def use_if_found() -> None:
-    """Let Ray send a token if there is one, unless ``RAY_AUTH_MODE`` says otherwise.
-
-    To be called before Ray is imported. A cluster that asks for none ignores it.
-    """
-    if MODE not in os.environ and find() is not None:
-        os.environ[MODE] = "token"
-
-
 def check(address: str) -> None:
-    """Ask the cluster whether it takes our token.
+    """Ask the cluster at an address whether it takes us, with our token if it wants one.
+
+    If it wants a token, there is one, and ``RAY_AUTH_MODE`` is not set, Ray sends the token from now on.
 
     Args:
         address: the cluster's host and port, ``10.0.0.1:6379``.
 
     Raises:
-        ExecutorError: it refuses, or is no Ray cluster. Ray's own connection would try again for 20 s and
-            then not say why.
+        ExecutorError: the cluster refuses, or is no Ray cluster. Ray's own connection would try again for
+            20 s to 2 min, and then not say why.
+    """
+    mode, found = os.environ.get(MODE, "").lower(), find()
+    if mode == "token" and found is None:
+        raise ExecutorError(f"{MODE}=token, but there is no token; {_PLACES}")
+    wants_token = not _accepts(address, "disabled")
+    if mode == "token" and not wants_token:
+        raise ExecutorError(
+            f"{MODE}=token, but the Ray cluster at {address} uses no token, and its workers could not answer "
+            f"this process; unset {MODE}, or start the cluster with it"
+        )
+    if not wants_token:
+        return
+    if found is None:
+        raise ExecutorError(f"the Ray cluster at {address} wants a token, and there is none here; {_PLACES}")
+    if mode not in ("", "token"):
+        raise ExecutorError(
+            f"the Ray cluster at {address} wants a token, but {MODE}={mode} keeps Ray from sending that in "
+            f"{found}; unset it"
+        )
+    if not _accepts(address, "token"):
+        raise ExecutorError(f"the Ray cluster at {address} refuses the token in {found}; {_PLACES}")
+    _set_mode("token")
+
+
+def _accepts(address: str, mode: str) -> bool:
+    """Return whether the cluster answers a connection in an authentication mode.
+
+    Raises:
+        ExecutorError: no Ray cluster answers.
     """
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    found = find()
-    if os.environ.get(MODE, "").lower() == "token" and found is None:
-        raise ExecutorError(f"{MODE}=token, but there is no token; {_where_to_put_it()}")
+    before = os.environ.get(MODE)
+    _set_mode(mode)
     try:
         with _stderr_silenced():
             GcsClient(address=address)
-    except ray.exceptions.AuthenticationError as error:
-        raise ExecutorError(f"the Ray cluster at {address} {_refusal(found)}") from error
+    except ray.exceptions.AuthenticationError:
+        return False
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ExecutorError(f"no Ray cluster answers at {address} ({''.join(reason[:1])})") from error
+        raise ExecutorError(f"no Ray cluster answers at {address} ({first_line(error)})") from error
+    finally:
+        _set_mode(before)
+    return True
 
 
-def _refusal(found: str | None) -> str:
-    if found is None:
-        return f"wants a token, and there is none here; {_where_to_put_it()}"
-    if os.environ.get(MODE, "").lower() != "token":
-        return (
-            f"wants a token; there is one ({found}), but {MODE}={os.environ.get(MODE, '')} forbids to send it"
-        )
-    return f"refuses the token in {found}; {_where_to_put_it()}"
+def _set_mode(mode: str | None) -> None:
+    """Set ``RAY_AUTH_MODE`` for this process, which has read it already, and for its children."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
-
-def _where_to_put_it() -> str:
-    return f"put the cluster's token into {TOKEN}, a file that {TOKEN_PATH} names, or {DEFAULT_PATH}"
+    os.environ.pop(MODE, None)
+    if mode is not None:
+        os.environ[MODE] = mode
+    Config.initialize("")
 
 
 @contextmanager

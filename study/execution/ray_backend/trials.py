@@ -6,6 +6,7 @@ many of ours cost less. Workers leave their results in journals; Tune schedules,
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -25,6 +26,8 @@ from study.storage import interrupt
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
 
+# What went wrong is in the journals.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 # Tune gives its processes these variables, which are for other libraries. Ray would start new processes for
 # them and leave those idle that it has; tests/study/execution/ray_backend/test_cluster.py sees it.
 class_cache.DEFAULT_ENV_VARS.clear()

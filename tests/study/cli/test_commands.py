@@ -169,12 +169,14 @@ def test_other_optimizers_from_the_study_file_to_the_report(write_study, tmp_pat
         assert label in page
 
 
-@pytest.mark.ray
-def test_interrupted_it_says_how_to_go_on_and_going_on_ends_as_if_undisturbed(write_study, tmp_path):
+@pytest.mark.parametrize("where", [["--local"], pytest.param(["--cpus", "1"], marks=pytest.mark.ray)])
+def test_interrupted_it_says_how_to_resume_and_resumed_it_ends_as_if_undisturbed(
+    write_study, tmp_path, where
+):
     _, path = write_study(optimizers=["adam-adam"], seeds=3, epochs=300)
     runs, calm = tmp_path / "runs", tmp_path / "calm"
     process = subprocess.Popen(
-        [*PROGRAM, "run", path, "--runs", runs, "--cpus", "1"],
+        [*PROGRAM, "run", path, "--runs", runs, *where],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -188,16 +190,16 @@ def test_interrupted_it_says_how_to_go_on_and_going_on_ends_as_if_undisturbed(wr
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"go on with: python -m study run {path} --runs {runs} --cpus 1" in err.splitlines()
+    assert f"resume with: python -m study run {path} --runs {runs} {' '.join(where)}" in err.splitlines()
     assert "Traceback" not in err
 
-    # Whatever it was in the middle of, going on and an undisturbed run leave the same behind.
-    for where in (runs, calm):
-        done = command("run", path, "--runs", where, "--cpus", 1, cwd=tmp_path)
+    # Whatever it was in the middle of, a resumed and an undisturbed run leave the same behind.
+    for folder in (runs, calm):
+        done = command("run", path, "--runs", folder, *where, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     metrics = []
-    for where in (runs, calm):
-        client = MlflowClient(tracking_uri=embedded_uri(where))
+    for folder in (runs, calm):
+        client = MlflowClient(tracking_uri=embedded_uri(folder))
         experiment = client.get_experiment_by_name("small").experiment_id
         assert client.search_runs([experiment], "attributes.status = 'RUNNING'") == []
         found = {}
@@ -217,6 +219,5 @@ def test_failed_trials_are_listed_and_the_exit_code_says_so(write_study, tmp_pat
     _, path = write_study(optimizers=["sgd", wrong], seeds=1)
     done = command("run", path, "--runs", tmp_path / "runs", "--cpus", 1, cwd=tmp_path)
     assert done.returncode == 1
-    assert "1 trials failed" in done.stderr
-    assert "lop_betas" in done.stderr
+    assert re.search(r"^1 trial failed: ValueError: .*lop_betas", done.stderr, re.M)
     assert "Traceback" not in done.stderr
