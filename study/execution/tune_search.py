@@ -35,6 +35,7 @@ from study.config.search_space import Arm, Point
 from study.config.sections import Asha
 from study.execution import planning, samplers
 from study.storage import journal, search_journal
+from study.storage.sqlite import sqlite_uri
 from study.storage.study_folder import StudyFolder
 from study.training.worker import run_bundle, run_side_by_side
 
@@ -66,7 +67,9 @@ def search(study: Study, folder: StudyFolder, *, slots: int, data_folder: Path |
 def open_search(study: Study, folder: StudyFolder, slots: int, scheduler: PerArm | None = None) -> UnitSearch:
     """Return the search of ``study`` as it stands, which asks for what is left; see :func:`search`."""
     folder.sampler_database.parent.mkdir(parents=True, exist_ok=True)
-    storage = RDBStorage(f"sqlite:///{folder.sampler_database}")
+    # Optuna fills in a template: a brace in the path is doubled.
+    uri = sqlite_uri(folder.sampler_database).replace("{", "{{").replace("}", "}}")
+    storage = RDBStorage(uri)
     replay = scheduler.replay if scheduler else lambda arm, worth: None
     arms = [_ArmState(arm, study, folder, storage, replay) for arm in study.arms()]
     rates = planning.measured_rates(folder.records(study.trials()))
