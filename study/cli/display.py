@@ -61,9 +61,8 @@ def describe(progress: Progress) -> str:
         if count
     ]
     if progress.best is not None:
-        best = progress.best
-        loss = min(epoch.val_loss for epoch in best.epochs)
-        parts.append(f"best validation loss {loss:.4g} ({best.trial.workload} {best.trial.name})")
+        best = progress.best.trial
+        parts.append(f"best validation loss {progress.best_val_loss:.4g} ({best.workload} {best.name})")
     if progress.seconds_left is not None and progress.share < 1:
         parts.append(f"about {duration(progress.seconds_left)} left")
     return ", ".join(parts)

@@ -25,7 +25,7 @@ class Progress:
     seconds_left: float | None
     """Estimated from the trials' speed so far; None before there is any."""
     best: TrialRecord | None
-    """The trial with the lowest validation loss so far."""
+    """The trial with the lowest validation loss so far; None as long as no loss was finite."""
     tracking_error: str | None = None
     """Why MLflow lags behind, if it does."""
 
@@ -33,6 +33,11 @@ class Progress:
     def done(self) -> int:
         """Trials that need nothing more: finished, diverged, or pruned by a search."""
         return self.finished + self.diverged + self.pruned
+
+    @property
+    def best_val_loss(self) -> float | None:
+        """The lowest validation loss so far."""
+        return None if self.best is None else _best_val_loss(self.best)
 
 
 Watch = Callable[[Progress], None]
@@ -55,7 +60,7 @@ def progress_of(
         share = (elsewhere or {}).get(record.trial.key) if record.status == "pending" else None
         counts[record.status if share is None else "running"] += 1
         shares.append(record.progress if share is None else share)
-    measured = [record for record in records if record.epochs]
+    measured = [record for record in records if math.isfinite(_best_val_loss(record))]
     return Progress(
         total=len(records),
         finished=counts["finished"],
@@ -86,4 +91,5 @@ def _seconds_left(records: Sequence[TrialRecord], shares: Sequence[float], slots
 
 
 def _best_val_loss(record: TrialRecord) -> float:
-    return min(math.inf if math.isnan(epoch.val_loss) else epoch.val_loss for epoch in record.epochs)
+    losses = (epoch.val_loss for epoch in record.epochs)
+    return min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
