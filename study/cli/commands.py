@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from study.cli import display, results
 from study.cli.options import NameArgument, Runs, Uri, err, find_run, out, say
@@ -108,8 +109,10 @@ def _run(
     again = _command(*sys.argv[1:])
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        tracker = tracking.Tracker(spec, uri, folder)
-        out.print(f"[bold]{spec.name}[/]: {len(spec.planned_trials())} trials; MLflow at {uri}")
+        tracker = tracking.open_tracker(spec, uri, folder, say)
+        tracker.check()
+        trials = f"[bold]{spec.name}[/]: {len(spec.planned_trials())} trials"
+        out.print(f"{trials}; MLflow at {escape(tracker.location)}", soft_wrap=True)
         with display.watching(out) as watch:
             progress = driver.run(spec, folder, tracker, connection, data_folder=data, watch=watch, say=say)
         spec = folder.with_search_state(spec)
@@ -212,7 +215,9 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
     try:
-        _show_results(spec, folder, tracking.Tracker(spec, uri, folder))
+        tracker = tracking.open_tracker(spec, uri, folder, say)
+        tracker.check()
+        _show_results(spec, folder, tracker)
     except (tracking.TrackingError, ValueError, OSError) as error:
         _refuse(str(error))
 
@@ -233,25 +238,18 @@ def ui(
 ) -> None:
     """Serve the MLflow UI and open it where the runs are."""
     from study import tracking
-    from study.tracking.mlflow_backend import ui_server as server
 
     folder = runs_folder(runs)
     uri = tracking.tracking_uri(tracking_uri, folder)
     if name is not None:
         name = find_run(name, folder)[0].name
-    if uri == tracking.embedded_uri(folder) and not tracking.embedded_database(folder).is_file():
-        _refuse(f"{folder}: no study was run here; name the folder of runs with --runs")
     try:
-        page = tracking.runs_page(uri, name)
-        if uri.startswith(("http://", "https://")):
-            _open(f"{tracking.ui_address(uri)}/{page}", browser)
-            return
-        out.print("starting the MLflow UI …", highlight=False)
-        with server.serving(uri, port) as address:
-            _open(f"{address}/{page}", browser)
-            out.print("Ctrl-C ends it.")
-            signal.pause()
-    except (tracking.TrackingError, server.UiError) as error:
+        with tracking.show(uri, name, port, say) as page:
+            _open(page.url, browser)
+            if page.served_here:
+                out.print("Ctrl-C ends it.")
+                signal.pause()
+    except tracking.TrackingError as error:
         _refuse(str(error))
 
 
@@ -272,15 +270,14 @@ def _show_results(spec: Study, folder: StudyFolder, tracker: Tracker) -> None:
 
         display.show_search(out, spec, objective.standings(spec, records))
     display.show_summary(out, tables.summary_table(tables.trial_table(records, spec)))
-    links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
-    reports.write_report(records, spec, folder.report, links, tracker.search_link)
+    reports.write_report(records, spec, folder.report, tracker)
     tracker.log_report(folder.report)
     display.show_next(
         out,
         {
             "report": str(folder.report / "index.html"),
             "figure": str(folder.report / "figure1.png"),
-            "curves": tracker.page() or _command("ui", spec.name, *_where(folder)),
+            "curves": tracker.study_link() or _command("ui", spec.name, *_where(folder)),
             "once more": _command("report", spec.name, *_where(folder)),
         },
     )

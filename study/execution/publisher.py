@@ -128,7 +128,7 @@ class RunPublisher:
             begun = time.monotonic()
             try:
                 if not self._tracker.is_complete(record):
-                    self._tracker.replay(record)
+                    self._tracker.publish(record)
             except TrackingError as error:
                 self._error = str(error)
             else:

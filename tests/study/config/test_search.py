@@ -25,7 +25,7 @@ from study.execution import planning, samplers, tune_search
 from study.storage import journal, search_journal
 from study.storage.records import EpochRecord, TrialRecord
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri, fetch
+from study.tracking import embedded_uri, fetch, open_tracker
 from study.tracking.mlflow_backend.ui_server import serving
 from study.training.worker import run_bundle, run_side_by_side
 
@@ -619,14 +619,14 @@ from study.execution import driver
 from study.execution.ray_cluster import Connection
 from study.storage.study_folder import StudyFolder
 from study.config.loader import load_study
-from study.tracking import Tracker, embedded_uri
+from study.tracking import embedded_uri, open_tracker
 
 def tell(progress):
     print(json.dumps({name: getattr(progress, name) for name in ("total", "done", "pruned")}))
 
 study, runs = load_study(sys.argv[1]), Path(sys.argv[2])
 folder = StudyFolder(runs, study.name)
-tracker = Tracker(study, embedded_uri(runs), folder)
+tracker = open_tracker(study, embedded_uri(runs), folder)
 with Connection(cpus=2) as connection:
     tell(driver.run(study, folder, tracker, connection, watch=tell))
 """
@@ -654,7 +654,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     full, folder = StudyFolder(tmp_path / "full", study.name), StudyFolder(tmp_path / "runs", study.name)
     run_here(whole, full)
     told = run_on_ray(tmp_path / "small.yaml", folder)
-    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    tracker = open_tracker(study, embedded_uri(folder.runs), folder)
 
     # Points drawn at random do not depend on results, so the curves are those of the whole search.
     assert asked(folder) == asked(full)
@@ -790,12 +790,12 @@ def test_a_search_run_elsewhere_is_had_from_its_server(searched, tmp_path, monke
     list(run_bundle(known.reported(), there, None, cpus=1))
     first = known.trials()[0]
     with serving(embedded_uri(tmp_path), port=0) as server:
-        tracker = Tracker(study, server, there)
+        tracker = open_tracker(study, server, there)
         tracker.log_search(known)
         for record in there.records(known.trials()):
-            tracker.replay(record)
+            tracker.publish(record)
         journal.mark_pruned(there.journal(first), first)
-        tracker.replay(there.records([first])[0])
+        tracker.publish(there.records([first])[0])
         fetch(server, here)
     assert here.with_search_state(study).found == known.found
     assert len(known.trials()) == 2 * 2 + 2
