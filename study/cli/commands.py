@@ -20,6 +20,7 @@ from study.cli import display, results
 from study.cli.options import NameArgument, Runs, Uri, err, find_run, out, say
 from study.cli.options import find_study as _find_run
 from study.cli.options import refuse as _refuse
+from study.cli.passwords import hide_password
 from study.config import plugins
 from study.config.loader import ConfigError, Study, load_study, preset_names, preset_path
 from study.storage.progress import progress_of
@@ -46,6 +47,7 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's 
 
 def main() -> None:
     """Run the command line: the words of ``sys.argv``."""
+    hide_password()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
