@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from study.cli import display, progress, results
-from study.cli.options import Data, NameArgument, Runs, Uri, err, find_run, find_study, out, refuse
+from study.cli.options import Data, NameArgument, Runs, Uri, err, find_run, find_study, out, refuse, say
+from study.cli.passwords import hide_password
 from study.config import plugins
 from study.config.loader import ConfigError, load_study, preset_names, preset_path
 from study.storage.failures import failures
@@ -34,6 +35,7 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's 
 
 def main() -> None:
     """Run the command line with the arguments in ``sys.argv``."""
+    hide_password()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
@@ -141,7 +143,9 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
     try:
-        results.show(spec, folder, tracking.Tracker(spec, uri, folder))
+        tracker = tracking.open_tracker(spec, uri, folder, say)
+        tracker.check()
+        results.show(spec, folder, tracker)
     except (tracking.TrackingError, OSError) as error:
         refuse(str(error))
 
@@ -162,25 +166,18 @@ def ui(
 ) -> None:
     """Serve the MLflow UI and open it where the runs are."""
     from study import tracking
-    from study.tracking.mlflow_backend import ui_server as server
 
     folder = runs_folder(runs)
     uri = tracking.tracking_uri(tracking_uri, folder)
     if name is not None:
         name = find_run(name, folder)[0].name
-    if uri == tracking.embedded_uri(folder) and not tracking.embedded_database(folder).is_file():
-        refuse(f"{folder}: no study was run here; name the folder of runs with --runs")
     try:
-        page = tracking.runs_page(uri, name)
-        if uri.startswith(("http://", "https://")):
-            _open(f"{tracking.ui_address(uri)}/{page}", browser)
-            return
-        out.print("starting the MLflow UI …", highlight=False)
-        with server.serving(uri, port) as address:
-            _open(f"{address}/{page}", browser)
-            out.print("Ctrl-C ends it.")
-            signal.pause()
-    except (tracking.TrackingError, server.UiError) as error:
+        with tracking.show(uri, name, port, say) as page:
+            _open(page.url, browser)
+            if page.served_here:
+                out.print("Ctrl-C ends it.")
+                signal.pause()
+    except tracking.TrackingError as error:
         refuse(str(error))
 
 

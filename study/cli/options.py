@@ -80,7 +80,8 @@ def find_study(
         from study import tracking
 
         try:
-            elsewhere = tracking.fetch(str(tracking_uri), StudyFolder(folder, name))
+            uri = tracking.tracking_uri(tracking_uri, folder)
+            elsewhere = tracking.fetch(uri, StudyFolder(folder, name))
         except tracking.TrackingError as error:
             refuse(str(error))
     return *find_run(name, folder), elsewhere

@@ -44,15 +44,14 @@ def show(study: Study, folder: StudyFolder, tracker: Tracker) -> None:
         say("no trial has finished an epoch, so there is no report")
         return
     display.show_summary(out, tables.summary_table(tables.trial_table(records, study, state)))
-    links = {record.trial.key: path for record in records if (path := tracker.run_link(record.trial))}
-    reports.write_report(records, study, folder.report, links, tracker.search_link, state)
+    reports.write_report(records, study, folder.report, tracker, state)
     tracker.log_report(folder.report)
     display.show_next(
         out,
         {
             "report": str(folder.report / "index.html"),
             "figure": str(folder.report / "figure1.png"),
-            "curves": tracker.page() or command_line("ui", study.name, *folder_options(folder)),
+            "curves": tracker.study_link() or command_line("ui", study.name, *folder_options(folder)),
             "once more": command_line("report", study.name, *folder_options(folder)),
         },
     )

@@ -108,8 +108,9 @@ def _run(
         driver.check(study, folder, executor, data_folder)
         folder.runs.mkdir(parents=True, exist_ok=True)
         uri = tracking.tracking_uri(tracking_uri, folder.runs)
-        tracker = tracking.Tracker(study, uri, folder)
-        say(f"{study.name}: {len(study.planned_trials())} trials; MLflow at {uri}")
+        tracker = tracking.open_tracker(study, uri, folder, say)
+        tracker.check()
+        say(f"{study.name}: {len(study.planned_trials())} trials; MLflow at {tracker.location}")
         with progress.watching(out, live=not in_terminal) as on_progress:
             ended = driver.run(
                 study,

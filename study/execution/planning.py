@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from study import tracking
 from study.config.catalogue import CATALOGUE, BuiltIn
 from study.config.optimizer_name import OPTIMIZERS
 from study.config.trial import Trial
@@ -27,11 +28,8 @@ START_SECONDS = 3.0
 UNIT_SECONDS = 60.0
 """What a search asks for at a time should be worth about this much, where all slots have work."""
 
-# The journal keeps three float32 per iteration in base64, the Parquet file about as much; MLflow keeps
-# about 150 bytes for each point of a curve, of which there are at most about 1000 after thinning.
+# The journal keeps three float32 per iteration in base64, the Parquet file about as much.
 BYTES_PER_ITERATION = 2 * 12 * 4 / 3
-BYTES_PER_POINT = 150
-MAX_POINTS = 1_000
 
 _UNKNOWN = BuiltIn("")
 """Of a workload that is not built in, nothing is known before it is made."""
@@ -166,7 +164,7 @@ def plan(
     total = _total(seconds)
     known = _total(counts)
     measured = all((trial.workload, trial.optimizer) in rates for trial in trials)
-    points = sum(min(MAX_POINTS, 3 * count) for count in counts if count is not None)
+    tracked = sum(tracking.stored_bytes(count) for count in counts if count is not None)
     bundles = load_balancing.bundles(trials, seconds, slots, limit)
     return Plan(
         trials=tuple(trials),
@@ -174,7 +172,7 @@ def plan(
         packs=tuple(tuple(pack) for bundle in bundles for pack in packs.make_packs(bundle, limit)),
         iterations=None if known is None else int(known),
         seconds=total,
-        bytes=None if known is None else round(known * BYTES_PER_ITERATION + points * BYTES_PER_POINT),
+        bytes=None if known is None else round(known * BYTES_PER_ITERATION + tracked),
         estimated=None if total is None else "measured" if measured else "rough",
     )
 

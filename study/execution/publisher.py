@@ -69,7 +69,7 @@ class Uploader:
                 return
             begun = time.monotonic()
             if not self._tracker.is_complete(record):
-                self._tracker.replay(record)
+                self._tracker.publish(record)
             del self._unsent[key]
             if not record.is_final:
                 spent += time.monotonic() - begun

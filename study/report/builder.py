@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from study.config.search_space import NOTHING_FOUND, SearchState
 from study.report import page
 from study.report.caveats import limits
 from study.report.figures.registry import SECTIONS, STEMS, draw
-from study.report.page import Links, Tables
+from study.report.page import Links, NoLinks, Tables
 from study.storage import provenance
 from study.storage.records import TrialRecord
 
@@ -34,8 +34,7 @@ def write_report(
     records: Sequence[TrialRecord],
     study: Study,
     folder: Path,
-    links: Mapping[str, str] | None = None,
-    search: Callable[[str], str] | None = None,
+    links: Links | None = None,
     state: SearchState = NOTHING_FOUND,
 ) -> ReportFiles:
     """Write a study's report into ``folder``, made if absent; files of an earlier report are replaced.
@@ -47,8 +46,7 @@ def write_report(
         records: of the study's trials, in any order; trials without a record count as not started.
         study: what was to be run.
         folder: where to write.
-        links: trial key → http(s) address of its MLflow run.
-        search: MLflow filter → address of the runs that it finds.
+        links: web pages of the trials, such as a study's tracker knows them; None for no links.
         state: what the study's search has found; a grid needs none.
 
     Raises:
@@ -70,16 +68,16 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw(own, study, state, trials, folder)
     written = _write_tables(found, folder)
-    addresses = Links(links or {}, search)
+    links = links or NoLinks()
     content = page.render(
         study=study,
         facts=page.facts(study, trials),
-        claims=page.claims(found.claims, addresses),
+        claims=page.claims(found.claims, links),
         glance=page.glance(found.claims),
         no_claims=_no_claims(trials),
         pictures={name: [picture for picture in pictures if picture.section == name] for name in SECTIONS},
         widths=page.widths(found.widths),
-        workloads=page.workloads(found, addresses),
+        workloads=page.workloads(found, links),
         machine=page.machine(own),
         limits=limits(trials, found.summary, found.widths, own),
         failures=page.failures(own),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -30,31 +30,34 @@ OUTCOMES = {
 }
 
 
-class Links(NamedTuple):
-    """Where the runs are seen. An address that is not http or https is left out."""
+class Links(Protocol):
+    """Web pages that show what the report is about; a :class:`study.tracking.Tracker` is one.
 
-    runs: Mapping[str, str]
-    """Trial key → the address of its MLflow run."""
-    search: Callable[[str], str] | None = None
-    """MLflow filter → the address of the runs that it finds."""
-    curve: str = "/artifacts/curve.parquet"
-    """What follows a run's address to come to its full curve."""
+    Each method returns None where there is no such page. The report leaves out addresses that are not http
+    or https.
+    """
 
-    def run(self, key: str) -> str | None:
-        """The address of a trial's run."""
-        return _web_address(self.runs.get(key))
+    def trial_link(self, key: str) -> str | None:
+        """Return the page of the trial with this key."""
 
-    def curve_of(self, key: str) -> str | None:
-        """The address of a trial's full curve."""
-        run = self.run(key)
-        return f"{run}{self.curve}" if run else None
+    def curve_link(self, key: str) -> str | None:
+        """Return the page of the file with every iteration of a trial."""
 
-    def found(self, row: Mapping[str, Any], optimizer: str) -> str | None:
-        """The address of the runs of an optimizer on a row's workload."""
-        if self.search is None:
-            return None
-        wanted = f"tags.workload = {_quoted(row['workload'])} and tags.optimizer = {_quoted(optimizer)}"
-        return _web_address(self.search(wanted))
+    def optimizer_link(self, workload: str, optimizer: str) -> str | None:
+        """Return the page of an optimizer's trials on a workload."""
+
+
+class NoLinks:
+    """Links of a report that leads nowhere."""
+
+    def trial_link(self, key: str) -> None:
+        """Return None."""
+
+    def curve_link(self, key: str) -> None:
+        """Return None."""
+
+    def optimizer_link(self, workload: str, optimizer: str) -> None:
+        """Return None."""
 
 
 class Tables(NamedTuple):
@@ -114,7 +117,10 @@ def claims(table: pd.DataFrame, links: Links) -> list[dict[str, Any]]:
         row["new"] = formatting.method(row, with_beta=True)
         row["base"] = formatting.method({**row, **baseline, "optimizer": row["baseline"]}, with_beta=True)
         row["where"] = label(row)
-        row["new_link"], row["base_link"] = (links.found(row, row[n]) for n in ("optimizer", "baseline"))
+        row["new_link"], row["base_link"] = (
+            _web_address(links.optimizer_link(row["workload"], row[name]))
+            for name in ("optimizer", "baseline")
+        )
         groups.setdefault((row["claim"], row["family"]), []).append(row)
     families = sorted(dict.fromkeys(family for _, family in groups), key=lambda name: "descent" not in name)
     return [
@@ -129,7 +135,7 @@ def glance(table: pd.DataFrame) -> dict[str, Any]:
     """Return the verdicts alone: a row per optimizer, baseline and workload, a column per claim."""
     columns = list(dict.fromkeys(table["claim"])) if len(table) else []
     rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
-    for group in claims(table, Links({})):
+    for group in claims(table, NoLinks()):
         for row in group["rows"]:
             line = rows.setdefault(row["where"], {}).setdefault(
                 (row["new"], row["base"]),
@@ -159,7 +165,8 @@ def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
         runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in singles:
             row |= {"method": formatting.method(row), "outcome_text": OUTCOMES[row["outcome"]]}
-            row |= {"link": links.run(row["key"]), "curve": links.curve_of(row["key"])}
+            row["link"] = _web_address(links.trial_link(row["key"]))
+            row["curve"] = _web_address(links.curve_link(row["key"]))
             runs.setdefault(_cell(row), []).append(row)
         for row in rows:
             _say(row)
@@ -244,11 +251,6 @@ def _rows(table: pd.DataFrame, workload: tuple[str, str] | None = None) -> list[
 def _cell(row: Mapping[str, Any]) -> tuple[str, ...]:
     # As text, since NaN does not equal itself.
     return tuple(str(row[name]) for name in (*SETUP, *METHOD, "alpha0"))
-
-
-def _quoted(text: str) -> str:
-    # MLflow's filters know no escape: a name with both kinds of quotes finds nothing.
-    return f"'{text}'" if "'" not in text else f'"{text}"'
 
 
 def _web_address(link: str | None) -> str | None:

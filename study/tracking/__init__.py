@@ -1,43 +1,82 @@
-"""Keeps a study in MLflow: the only room that imports mlflow.
+"""Sends a study to a tracking service, and gets it back from there.
 
-One experiment per study, a parent run, and a child run per trial, written from the trials' journals by one
-process. Everything sent is a function of the journal, so sending it again changes nothing: a metric
-point is its (key, timestamp, step, value), and all four come from the journal.
+:class:`Tracker` is all that the rest of the program knows of a service. MLflow is the one backend; its code
+is imported when it is first used. To add a backend, write a package with the functions of
+:class:`.base.Backend` and add its line to :data:`BACKENDS`.
 """
 
-import logging
-import os
+from __future__ import annotations
 
-# Read when mlflow is imported.
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# Without these a server that is away is waited for for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import cast
 
-from study.tracking.base import TrackingError
-from study.tracking.mlflow_backend.client import (
-    embedded_database,
-    embedded_uri,
-    runs_page,
-    tracking_uri,
-    ui_address,
-)
-from study.tracking.mlflow_backend.download import fetch
-from study.tracking.mlflow_backend.tracker import Tracker
-
-logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("mlflow").setLevel(logging.WARNING)
+from study.config.loader import Study
+from study.storage.study_folder import StudyFolder
+from study.tracking.base import Backend, Page, Say, Tracker, TrackingError
+from study.tracking.mlflow_backend.address import embedded_uri, stored_bytes, tracking_uri
 
 __all__ = [
+    "Page",
     "Tracker",
     "TrackingError",
-    "embedded_database",
     "embedded_uri",
     "fetch",
-    "runs_page",
+    "open_tracker",
+    "show",
+    "stored_bytes",
     "tracking_uri",
-    "ui_address",
 ]
+
+DEFAULT = "study.tracking.mlflow_backend.backend"
+BACKENDS: dict[str, str] = {}
+"""URI scheme → the module of its backend; every other scheme is MLflow's."""
+
+
+def open_tracker(study: Study, uri: str, folder: StudyFolder, say: Say = lambda line: None) -> Tracker:
+    """Return a tracker of ``study``. Nothing is sent or read yet.
+
+    Args:
+        study: What to track.
+        uri: From :func:`tracking_uri`.
+        folder: The study's folder.
+        say: Called with a line when the service is waited for.
+    """
+    return _backend(uri).open_tracker(study, uri, folder, say)
+
+
+def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
+    """Copy what a server has of a study into ``folder``: its file, and the journals of trials that ended.
+
+    So ``status`` and ``report`` work from any machine that reaches the server. Files that are in the folder
+    already stay as they are. Nothing happens if ``uri`` is not a server's, or the server does not have the
+    study.
+
+    Returns:
+        By key, for each trial that is running: the share of its budget that is done, 0 to 1.
+
+    Raises:
+        TrackingError: The server cannot be reached or used.
+    """
+    return _backend(uri).fetch(uri, folder)
+
+
+def show(
+    uri: str, name: str | None, port: int = 0, say: Say = lambda line: None
+) -> AbstractContextManager[Page]:
+    """Return a context in which a web page shows studies; it is served here if no server does.
+
+    Args:
+        uri: From :func:`tracking_uri`.
+        name: The study to show; None for all.
+        port: TCP port on 127.0.0.1 to serve it on; 0 takes a free one.
+        say: Called with a line when something is waited for.
+
+    Raises:
+        TrackingError: The service cannot be used or served, or does not have the study.
+    """
+    return _backend(uri).show(uri, name, port, say)
+
+
+def _backend(uri: str) -> Backend:
+    return cast(Backend, import_module(BACKENDS.get(uri.partition(":")[0], DEFAULT)))

@@ -1,7 +1,91 @@
-"""What a study asks of a tracker, whichever backend answers."""
+"""What a study needs of a tracking service, whichever one it is.
+
+A service is a backend: a package with a module of the functions that :class:`Backend` names, listed in
+``study.tracking.BACKENDS``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from study.config.loader import Study
+from study.config.search_space import SearchState
+from study.storage.records import TrialRecord
+from study.storage.study_folder import StudyFolder
+
+Say = Callable[[str], None]
+"""Prints one line for the user."""
+
 
 class TrackingError(RuntimeError):
-    """The tracking server or store cannot be reached or used."""
+    """The tracking service cannot be reached or used; the message is one line."""
+
+
+class Tracker(Protocol):
+    """Sends one study to a tracking service.
+
+    Making one does nothing over the network. Reading, such as a link, changes nothing in the service; the
+    first thing published creates the study there. Every method may raise a :class:`TrackingError`, after
+    which it can be called again: what is sent twice is kept once.
+    """
+
+    @property
+    def location(self) -> str:
+        """The service's address, for people: without a password."""
+
+    def check(self) -> None:
+        """Raise a TrackingError unless the service can be used; wait for one that is only busy."""
+
+    def begin(self) -> None:
+        """Mark the study as running, and store its file. Only the driver that holds the lock may."""
+
+    def is_complete(self, record: TrialRecord) -> bool:
+        """Return whether the service has everything of a trial that has ended."""
+
+    def publish(self, record: TrialRecord) -> None:
+        """Send what the service does not have yet of a trial; mark the trial as ended once it is."""
+
+    def log_search(self, state: SearchState) -> None:
+        """Store what the study's search has found so far; nothing if it has no search."""
+
+    def log_report(self, folder: Path) -> None:
+        """Store the report's files with the study; nothing if the service does not have the study."""
+
+    def close(self, *, completed: bool) -> None:
+        """Mark the study as finished, or as interrupted with trials left to run."""
+
+    def study_link(self) -> str | None:
+        """Return the web page of the study's trials; None if no server shows it now."""
+
+    def trial_link(self, key: str) -> str | None:
+        """Return the web page of the trial with this key; None if there is none."""
+
+    def curve_link(self, key: str) -> str | None:
+        """Return the web page of the file with every iteration of a trial; None if there is none."""
+
+    def optimizer_link(self, workload: str, optimizer: str) -> str | None:
+        """Return the web page of an optimizer's trials on a workload; None if there is none."""
+
+
+class Page(NamedTuple):
+    """A web page that shows studies."""
+
+    url: str
+    served_here: bool
+    """Whether this process serves it, and has to stay as long as somebody looks at it."""
+
+
+class Backend(Protocol):
+    """A tracking service's module, which ``study.tracking`` imports when it is used."""
+
+    def open_tracker(self, study: Study, uri: str, folder: StudyFolder, say: Say) -> Tracker:
+        """Return a tracker of ``study`` in the service at ``uri``; nothing is sent yet."""
+
+    def fetch(self, uri: str, folder: StudyFolder) -> dict[str, float]:
+        """Copy what the service has of a study into ``folder``; see :func:`study.tracking.fetch`."""
+
+    def show(self, uri: str, name: str | None, port: int, say: Say) -> AbstractContextManager[Page]:
+        """Return a context in which a web page shows a study; see :func:`study.tracking.show`."""

@@ -1,4 +1,4 @@
-"""Which points of a curve to keep, so that its picture shows every spike that the full curve has."""
+"""Downsamples a curve to a few points that still show every spike of the full curve."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from numpy.typing import NDArray
 
 from study.storage.records import Array
 
-CURVE_POINTS = 320
-"""Points that the MLflow UI draws of a curve."""
 
+def thin_indices(values: Array, total: int, closed: bool, points: int) -> NDArray[np.intp]:
+    """Return which iterations of a curve to keep, so that a plot of it looks the same.
 
-def thin_indices(values: Array, total: int, closed: bool, points: int = CURVE_POINTS) -> NDArray[np.intp]:
-    """Return which iterations of a curve to keep, so that its picture stays the same.
-
-    The curve is cut into buckets whose width depends on ``total`` alone. Kept are each bucket's smallest
-    and largest value and the curve's first and last, never one that is not finite. While the curve grows,
-    only whole buckets are answered for; so the answer for a longer curve starts with every earlier answer.
+    The curve is cut into buckets whose width depends on ``total`` alone. Each bucket keeps its smallest and
+    its largest value, and the curve its first and its last; values that are not finite are left out. While
+    the curve grows, only its full buckets count, so the result for a longer curve starts with the result for
+    a shorter one.
 
     Args:
-        values: the curve so far, shape (n,), n ≤ total.
-        total: iterations that the curve may come to have.
-        closed: the curve ends here: answer for its last, partial bucket too.
-        points: about as many are kept; at most ``points + 2``.
+        values: The curve so far, shape (n,), n ≤ total.
+        total: How many iterations the curve may come to have.
+        closed: The curve ends here, so its last, partial bucket counts too.
+        points: About as many are kept; at most ``points + 2``.
 
     Returns:
         Indices into ``values``, from 0, ascending.
 
     Raises:
-        ValueError: more values than ``total``, or fewer than two points asked for.
+        ValueError: There are more values than ``total``, or ``points`` is below 2.
     """
     if points < 2:
         raise ValueError(f"points must be 2 or more; got {points}")
     if len(values) > total:
-        raise ValueError(f"a curve of at most total={total} values was promised; got {len(values)}")
+        raise ValueError(f"a curve has at most total={total} values; got {len(values)}")
     if not len(values):
         return np.empty(0, dtype=np.intp)
     width = -(-total // (points // 2))

@@ -18,7 +18,8 @@ from study.config.loader import Study, Trial
 from study.storage.journal import Journal, read
 from study.storage.records import EpochRecord, TrialRecord
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri
+from study.tracking import embedded_uri
+from study.tracking.mlflow_backend.tracker import MlflowTracker
 
 EPOCHS, ITERATIONS = 20, 469
 
@@ -44,11 +45,11 @@ def measure(folder: Path, uri: str | None, count: int) -> None:
     )
     home = StudyFolder(folder, study.name)
     records = [record(trial, home) for trial in study.trials()]
-    tracker = Tracker(study, uri or embedded_uri(folder), home)
-    tracker.replay(records.pop())  # what is made on first use is not measured
+    tracker = MlflowTracker(study, uri or embedded_uri(folder), home)
+    tracker.publish(records.pop())  # what is made on first use is not measured
     begun = time.perf_counter()
     for each in records:
-        tracker.replay(each)
+        tracker.publish(each)
     seconds = time.perf_counter() - begun
     points = stored(tracker, records)
     print(
@@ -79,9 +80,9 @@ def record(trial: Trial, folder: StudyFolder) -> TrialRecord:
     return read(path, trial)
 
 
-def stored(tracker: Tracker, records: list[TrialRecord]) -> int:
+def stored(tracker: MlflowTracker, records: list[TrialRecord]) -> int:
     """Return how many points the runs of ``records`` have."""
-    client = MlflowClient(tracking_uri=tracker.uri)
+    client = MlflowClient(tracking_uri=tracker.location)
     wanted = {each.trial.key for each in records}
     runs = client.search_runs([tracker.experiment_id], max_results=10000)
     return sum(

@@ -29,7 +29,7 @@ import yaml
 from study.config.loader import Study, load_study
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
-from study.tracking import runs_page
+from study.tracking.mlflow_backend.backend import runs_page
 from study.training.worker import run_bundle
 
 ROOT = Path(__file__).parents[2]

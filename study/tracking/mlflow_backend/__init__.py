@@ -1,1 +1,23 @@
-"""Keeps a study in MLflow: the only room that imports mlflow."""
+"""MLflow as a tracking service; the only package that imports mlflow.
+
+A study is one experiment: a parent run, and a child run per trial, written from the trials' journals by one
+process. Everything sent is a function of the journal, so sending it again changes nothing: MLflow tells
+metric points apart by (key, timestamp, step, value), and all four come from the journal.
+"""
+
+import logging
+import os
+
+# MLflow reads these when it is imported.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# By default MLflow waits minutes for a server that is away.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+# It logs the traceback of every database error that it raises, too.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

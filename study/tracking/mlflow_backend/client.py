@@ -1,106 +1,90 @@
-"""Where MLflow is, how it is asked, and which of its runs are whole."""
+"""Opens MLflow, waits for one that is only busy, and turns its errors into one line each."""
 
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import quote, urlencode
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from study.config.messages import first_line
-from study.tracking.base import TrackingError
+from study.config.loader import ConfigError
+from study.tracking.base import Say, TrackingError
+from study.tracking.mlflow_backend import database, diagnosis, server
+from study.tracking.mlflow_backend.address import is_server
+from study.tracking.mlflow_backend.diagnosis import Problem
 
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
-UI_VARIABLE = "HYPERGRAD_STUDY_UI"
-EMBEDDED_UI = "http://127.0.0.1:5000"
+WAIT_SECONDS = 90.0
+"""How long a server or database that is only busy is waited for."""
 
+RETRY_SECONDS = 2.0
 
-def embedded_database(runs: Path) -> Path:
-    """Return the file of the store that lies beside the studies."""
-    return runs / "mlflow.db"
-
-
-def embedded_uri(runs: Path) -> str:
-    """Return the URI of the store that lies beside the studies: SQLite in the folder of runs."""
-    return f"sqlite:///{embedded_database(runs)}"
+# MLflow reads it where it makes a database's default experiment. Otherwise that gets an artifact folder in
+# the working folder, whose name MLflow puts into SQL as it is.
+_ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 
 
-def tracking_uri(option: str | None, runs: Path) -> str:
-    """Return the tracking URI: the option, ``MLFLOW_TRACKING_URI``, or the embedded store."""
-    return option or os.environ.get(URI_VARIABLE) or embedded_uri(runs)
+def check(uri: str, say: Say) -> None:
+    """Raise a TrackingError unless the server or database at ``uri`` can be used; change nothing there.
 
+    Args:
+        uri: The tracking URI.
+        say: Called once with a line if the server or database is waited for.
 
-def ui_address(uri: str) -> str:
-    """Return where a person's browser finds the UI of the store at ``uri``.
-
-    A server may be called one thing by the study and another by the person, as in containers; then
-    ``HYPERGRAD_STUDY_UI`` says which. An embedded store's is where ``hypergrad-study ui`` serves it.
+    Raises:
+        TrackingError: It cannot be used, or is still busy after :data:`WAIT_SECONDS`.
     """
-    return (os.environ.get(UI_VARIABLE) or (uri if is_server(uri) else EMBEDDED_UI)).rstrip("/")
+    deadline = time.monotonic() + WAIT_SECONDS
+    said = False
+    while problem := _problem(uri):
+        if not problem.passes or time.monotonic() > deadline:
+            raise TrackingError(problem.text)
+        if not said:
+            say(f"{problem.text}; waiting for it")
+            said = True
+        time.sleep(RETRY_SECONDS)
+
+
+def open_client(uri: str, say: Say, artifact_root: str) -> MlflowClient:
+    """Return a client of the server or database at ``uri``, whose tables are made if it has none.
+
+    Args:
+        uri: The tracking URI.
+        say: Called once with a line if the server or database is waited for.
+        artifact_root: The URI under which a new database keeps artifacts by default.
+
+    Raises:
+        TrackingError: See :func:`check`.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        check(uri, say)
+        try:
+            database.make_file(uri)
+            with _artifacts_under(artifact_root):
+                return MlflowClient(tracking_uri=uri)
+        except Exception as error:
+            problem = diagnosis.explain(error, uri)
+            if not problem.passes or time.monotonic() > deadline:
+                raise TrackingError(problem.text) from error
+            time.sleep(RETRY_SECONDS)
 
 
 @contextmanager
 def asking(uri: str) -> Iterator[None]:
-    """Turn what MLflow and the network raise within into a TrackingError that names ``uri``."""
+    """Turn whatever MLflow raises within into a TrackingError that names ``uri`` and what would help.
+
+    Whatever: besides its own exceptions, MLflow lets those of SQLAlchemy, Alembic, requests and the libraries
+    of artifact stores through, and a study must not end because of its tracking.
+    """
     try:
         yield
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow at {uri}: {first_line(error)}") from error
-
-
-def runs_page(uri: str, name: str | None) -> str:
-    """Return the MLflow UI's page, from ``#`` on, with the runs of the study ``name``, or with all studies.
-
-    Raises:
-        TrackingError: the server or store does not answer, or does not have the study.
-    """
-    if name is None:
-        return "#/experiments"
-    check_reachable(uri)
-    with asking(uri):
-        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
-    if found is None:
-        raise TrackingError(f"MLflow at {uri}: there is no experiment {name!r}")
-    return page(found.experiment_id)
-
-
-def is_server(uri: str) -> bool:
-    """Whether ``uri`` is a server's, over HTTP."""
-    return uri.startswith(("http://", "https://"))
-
-
-def check_reachable(uri: str) -> None:
-    """Raise a TrackingError, soon, if ``uri`` is a server's and nothing answers there."""
-    if not is_server(uri):
-        return
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
-            pass
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise TrackingError(
-            f"no MLflow server answers at {uri} ({first_line(error)}); start it, or correct "
-            f"--tracking-uri or {URI_VARIABLE}"
-        ) from error
-
-
-def page(experiment_id: str, wanted: str = "tags.role = 'trial'") -> str:
-    """Return the UI's page, from ``#`` on, with the runs of an experiment that a filter finds."""
-    # MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child
-    # runs away under their parent unless they are filtered and ordered by something else than their date.
-    view = {
-        "workflowType": "machine_learning",
-        "searchFilter": wanted,
-        "orderByKey": "metrics.`best_val_loss`",
-        "orderByAsc": "true",
-    }
-    return f"#/experiments/{experiment_id}/runs?{urlencode(view, quote_via=quote)}"
+    except (TrackingError, ConfigError):
+        raise
+    except Exception as error:
+        raise TrackingError(diagnosis.explain(error, uri).text) from error
 
 
 def all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
@@ -113,8 +97,25 @@ def all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
             return
 
 
-def end_of(run: Run) -> str | None:
-    """How a run ended that has all that its trial left; None of one that has not."""
+def complete_status(run: Run) -> str | None:
+    """Return the final status of a run that was sent to its end; None of one that was not."""
     status: str = run.info.status
     pruned = status == "KILLED" and run.data.tags.get("outcome") == "pruned"
     return status if status == "FINISHED" or pruned else None
+
+
+def _problem(uri: str) -> Problem | None:
+    return server.problem(uri) if is_server(uri) else database.problem(uri)
+
+
+@contextmanager
+def _artifacts_under(root: str) -> Iterator[None]:
+    before = os.environ.get(_ARTIFACT_ROOT_VARIABLE)
+    os.environ[_ARTIFACT_ROOT_VARIABLE] = root
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ARTIFACT_ROOT_VARIABLE]
+        else:
+            os.environ[_ARTIFACT_ROOT_VARIABLE] = before

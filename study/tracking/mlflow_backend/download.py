@@ -1,4 +1,4 @@
-"""Has a study from an MLflow server that it was run with: its file, its journals, what is under way."""
+"""Copies a study from the MLflow server that it was run with: its file, its journals, its progress."""
 
 from __future__ import annotations
 
@@ -10,30 +10,22 @@ from mlflow.entities import Run
 
 from study.config.loader import Trial, load_study
 from study.storage.study_folder import StudyFolder
-from study.tracking.mlflow_backend.client import all_runs, asking, check_reachable, end_of, is_server
+from study.tracking.base import Say
+from study.tracking.mlflow_backend import client as mlflow_client
+from study.tracking.mlflow_backend.address import is_server
+from study.tracking.mlflow_backend.client import all_runs, asking, complete_status
 
 JOURNAL = "trial.journal"
 """The artifact of a trial's run that is its journal."""
 
 
-def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
-    """Bring what a server has of a study into ``folder``: its file, and the journals of trials that ended.
-
-    So ``status`` and ``report`` work from any machine that reaches the server. What is in the folder already
-    stays as it is; nothing happens if ``uri`` is not a server's, or the server does not know the study.
-
-    Returns:
-        By key, for each trial that the study's driver says is under way: the share of its budget that is
-        done, 0 to 1. Their journals are where they run; the server has the points sent so far.
-
-    Raises:
-        TrackingError: the server does not answer.
-    """
+def fetch(uri: str, folder: StudyFolder, say: Say = lambda line: None) -> dict[str, float]:
+    """Copy what a server has of a study into ``folder``; see :func:`study.tracking.fetch`."""
     if not is_server(uri):
         return {}
-    check_reachable(uri)
-    client = MlflowClient(tracking_uri=uri)
+    mlflow_client.check(uri, say)
     with asking(uri):
+        client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(folder.name)
         if experiment is None:
             return {}
@@ -46,7 +38,7 @@ def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
         study = load_study(folder.study_file)
         if study.search is not None and not folder.search_journal.is_file():
             _download(client, parent.info.run_id, folder.search_journal.name, folder.search_journal)
-        ended = {run.data.tags.get("trial_key"): run for run in runs if end_of(run)}
+        ended = {run.data.tags.get("trial_key"): run for run in runs if complete_status(run)}
         under_way = {run.data.tags.get("trial_key"): run for run in runs if run.info.status == "RUNNING"}
         shares = {}
         for trial in study.trials(folder.search_state()):

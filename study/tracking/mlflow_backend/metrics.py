@@ -1,4 +1,4 @@
-"""What of a trial goes to MLflow, as a function of its record alone: params, and points sent once."""
+"""Turns a trial's record into MLflow params and metric points, each point once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mlflow.entities import Metric
 from study.config.loader import Trial
 from study.storage.records import EpochRecord, TrialRecord
 from study.tracking import downsample
+from study.tracking.mlflow_backend.address import CURVES
 
-CURVES = ("alpha", "train_loss", "hypergradient")
 EPOCH_CURVES = ("train_loss_epoch", "val_loss", "val_accuracy", "alpha_epoch")
 
 
@@ -25,10 +25,10 @@ def params(trial: Trial) -> dict[str, Any]:
 
 
 class Sent:
-    """How much of a record went to MLflow already; what is new is told by comparing.
+    """How much of a trial was sent to MLflow already.
 
     Args:
-        points: about as many are sent of a curve.
+        points: About as many points are sent of a curve.
     """
 
     def __init__(self, points: int) -> None:
@@ -37,7 +37,11 @@ class Sent:
         self._points = dict.fromkeys(CURVES, 0)
 
     def fresh(self, record: TrialRecord) -> Iterator[Metric]:
-        """Yield the points of ``record`` that were not yielded before."""
+        """Yield the points of ``record`` that were not yielded before.
+
+        Args:
+            record: The trial's record, which contains the one given before.
+        """
         epochs, self._epochs = record.epochs[self._epochs :], len(record.epochs)
         for epoch in epochs:
             yield from _epoch_metrics(epoch)

@@ -1,10 +1,11 @@
-"""Writes a study into MLflow: a parent run, and a run per trial."""
+"""Writes a study into MLflow: a parent run, and a child run per trial."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,19 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from study.analysis import metrics as trial_metrics
 from study.analysis.curves import curve_table
-from study.config.loader import Study, Trial
+from study.config.loader import Study
 from study.config.search_space import SearchState
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
-from study.tracking import downsample
-from study.tracking.base import TrackingError
+from study.tracking.base import Say, TrackingError
+from study.tracking.mlflow_backend import address, client
 from study.tracking.mlflow_backend import metrics as content
-from study.tracking.mlflow_backend.client import (
-    all_runs,
-    asking,
-    check_reachable,
-    end_of,
-    is_server,
-    page,
-    ui_address,
-)
+from study.tracking.mlflow_backend.address import CURVE_POINTS, is_server, ui_address
+from study.tracking.mlflow_backend.client import all_runs, asking, complete_status
 from study.tracking.mlflow_backend.download import JOURNAL
+
+CURVE_FILE = "curve.parquet"
+"""The artifact of a trial's run that holds every iteration."""
 
 _BATCH = 1000
 _TAGGED = ("workload", "optimizer", "op", "lop", "alpha0", "beta", "seed")
@@ -41,56 +38,83 @@ _STUDY_POINTS = 30_000
 _LEAST_POINTS = 120
 
 
-class Tracker:
-    """Writes one study into MLflow.
+@dataclass
+class _Kept:
+    """What MLflow has of the study, as far as this process knows."""
 
-    Opening it makes the experiment and the parent run, or finds them.
+    experiment_id: str
+    parent_id: str
+    """Empty as long as there is no parent run."""
+    runs: dict[str, Run]
+    """By trial key."""
+    complete: dict[str, str]
+    """By trial key, the final status of a run that was sent to its end."""
+    doubles: list[Run]
+    """Further runs of the same trials: a request that was answered too late is sent twice."""
+
+
+class MlflowTracker:
+    """Writes one study into MLflow; see :class:`study.tracking.Tracker`.
 
     Args:
-        study: what is tracked.
-        uri: the tracking URI.
-        folder: the study's folder. An embedded store keeps its artifacts beside it; a server is sent the
-            journals as well, so that the study can be had from it with :func:`fetch`.
-
-    Raises:
-        TrackingError: the server or store does not answer.
+        study: What is tracked.
+        uri: The tracking URI, which may hold a password.
+        folder: The study's folder. An embedded database keeps its artifacts beside it; a server is sent the
+            journals as well, so that the study can be fetched from it.
+        say: Called with a line when MLflow is waited for.
     """
 
-    def __init__(self, study: Study, uri: str, folder: StudyFolder) -> None:
+    def __init__(self, study: Study, uri: str, folder: StudyFolder, say: Say = lambda line: None) -> None:
         self.study = study
-        self.uri = uri
+        self._uri = uri
         self._folder = folder
-        check_reachable(uri)
-        self._client = MlflowClient(tracking_uri=uri)
-        with asking(uri):
-            self.experiment_id = self._experiment()
-            runs = list(all_runs(self._client, self.experiment_id))
-            self._runs = self._one_per_trial(runs)
-            self._complete = {key: end for key, run in self._runs.items() if (end := end_of(run))}
-            self._several_workloads = len({workload.use for workload in study.workloads}) > 1
-            self.parent_id = self._parent(runs)
+        self._say = say
+        self._opened: MlflowClient | None = None
+        self._read: _Kept | None = None
         self._sent: dict[str, content.Sent] = {}
         self._unsure = False
+        self._several_workloads = len({workload.use for workload in study.workloads}) > 1
         each = _STUDY_POINTS // max(1, len(study.trials()))
-        self._points = min(downsample.CURVE_POINTS, max(_LEAST_POINTS, each))
+        self._points = min(CURVE_POINTS, max(_LEAST_POINTS, each))
+
+    @property
+    def location(self) -> str:
+        """The tracking URI, without a password."""
+        return address.without_password(self._uri)
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's identifier of the study's experiment, which is made if there is none."""
+        return self._kept().experiment_id
+
+    @property
+    def parent_id(self) -> str:
+        """MLflow's identifier of the study's parent run, which is made if there is none."""
+        return self._kept().parent_id
+
+    def check(self) -> None:
+        """Raise a TrackingError unless MLflow can be used; wait for it if it is only busy."""
+        client.check(self._uri, self._say)
 
     def begin(self) -> None:
-        """Mark the parent run as running, which an earlier run may have ended, and keep the study with it.
+        """Mark the parent run as running, which an earlier run may have ended, and store the study file.
 
-        Only who may run the study does this, so that a driver that is refused changes nothing.
+        Only the driver that holds the lock may, so that a driver that is refused changes nothing.
 
         Raises:
-            TrackingError: MLflow refused or did not answer.
+            TrackingError: MLflow cannot be reached or used.
         """
-        with asking(self.uri):
-            self._keep_study(self.parent_id)
-            self._client.update_run(self.parent_id, status="RUNNING")
+        self._read = None  # another driver may have sent more since it was read
+        parent_id = self.parent_id
+        with asking(self._uri):
+            self._store_study(parent_id)
+            self._client.update_run(parent_id, status="RUNNING")
 
     def is_complete(self, record: TrialRecord) -> bool:
-        """Whether the trial's run has all that the trial left."""
-        return record.is_final and self._complete.get(record.trial.key) == end(record)
+        """Return whether the trial's run has everything of a trial that has ended."""
+        return record.is_final and self._kept().complete.get(record.trial.key) == final_status(record)
 
-    def replay(self, record: TrialRecord) -> None:
+    def publish(self, record: TrialRecord) -> None:
         """Send what the trial's run does not have yet of ``record``; end the run with the trial.
 
         Raises:
@@ -99,90 +123,140 @@ class Tracker:
         if not record.attempt:
             return
         try:
-            with asking(self.uri):
-                self._replay(record)
+            with asking(self._uri):
+                self._publish(record)
         except TrackingError:
             # Nobody knows how much of it arrived: it is all sent again, which doubles nothing.
             self._sent.pop(record.trial.key, None)
             self._unsure = True
             raise
 
-    def log_report(self, folder: Path) -> None:
-        """Store the report with the parent run.
-
-        Raises:
-            TrackingError: MLflow refused or did not answer.
-        """
-        with asking(self.uri):
-            self._client.log_artifacts(self.parent_id, str(folder), "report")
-
     def log_search(self, state: SearchState) -> None:
-        """Note with the parent run what a search has chosen so far; a server is sent its points as well.
+        """Store with the parent run what the search has chosen so far; send a server its points as well.
 
         Args:
-            state: what the study's search has found; nothing happens if it has no search.
+            state: What the study's search has found; nothing happens if it has no search.
 
         Raises:
             TrackingError: MLflow refused or did not answer.
         """
-        with asking(self.uri):
+        with asking(self._uri):
             for arm in self.study.arms():
                 if best := arm.best(state):
                     workload = f"{arm.template.workload}." if self._several_workloads else ""
                     point = f"α₀={best.alpha0:g}" + ("" if best.beta is None else f" β={best.beta:g}")
                     self._client.set_tag(self.parent_id, f"best.{workload}{arm.template.optimizer}", point)
-            if self.study.search is not None and state.points and is_server(self.uri):
+            if is_server(self._uri) and state.points:
                 self._client.log_artifact(self.parent_id, str(self._folder.search_journal))
 
-    def close(self, *, completed: bool) -> None:
-        """End the parent run: finished, or interrupted with trials left to do.
+    def log_report(self, folder: Path) -> None:
+        """Store the report's files with the parent run; nothing if MLflow does not have the study.
 
         Raises:
             TrackingError: MLflow refused or did not answer.
         """
-        with asking(self.uri):
-            self._one_per_trial(all_runs(self._client, self.experiment_id))
+        if kept := self._existing():
+            with asking(self._uri):
+                self._client.log_artifacts(kept.parent_id, str(folder), "report")
+
+    def close(self, *, completed: bool) -> None:
+        """End the parent run: finished, or interrupted with trials left to run.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        with asking(self._uri):
+            self._forget_doubles()
             self._client.set_terminated(self.parent_id, "FINISHED" if completed else "KILLED")
 
-    def run_link(self, trial: Trial) -> str | None:
-        """Return the address of a trial's run in the MLflow UI; None if it has no run.
+    def study_link(self) -> str | None:
+        """Return the address of the study's runs in a server's UI; None for an embedded database."""
+        if not is_server(self._uri):
+            return None
+        kept = self._existing()
+        return f"{ui_address(self._uri)}/{address.page(kept.experiment_id)}" if kept else None
 
-        See :func:`ui_address` for where that is.
-        """
-        run = self._runs.get(trial.key)
-        base = ui_address(self.uri)
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{run.info.run_id}" if run else None
+    def trial_link(self, key: str) -> str | None:
+        """Return the address of a trial's run in the MLflow UI; None if it has no run."""
+        kept = self._existing()
+        run = kept.runs.get(key) if kept else None
+        if kept is None or run is None:
+            return None
+        return f"{ui_address(self._uri)}/#/experiments/{kept.experiment_id}/runs/{run.info.run_id}"
+
+    def curve_link(self, key: str) -> str | None:
+        """Return the address of the file of a trial's every iteration in the MLflow UI; None if no run."""
+        run = self.trial_link(key)
+        return f"{run}/artifacts/{CURVE_FILE}" if run else None
+
+    def optimizer_link(self, workload: str, optimizer: str) -> str | None:
+        """Return the address of an optimizer's runs on a workload in the MLflow UI; None without any."""
+        return self.search_link(address.optimizer_filter(workload, optimizer)) if self._existing() else None
 
     def search_link(self, wanted: str) -> str:
         """Return the address of the runs that an MLflow filter finds, ``tags.optimizer = 'adam'``."""
-        return f"{ui_address(self.uri)}/{page(self.experiment_id, wanted)}"
+        return f"{ui_address(self._uri)}/{address.page(self.experiment_id, wanted)}"
 
-    def page(self) -> str | None:
-        """Return the address of the study's runs in the UI of a server; None for an embedded store."""
-        return f"{ui_address(self.uri)}/{page(self.experiment_id)}" if is_server(self.uri) else None
+    @property
+    def _client(self) -> MlflowClient:
+        if self._opened is None:
+            self._opened = client.open_client(self._uri, self._say, self._folder.artifacts.as_uri())
+        return self._opened
 
-    def _experiment(self) -> str:
+    def _existing(self) -> _Kept | None:
+        """Return what MLflow has of the study; None, and change nothing, if it does not have it."""
+        if self._read is None:
+            database = address.embedded_database(self._folder.runs)
+            if self._uri == address.embedded_uri(self._folder.runs) and not database.is_file():
+                return None
+            with asking(self._uri):
+                self._read = self._look_up()
+        return self._read if self._read and self._read.parent_id else None
+
+    def _kept(self) -> _Kept:
+        """Return what MLflow has of the study, whose experiment and parent run are made if absent."""
+        if kept := self._existing():
+            return kept
+        with asking(self._uri):
+            if self._read is None:
+                root = self._folder.artifacts / self.study.name
+                location = None if is_server(self._uri) else root.as_uri()
+                made = self._client.create_experiment(self.study.name, artifact_location=location)
+                self._read = _Kept(made, "", {}, {}, [])
+            tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
+            parent = self._client.create_run(self._read.experiment_id, tags=tags)
+            self._read.parent_id = parent.info.run_id
+            self._store_study(parent.info.run_id)
+        return self._read
+
+    def _look_up(self) -> _Kept | None:
+        experiment_id = self._experiment()
+        if experiment_id is None:
+            return None
+        runs = list(all_runs(self._client, experiment_id))
+        parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "study"), "")
+        kept, doubles = _one_per_trial(runs)
+        complete = {key: status for key, run in kept.items() if (status := complete_status(run))}
+        return _Kept(experiment_id, parent, kept, complete, doubles)
+
+    def _forget_doubles(self) -> None:
+        """Delete further runs of a trial, and know what is there."""
+        self._read = self._look_up() or self._read
+        kept = self._kept()
+        while kept.doubles:
+            self._client.delete_run(kept.doubles[-1].info.run_id)
+            kept.doubles.pop()
+
+    def _experiment(self) -> str | None:
         found = self._client.get_experiment_by_name(self.study.name)
-        if found is None:
-            location = None if is_server(self.uri) else (self._folder.artifacts / self.study.name).as_uri()
-            return self._client.create_experiment(self.study.name, artifact_location=location)
-        if found.lifecycle_stage == "deleted":
+        if found is not None and found.lifecycle_stage == "deleted":
             raise TrackingError(
-                f"MLflow at {self.uri}: the experiment {self.study.name!r} was deleted; "
+                f"MLflow at {self.location}: the experiment {self.study.name!r} was deleted; "
                 "restore it there or give the study another name"
             )
-        return found.experiment_id
+        return found.experiment_id if found else None
 
-    def _parent(self, runs: Iterable[Run]) -> str:
-        parent = next((run for run in runs if run.data.tags.get("role") == "study"), None)
-        if parent is None:
-            tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
-            parent = self._client.create_run(self.experiment_id, tags=tags)
-            self._keep_study(parent.info.run_id)
-        run_id: str = parent.info.run_id
-        return run_id
-
-    def _keep_study(self, run_id: str) -> None:
+    def _store_study(self, run_id: str) -> None:
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
         params = self.study.search_settings()
@@ -193,21 +267,14 @@ class Tracker:
             new = [Param(name, params[name]) for name in params.keys() - known.keys()]
             self._client.log_batch(run_id, params=new)
 
-    def _one_per_trial(self, runs: Iterable[Run]) -> dict[str, Run]:
-        """Keep one run per trial, the most complete: a request that was answered too late is sent twice."""
-        kept: dict[str, Run] = {}
-        for run in sorted(runs, key=lambda run: (end_of(run) is None, run.info.start_time)):
-            if (key := run.data.tags.get("trial_key")) and kept.setdefault(key, run) is not run:
-                self._client.delete_run(run.info.run_id)
-        return kept
-
-    def _replay(self, record: TrialRecord) -> None:
+    def _publish(self, record: TrialRecord) -> None:
         key = record.trial.key
         if self._unsure:
             # A run may have been made whose identifier was lost on the way.
-            self._runs = self._one_per_trial(all_runs(self._client, self.experiment_id))
+            self._forget_doubles()
             self._unsure = False
-        run = self._runs.get(key)
+        kept = self._kept()
+        run = kept.runs.get(key)
         if run is not None and run.data.tags.get("attempt") != record.attempt:
             # Another attempt's points must not mix with these.
             self._client.delete_run(run.info.run_id)
@@ -215,11 +282,11 @@ class Tracker:
             self._sent.pop(key, None)
         known = run is not None
         if run is None:
-            run = self._runs[key] = self._start(record)
+            run = kept.runs[key] = self._start(record)
         run_id = run.info.run_id
         params: dict[str, Any] = {}
         if key not in self._sent:
-            # A driver that died may have left the parameters out and the run as ended.
+            # A driver that died may have left the parameters out and the run as finished.
             params = content.params(record.trial)
             if known and not record.is_final:
                 self._client.update_run(run_id, status="RUNNING")
@@ -232,11 +299,11 @@ class Tracker:
             metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
         self._send(run_id, metrics, params, tags)
         if record.is_final:
-            self._keep_artifacts(run_id, record)
+            self._store_artifacts(run_id, record)
             # Last: a run that says it is finished is not looked at again.
-            self._client.set_terminated(run_id, end(record), end_time=record.ended_ms)
+            self._client.set_terminated(run_id, final_status(record), end_time=record.ended_ms)
             if record.status != "failed":
-                self._complete[key] = end(record)
+                kept.complete[key] = final_status(record)
             del self._sent[key]
 
     def _verdict(self, record: TrialRecord) -> dict[str, str]:
@@ -281,19 +348,29 @@ class Tracker:
         for start in range(first, len(metrics), _BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
-    def _keep_artifacts(self, run_id: str, record: TrialRecord) -> None:
+    def _store_artifacts(self, run_id: str, record: TrialRecord) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if record.error:
                 (folder / "error.txt").write_text(record.error, encoding="utf-8")
             if record.epochs:
-                pq.write_table(curve_table(record), folder / "curve.parquet")
+                pq.write_table(curve_table(record), folder / CURVE_FILE)
             journal = self._folder.journal(record.trial)
-            if is_server(self.uri) and journal.exists():
+            if is_server(self._uri) and journal.exists():
                 shutil.copyfile(journal, folder / JOURNAL)
             self._client.log_artifacts(run_id, str(folder))
 
 
-def end(record: TrialRecord) -> str:
-    """The status of the MLflow run of a trial that is closed."""
+def final_status(record: TrialRecord) -> str:
+    """Return the status that the MLflow run of a trial that has ended gets."""
     return "FINISHED" if record.is_complete else "KILLED" if record.status == "pruned" else "FAILED"
+
+
+def _one_per_trial(runs: Iterable[Run]) -> tuple[dict[str, Run], list[Run]]:
+    """Return one run per trial key, the most complete, and the runs that are too many."""
+    kept: dict[str, Run] = {}
+    doubles = []
+    for run in sorted(runs, key=lambda run: (complete_status(run) is None, run.info.start_time)):
+        if (key := run.data.tags.get("trial_key")) and kept.setdefault(key, run) is not run:
+            doubles.append(run)
+    return kept, doubles

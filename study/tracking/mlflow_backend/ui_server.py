@@ -1,4 +1,4 @@
-"""The MLflow UI over an embedded store: starts the server, waits for it, stops it whole."""
+"""Serves the MLflow UI over a database: starts a server, waits for it, stops all its processes."""
 
 from __future__ import annotations
 
@@ -15,34 +15,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from study.tracking.base import TrackingError
+from study.tracking.mlflow_backend.address import without_secrets
+
 HOST = "127.0.0.1"
 START_SECONDS = 120
 
 
-class UiError(RuntimeError):
-    """The UI cannot be served."""
-
-
 @contextmanager
 def serving(uri: str, port: int) -> Iterator[str]:
-    """Serve the MLflow UI over the store ``uri`` on 127.0.0.1 and yield its address once it answers.
+    """Serve the MLflow UI over the database ``uri`` on 127.0.0.1 and yield its address once it answers.
 
     Args:
-        uri: of the backend store, e.g. ``sqlite:///runs/mlflow.db``.
+        uri: The database, e.g. ``sqlite:///runs/mlflow.db``. It may hold a password.
         port: TCP port; 0 takes a free one.
 
     Raises:
-        UiError: the port is taken, or the server does not come up.
+        TrackingError: The port is taken, or the server does not start.
     """
     port = _free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    # Everyone on a machine sees the arguments of a process; only its user sees its environment.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
     # The server is several processes; a session of its own lets them be stopped together.
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
             address = f"http://{HOST}:{port}"
-            _wait(server, address, log)
+            _wait(server, address, log, uri)
             yield address
         finally:
             _stop(server)
@@ -54,24 +65,24 @@ def _free_port(port: int) -> int:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise UiError(f"port {port} on {HOST} is taken; choose another with --port") from error
+            raise TrackingError(f"port {port} on {HOST} is taken; choose another with --port") from error
         chosen: int = probe.getsockname()[1]
         return chosen
 
 
-def _wait(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
+def _wait(server: subprocess.Popen[bytes], address: str, log: IO[bytes], uri: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise UiError(f"the MLflow server did not start: {said[-1]}")
+            raise TrackingError(without_secrets(f"the MLflow server did not start: {said[-1]}", uri))
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
-    raise UiError(f"the MLflow server did not answer at {address} within {START_SECONDS} s")
+    raise TrackingError(f"the MLflow server did not answer at {address} within {START_SECONDS} s")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

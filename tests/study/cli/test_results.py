@@ -11,7 +11,7 @@ from study.cli import commands
 from study.config.loader import load_study
 from study.storage import search_journal
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri
+from study.tracking import embedded_uri, open_tracker
 from study.training.worker import run_bundle
 
 STUDY = """
@@ -47,9 +47,9 @@ def trained(tmp_path_factory):
     folder = StudyFolder(home / "runs", study.name)
     folder.save_study(study)
     list(run_bundle(study.trials(), folder))
-    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    tracker = open_tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
-        tracker.replay(record)
+        tracker.publish(record)
     tracker.close(completed=True)
     return home / "runs"
 

@@ -12,7 +12,7 @@ from study.storage import journal, search_journal
 from study.storage.driver_lock import DriverLock
 from study.storage.failures import failures
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri
+from study.tracking import embedded_uri, open_tracker
 from study.training.optimizers import OptimizerError
 from study.workloads.datasets import DataError
 from study.workloads.registry import WorkloadError
@@ -97,7 +97,7 @@ def run(home):
         executor = executor or Executor()
         said = []
         driver.check(study, folder, executor)
-        tracker = Tracker(study, embedded_uri(folder.runs), folder)
+        tracker = open_tracker(study, embedded_uri(folder.runs), folder)
         progress = driver.run(study, folder, tracker, executor, on_message=said.append)
         return progress, said, folder.records(study.trials(folder.search_state()))
 

@@ -21,7 +21,7 @@ from study.execution.ray_backend.cluster import Connection
 from study.execution.ray_backend.executor import RayExecutor
 from study.execution.search import open_search, train_unit
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri
+from study.tracking import embedded_uri, open_tracker
 from study.training.pack_limits import planned_limit
 from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 
@@ -137,10 +137,10 @@ def test_packed_or_not_a_study_comes_to_the_same(executor, tmp_path, write_study
         records = folder.records(trials)
         assert [record.repeatable for record in records] == [pack == 1] * len(trials)
         tables.append(trial_table(records, study).drop(columns=["seconds", "seconds_to_threshold"]))
-        tracker = Tracker(study, embedded_uri(folder.runs), folder)
+        tracker = open_tracker(study, embedded_uri(folder.runs), folder)
         for record in records:
-            tracker.replay(record)
-        client = MlflowClient(tracking_uri=tracker.uri)
+            tracker.publish(record)
+        client = MlflowClient(tracking_uri=tracker.location)
         found = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
         runs.append({run.data.tags["trial_key"]: run.data for run in found})
     pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-6)

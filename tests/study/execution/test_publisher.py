@@ -10,7 +10,7 @@ from study.execution.live_records import LiveRecords
 from study.execution.publisher import RunPublisher, Uploader
 from study.storage import journal, search_journal
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, TrackingError, embedded_uri
+from study.tracking import TrackingError, embedded_uri, open_tracker
 from study.training.worker import run_bundle, run_side_by_side
 
 
@@ -182,7 +182,7 @@ def test_the_publisher_reports_progress_and_ends_with_all_that_there_is(study, f
 
 def test_in_mlflow_every_trial_is_a_run_that_has_ended(study, folder):
     folder.runs.mkdir()
-    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    tracker = open_tracker(study, embedded_uri(folder.runs), folder)
     tracker.begin()
     publisher = RunPublisher(LiveRecords(study, folder), Uploader(tracker), lambda progress: None)
     publisher.start(slots=1)

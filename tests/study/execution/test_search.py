@@ -18,7 +18,7 @@ from study.cli.options import find_run
 from study.execution import planning, search
 from study.storage import journal, search_journal
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri, fetch
+from study.tracking import embedded_uri, fetch, open_tracker
 from study.tracking.mlflow_backend.ui_server import serving
 from study.training.worker import run_bundle
 
@@ -223,14 +223,14 @@ from study.execution.ray_backend.cluster import Connection
 from study.execution.ray_backend.executor import RayExecutor
 from study.storage.study_folder import StudyFolder
 from study.config.loader import load_study
-from study.tracking import Tracker, embedded_uri
+from study.tracking import embedded_uri, open_tracker
 
 def tell(progress):
     print(json.dumps({name: getattr(progress, name) for name in ("total", "done", "pruned")}))
 
 study, runs = load_study(sys.argv[1]), Path(sys.argv[2])
 folder = StudyFolder(runs, study.name)
-tracker = Tracker(study, embedded_uri(runs), folder)
+tracker = open_tracker(study, embedded_uri(runs), folder)
 executor = RayExecutor(Connection(cpus=2))
 tell(driver.run(study, folder, tracker, executor, on_progress=tell))
 """
@@ -258,7 +258,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     full, folder = StudyFolder(tmp_path / "full", study.name), StudyFolder(tmp_path / "runs", study.name)
     run_here(whole, full)
     told = run_on_ray(tmp_path / "small.yaml", folder)
-    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    tracker = open_tracker(study, embedded_uri(folder.runs), folder)
 
     # Points drawn at random do not depend on results, so the curves are those of the whole search.
     assert asked(folder) == asked(full)
@@ -394,12 +394,12 @@ def test_a_search_run_elsewhere_is_had_from_its_server(searched, tmp_path, monke
     list(run_bundle(study.reported(state), there))
     trials = study.trials(state)
     with serving(embedded_uri(tmp_path), port=0) as server:
-        tracker = Tracker(study, server, there)
+        tracker = open_tracker(study, server, there)
         tracker.log_search(state)
         for record in there.records(trials):
-            tracker.replay(record)
+            tracker.publish(record)
         journal.mark_pruned(there.journal(trials[0]), trials[0])
-        tracker.replay(there.records(trials[:1])[0])
+        tracker.publish(there.records(trials[:1])[0])
         fetch(server, here)
     assert here.search_state() == state
     assert len(trials) == 2 * 2 + 2

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from study.tracking import downsample
+from study.tracking.mlflow_backend.address import CURVE_POINTS
 
 finite_or_not = st.one_of(st.floats(-5, 5), st.sampled_from([math.nan, math.inf, -math.inf, 0.0]))
 curves = st.lists(finite_or_not, max_size=120).map(np.array)
@@ -49,15 +50,19 @@ def test_thinning_a_growing_curve_only_ever_adds_at_the_end(values, spare, point
 
 
 def test_short_curves_are_kept_whole_and_long_ones_to_the_ui_s_points():
-    assert downsample.thin_indices(np.linspace(3, 1, 320), 320, closed=True).tolist() == list(range(320))
+    assert downsample.thin_indices(
+        np.linspace(3, 1, 320), 320, closed=True, points=CURVE_POINTS
+    ).tolist() == list(range(320))
     long = np.random.default_rng(0).standard_normal(9380)
-    assert 300 <= len(downsample.thin_indices(long, 9380, closed=True)) <= 322
-    assert len(downsample.thin_indices(long[:58], 9380, closed=False)) == 0  # buckets are 59 wide
-    assert len(downsample.thin_indices(long[:59], 9380, closed=False)) >= 2
+    assert 300 <= len(downsample.thin_indices(long, 9380, closed=True, points=CURVE_POINTS)) <= 322
+    assert (
+        len(downsample.thin_indices(long[:58], 9380, closed=False, points=CURVE_POINTS)) == 0
+    )  # buckets are 59 wide
+    assert len(downsample.thin_indices(long[:59], 9380, closed=False, points=CURVE_POINTS)) >= 2
 
 
-def test_a_curve_longer_than_promised_is_refused():
-    with pytest.raises(ValueError, match="at most total=3 values was promised; got 4"):
-        downsample.thin_indices(np.zeros(4), 3, closed=True)
+def test_a_curve_longer_than_its_total_is_refused():
+    with pytest.raises(ValueError, match="a curve has at most total=3 values; got 4"):
+        downsample.thin_indices(np.zeros(4), 3, closed=True, points=2)
     with pytest.raises(ValueError, match="points must be 2 or more; got 1"):
         downsample.thin_indices(np.zeros(4), 4, closed=True, points=1)

@@ -19,7 +19,10 @@ from study.config.loader import Trial, load_study
 from study.storage.progress import progress_of
 from study.storage.records import EpochRecord, TrialRecord
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, TrackingError, downsample, embedded_uri, fetch, runs_page
+from study.tracking import TrackingError, embedded_uri, fetch, open_tracker
+from study.tracking.mlflow_backend.address import CURVE_POINTS
+from study.tracking.mlflow_backend.backend import runs_page
+from study.tracking.mlflow_backend.client import open_client
 from study.tracking.mlflow_backend.metrics import Sent
 from study.tracking.mlflow_backend.ui_server import serving
 from study.training.worker import run_bundle
@@ -71,10 +74,7 @@ def study(write_study):
 
 @pytest.fixture
 def opened(study, tmp_path):
-    def open_tracker():
-        return Tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
-
-    return open_tracker
+    return lambda: open_tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def everything(client, tracker):
 def test_another_optimizer_is_filtered_by_its_label_and_described_by_its_parameters(write_study, tmp_path):
     optimizer = {"name": "a.B", "label": "mine", "schedule": "cosine", "args": {"n": 2}}
     study, _ = write_study(optimizers=[optimizer], epochs=EPOCHS, seeds=1)
-    tracker = Tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
-    tracker.replay(record(study.trials()[0]))
+    tracker = open_tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
+    tracker.publish(record(study.trials()[0]))
     client = MlflowClient(tracking_uri=embedded_uri(tmp_path))
     (run,) = client.search_runs([tracker.experiment_id], "tags.optimizer = 'mine'")
     assert run.info.run_name == "mine α₀=0.01 seed=0"
@@ -112,7 +112,7 @@ def test_another_optimizer_is_filtered_by_its_label_and_described_by_its_paramet
 
 def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, client):
     tracker, trial = opened(), study.trials()[-1]
-    tracker.replay(record(trial))
+    tracker.publish(record(trial))
     assert tracker.is_complete(record(trial))
     parent = client.get_run(tracker.parent_id)
     assert (parent.info.run_name, parent.info.status) == ("small", "RUNNING")
@@ -135,7 +135,7 @@ def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, 
 def test_curves_are_thinned_with_their_extremes_and_whole_in_an_artifact(study, opened, client, tmp_path):
     tracker, trial = opened(), study.trials()[-1]
     full = record(trial)
-    tracker.replay(full)
+    tracker.publish(full)
     (run,) = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
     curve = client.get_metric_history(run.info.run_id, "train_loss")
     assert len(curve) <= 322
@@ -161,7 +161,7 @@ def test_each_curve_of_a_large_study_keeps_fewer_points(study, opened, client, m
     monkeypatch.setattr("study.tracking.mlflow_backend.tracker._STUDY_POINTS", 130 * len(study.trials()))
     tracker = opened()
     trial = study.trials()[2]
-    tracker.replay(record(trial))
+    tracker.publish(record(trial))
     (run,) = [
         r for r in client.search_runs([tracker.experiment_id]) if r.data.tags.get("trial_key") == trial.key
     ]
@@ -174,12 +174,14 @@ def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, clien
     grown = opened()
     for trial in trials:
         for count in range(EPOCHS + 1):
-            grown.replay(record(trial, count, status="running"))
-        grown.replay(record(trial))
-    at_once = Tracker(study, embedded_uri(tmp_path / "other"), StudyFolder(tmp_path / "other", study.name))
+            grown.publish(record(trial, count, status="running"))
+        grown.publish(record(trial))
+    at_once = open_tracker(
+        study, embedded_uri(tmp_path / "other"), StudyFolder(tmp_path / "other", study.name)
+    )
     for trial in trials:
-        at_once.replay(record(trial))
-    other = MlflowClient(tracking_uri=at_once.uri)
+        at_once.publish(record(trial))
+    other = MlflowClient(tracking_uri=at_once.location)
     assert everything(client, grown) == everything(other, at_once)
     assert len(everything(client, grown)) == len(trials)
 
@@ -187,16 +189,16 @@ def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, clien
 def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened, client):
     trial = study.trials()[-1]
     first = opened()
-    first.replay(record(trial, 3, status="running"))
+    first.publish(record(trial, 3, status="running"))
     second = opened()
     assert second.parent_id == first.parent_id
     assert not second.is_complete(record(trial))
-    second.replay(record(trial, 4, status="running"))
-    second.replay(record(trial))
+    second.publish(record(trial, 4, status="running"))
+    second.publish(record(trial))
     once = everything(client, second)
     third = opened()
     assert third.is_complete(record(trial))
-    third.replay(record(trial))
+    third.publish(record(trial))
     assert everything(client, third) == once
     for _, _, _, _, _, history in once.values():
         for points in history.values():
@@ -227,21 +229,22 @@ class Interrupted:
 @pytest.mark.parametrize("lost", [False, True])
 def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, client, lost):
     trial = study.trials()[-1]
+    whole_client = open_client(embedded_uri(tmp_path), print, tmp_path.as_uri())
 
     def kept(name, when):
         """What is kept of a trial that is told three times, the call number ``when`` failing."""
         named = study.model_copy(update={"name": name})
-        tracker = Tracker(named, embedded_uri(tmp_path), StudyFolder(tmp_path, name))
-        whole, tracker._client = tracker._client, Interrupted(tracker._client, when, lost=lost)
+        tracker = open_tracker(named, embedded_uri(tmp_path), StudyFolder(tmp_path, name))
+        tracker._opened = Interrupted(whole_client, when, lost=lost)
         failures = 0
         for told in (record(trial, 1, status="running"), record(trial, 3, status="running"), record(trial)):
             try:
-                tracker.replay(told)
+                tracker.publish(told)
             except TrackingError:
                 failures += 1
-        tracker._client = whole
+        tracker._opened = whole_client
         if failures:
-            tracker.replay(record(trial))
+            tracker.publish(record(trial))
         tracker.close(completed=True)
         ((_, status, end, params, tags, history),) = everything(client, tracker).values()
         return failures, (status, end, params, {k: v for k, v in tags.items() if k != "study"}, history)
@@ -254,13 +257,13 @@ def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, 
             break
         assert found == whole
         when += 1
-    assert when > 6, "every call of the replays was hit"
+    assert when > 10, "every call of the replays was hit"
 
 
 def test_another_attempt_replaces_the_run(study, opened, client):
     tracker, trial = opened(), study.trials()[-1]
-    tracker.replay(record(trial, 2, status="running", attempt="first"))
-    tracker.replay(record(trial, 1, status="running", attempt="second"))
+    tracker.publish(record(trial, 2, status="running", attempt="first"))
+    tracker.publish(record(trial, 1, status="running", attempt="second"))
     (run,) = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
     assert [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")] == [1]
 
@@ -270,10 +273,10 @@ def test_diverged_and_failed_trials_say_so(study, opened, client):
     (bad,) = epochs(0)[:1]
     loss = np.append(bad.train_loss[:50], np.nan).astype(np.float32)
     bad = dataclasses.replace(bad, train_loss=loss, alpha=bad.alpha[:51], hypergradient=loss, val_loss=np.nan)
-    tracker.replay(dataclasses.replace(record(first), status="diverged", epochs=(bad,)))
+    tracker.publish(dataclasses.replace(record(first), status="diverged", epochs=(bad,)))
     error = "Traceback\nValueError: no"
     fails = dataclasses.replace(record(second, 0), status="failed", error=error)
-    tracker.replay(fails)
+    tracker.publish(fails)
     found = client.search_runs([tracker.experiment_id], "tags.role = 'trial'")
     runs = {run.data.tags["trial_key"]: run for run in found}
     diverged, failed = runs[first.key], runs[second.key]
@@ -289,8 +292,9 @@ def test_a_server_that_is_away_is_said_at_once(study, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    tracker = open_tracker(study, f"http://127.0.0.1:{port}", StudyFolder(tmp_path, study.name))
     with pytest.raises(TrackingError, match=f"no MLflow server answers at .*:{port} .*--tracking-uri"):
-        Tracker(study, f"http://127.0.0.1:{port}", StudyFolder(tmp_path, study.name))
+        tracker.check()
 
 
 def test_a_study_run_elsewhere_is_had_from_its_server(write_study, tmp_path, monkeypatch):
@@ -301,9 +305,9 @@ def test_a_study_run_elsewhere_is_had_from_its_server(write_study, tmp_path, mon
     trials = study.trials()
     list(run_bundle(trials, there))
     with serving(embedded_uri(tmp_path), port=0) as server:
-        tracker = Tracker(study, server, there)
+        tracker = open_tracker(study, server, there)
         for kept in there.records(trials):
-            tracker.replay(kept)
+            tracker.publish(kept)
         tracker.close(completed=True)
         fetch(server, StudyFolder(tmp_path / "none", "unknown"))
         assert not (tmp_path / "none").exists()
@@ -335,12 +339,12 @@ def test_from_another_machine_trials_under_way_are_seen_while_their_driver_lives
                 commands.main()
             return capsys.readouterr().out
 
-        there = Tracker(study, server, StudyFolder(tmp_path / "there", "small"))
+        there = open_tracker(study, server, StudyFolder(tmp_path / "there", "small"))
         there.begin()
         first, second, third, _ = study.trials()
-        there.replay(record(first, 2, status="running"))
-        there.replay(record(second, EPOCHS, status="running"))
-        there.replay(record(third, 1, status="failed"))
+        there.publish(record(first, 2, status="running"))
+        there.publish(record(second, EPOCHS, status="running"))
+        there.publish(record(third, 1, status="failed"))
         here = StudyFolder(tmp_path / "here", "small")
         expected = {first.key: 2 / (EPOCHS + 1), second.key: EPOCHS / (EPOCHS + 1)}
         assert fetch(server, here) == pytest.approx(expected)
@@ -350,10 +354,10 @@ def test_from_another_machine_trials_under_way_are_seen_while_their_driver_lives
         assert progress.share == pytest.approx(sum(expected.values()) / 4)
 
         # A budget in iterations: the last point of the thinned curve is near the end.
-        shorter = Tracker(short, server, StudyFolder(tmp_path / "there", "short"))
+        shorter = open_tracker(short, server, StudyFolder(tmp_path / "there", "short"))
         shorter.begin()
         (trial,) = short.trials()
-        shorter.replay(record(trial, EPOCHS, status="running"))
+        shorter.publish(record(trial, EPOCHS, status="running"))
         share = fetch(server, StudyFolder(tmp_path / "here", "short"))[trial.key]
         assert share == pytest.approx(ITERATIONS * EPOCHS / trial.iterations, abs=0.01)
 
@@ -369,7 +373,7 @@ def test_only_the_driver_that_begins_changes_what_the_study_is(write_study, clie
 
     def opened(**overrides):
         changed, _ = write_study(**overrides)
-        return Tracker(changed, embedded_uri(tmp_path), StudyFolder(tmp_path, "small"))
+        return open_tracker(changed, embedded_uri(tmp_path), StudyFolder(tmp_path, "small"))
 
     assert kept(opened()) == ((0, 1), "A small study")
     other = opened(seeds=3, description="Grown")
@@ -380,11 +384,12 @@ def test_only_the_driver_that_begins_changes_what_the_study_is(write_study, clie
 
 def test_the_page_of_the_runs_is_not_the_page_of_traces(opened, tmp_path):
     tracker = opened()
-    page = runs_page(tracker.uri, "small")
+    tracker.begin()
+    page = runs_page(tracker.location, "small")
     assert page.startswith(f"#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning&")
     assert "searchFilter=tags.role%20%3D%20%27trial%27" in page
     with pytest.raises(TrackingError, match="no experiment 'none'"):
-        runs_page(tracker.uri, "none")
+        runs_page(tracker.location, "none")
 
 
 @settings(max_examples=60, deadline=None)
@@ -415,7 +420,7 @@ def test_each_curve_keeps_its_own_spikes_however_it_grew(total, places, epochs, 
         )
         for number, (start, end) in enumerate(pairwise(cuts), start=1)
     )
-    sent = Sent(downsample.CURVE_POINTS)
+    sent = Sent(CURVE_POINTS)
     points = []
     for count in range(1, len(made) + 1):
         status = "finished" if count == len(made) else "running"
@@ -428,10 +433,12 @@ def test_each_curve_keeps_its_own_spikes_however_it_grew(total, places, epochs, 
 
 def test_rates_are_params_on_a_logarithmic_scale_too(write_study, tmp_path):
     study, _ = write_study(optimizers=["sgd", "adam-adam"], alpha0=[0.01, 0], seeds=1, epochs=EPOCHS)
-    tracker = Tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
+    tracker = open_tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
     for trial in study.trials():
-        tracker.replay(record(trial))
-    runs = MlflowClient(tracking_uri=tracker.uri).search_runs([tracker.experiment_id], "tags.role = 'trial'")
+        tracker.publish(record(trial))
+    runs = MlflowClient(tracking_uri=tracker.location).search_runs(
+        [tracker.experiment_id], "tags.role = 'trial'"
+    )
     params = {(run.data.params["optimizer"], run.data.params["alpha0"]): run.data.params for run in runs}
     assert params["adam-adam", "0.01"]["log10_alpha0"] == "-2"
     assert params["adam-adam", "0.01"]["log10_beta"] == "-5"

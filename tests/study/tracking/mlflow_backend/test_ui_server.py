@@ -12,8 +12,8 @@ import urllib.request
 import pytest
 
 from study.storage.study_folder import StudyFolder
-from study.tracking import Tracker, embedded_uri
-from study.tracking.mlflow_backend.ui_server import UiError, serving
+from study.tracking import TrackingError, embedded_uri, open_tracker
+from study.tracking.mlflow_backend.ui_server import serving
 from study.training.worker import run_bundle
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -53,9 +53,9 @@ def kept(write_study, tmp_path):
     folder = StudyFolder(tmp_path / "runs", study.name)
     folder.save_study(study)
     list(run_bundle(study.trials(), folder))
-    tracker = Tracker(study, embedded_uri(folder.runs), folder)
+    tracker = open_tracker(study, embedded_uri(folder.runs), folder)
     for record in folder.records(study.trials()):
-        tracker.replay(record)
+        tracker.publish(record)
     tracker.close(completed=True)
     return tracker, study.trials(), folder
 
@@ -86,7 +86,7 @@ def test_the_command_opens_the_table_of_runs_and_a_run_draws_its_alpha(driver, k
 
         learned = next(trial for trial in trials if trial.lop)
         base = page.partition("#")[0]
-        run = tracker.run_link(learned).partition("#")[2]
+        run = tracker.trial_link(learned.key).partition("#")[2]
         driver.get(f"{base}#{run}/model-metrics")
         wait_for(lambda: "alpha" in text(driver).split())
         # Each chart is a plotly drawing; a curve is a path with more than one point.
@@ -167,7 +167,7 @@ def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
         click(driver, "[role=menuitemcheckbox]", "optimizer")
         wait_for(lambda: "Group: sgd" in text(driver))
 
-        go(f"{tracker.run_link(learned)}/artifacts/curve.parquet")
+        go(tracker.curve_link(learned.key))
         wait_for(lambda: f"{folder.artifacts}/small" in text(driver) and "curve.parquet" in text(driver))
 
 
@@ -176,6 +176,6 @@ def test_a_port_that_is_taken_is_said(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused = pytest.raises(UiError, match=f"port {port} .* is taken; choose another with --port")
+        refused = pytest.raises(TrackingError, match=f"port {port} .* is taken; choose another with --port")
         with refused, serving(f"sqlite:///{tmp_path / 'x.db'}", port):
             pass
