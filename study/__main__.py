@@ -9,15 +9,20 @@ from contextlib import suppress
 
 def main() -> None:
     """Run the command line. If it is interrupted while modules are imported, end as it would end itself."""
-    atexit.register(_end_quietly)
-    # torch, Ray and MLflow make a million objects that stay. The garbage collector would walk over them time
-    # and again.
-    gc.set_threshold(50_000, 20, 100)
+    prepare()
     try:
         from study.cli.commands import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     run()
+
+
+def prepare() -> None:
+    """Set up this process for the command line, before its modules are imported."""
+    atexit.register(_end_quietly)
+    # torch, Ray and MLflow make a million objects that stay. The garbage collector would walk over them time
+    # and again.
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _end_quietly() -> None:

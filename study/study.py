@@ -1,13 +1,13 @@
-"""What ``ray submit CLUSTER.yaml study/study.py -- run quickstart`` runs on the head: the command line.
+"""Runs the command line on a cluster's head: ``ray submit CLUSTER.yaml study/study.py -- run quickstart``.
 
-Ray copies this file, alone, to the home folder of the head and starts it there with ``python``, so it stands
-first on the path under the name of the package that it needs. It therefore leaves that folder and takes it
-off the path before anything of the package is imported; Ray hands both on to the workers.
+Ray copies this file, and no other, to the home folder of the head and starts it there with ``python``. So the
+file comes first on the import path, under the name of the package that it needs. Before it imports the
+package it therefore takes that folder off the path and leaves it; Ray hands both on to the workers.
 
-Arguments are those of ``hypergrad-study``, and two things differ. ``run`` uses the cluster that it was
-submitted to (``--address auto``) unless it is given an ``--address``. And it works in the folder of runs
-(``HYPERGRAD_STUDY_RUNS``; not the home folder itself), or else in ``hypergrad-study`` beside this file; a
-study file (``*.yaml``) is looked for in the home folder as well.
+Arguments are those of ``hypergrad-study``, with two differences. ``run`` uses the cluster that it was
+submitted to (``--address auto``) unless it is given an ``--address`` or ``--local``. And it works in the
+folder of runs (``HYPERGRAD_STUDY_RUNS``, but never in the home folder itself), or else in
+``hypergrad-study`` beside this file; it finds a study file (``*.yaml``) in the home folder as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
 
 
 def leave(folder: Path) -> None:
-    """Take ``folder`` off the import path, here and in child processes, and work elsewhere."""
+    """Take ``folder`` off the import path, here and in child processes, and change to another folder."""
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
     if inherited := os.environ.get("PYTHONPATH"):
         kept = [entry for entry in inherited.split(os.pathsep) if Path(entry).resolve() != folder]
@@ -37,22 +37,26 @@ def leave(folder: Path) -> None:
 
 
 def arguments(given: list[str]) -> list[str]:
-    """Return the arguments for the command line; to be called before the folder is left."""
+    """Return the arguments for the command line. Call this before :func:`leave`, for files' full paths."""
     given = [os.path.abspath(word) if _is_study_file(word) else word for word in given]
-    if given[:1] != ["run"] or any(word.partition("=")[0] == "--address" for word in given):
+    chosen = any(word.partition("=")[0] in ("--address", "--local") for word in given)
+    if given[:1] != ["run"] or chosen:
         return given
     return [*given, "--address", "auto"]
 
 
 def main() -> None:
-    """Run the installed package's command line; without the package say so and exit with 2."""
+    """Run the command line of the installed package; if it is not installed, say so and exit with 2."""
     words = arguments(sys.argv[1:])
     leave(HERE)
     try:
+        from study.__main__ import prepare
+
+        prepare()
         from study.cli import commands
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         sys.exit(_missing(error))
-    # What is printed to be pasted is the installed program; Ray, too, derives a folder for workers from this.
+    # Commands to paste are printed with the installed program's name. Ray, too, derives a folder from this.
     sys.argv = [PROGRAM, *words]
     commands.main()
 
@@ -61,7 +65,7 @@ def _is_study_file(word: str) -> bool:
     return word.endswith((".yaml", ".yml")) and os.path.isfile(word)
 
 
-def _missing(error: ModuleNotFoundError) -> int:
+def _missing(error: ImportError) -> int:
     print(
         f"error: {PROGRAM} is not installed for {sys.executable} ({error}); `ray up` installs it, by the "
         "cluster file's setup commands",

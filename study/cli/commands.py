@@ -10,12 +10,25 @@ from typing import Annotated
 
 import typer
 
-from study.cli import display, progress, results
-from study.cli.options import Data, NameArgument, Runs, Uri, err, find_run, find_study, out, refuse, say
+from study.cli import display, results
+from study.cli.options import (
+    Data,
+    NameArgument,
+    Runs,
+    Uri,
+    err,
+    find_run,
+    find_study,
+    out,
+    reason,
+    refuse,
+    say,
+)
 from study.cli.passwords import hide_password
 from study.config import plugins
 from study.config.loader import ConfigError, load_study, preset_names, preset_path
 from study.storage.failures import failures
+from study.storage.journal import OtherTrialError
 from study.storage.progress import progress_of
 from study.storage.study_folder import StudyFolder, runs_folder
 
@@ -41,6 +54,8 @@ def main() -> None:
         app()
     except ConfigError as error:
         refuse(*error.problems)
+    except (OSError, OtherTrialError) as error:
+        refuse(reason(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -125,7 +140,7 @@ def status(
     records = folder.planned_records(spec)
     out.print(f"[bold]{spec.name}[/] in", end=" ")
     out.print(folder.path, markup=False, highlight=False, soft_wrap=True)
-    stands = progress.describe(progress_of(records, elsewhere=elsewhere))
+    stands = display.describe(progress_of(records, elsewhere=elsewhere))
     out.print(stands, markup=False, highlight=False, soft_wrap=True)
     for line in display.failure_lines(failures(records), tracebacks=tracebacks):
         err.print(line)
@@ -146,7 +161,7 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
         tracker = tracking.open_tracker(spec, uri, folder, say)
         tracker.check()
         results.show(spec, folder, tracker)
-    except (tracking.TrackingError, OSError) as error:
+    except tracking.TrackingError as error:
         refuse(str(error))
 
 

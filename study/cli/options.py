@@ -28,7 +28,9 @@ NameArgument = Annotated[
 ]
 Runs = Annotated[
     Path | None,
-    typer.Option("--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs"),
+    typer.Option(
+        "--runs", help="Folder of runs.", envvar=RUNS_VARIABLE, show_default="./runs", file_okay=False
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -50,6 +52,13 @@ def refuse(*problems: str) -> NoReturn:
     for problem in problems:
         err.print(f"error: {problem}")
     sys.exit(BAD_INPUT)
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says: of a file that cannot be used, the file and why."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def say(line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from study.cli.display import describe
 from study.storage.progress import OnProgress, Progress
 
 LINE_SECONDS = 10.0
@@ -30,39 +30,6 @@ def watching(console: Console, *, live: bool = True) -> Iterator[OnProgress]:
         return
     with Live(console=console, refresh_per_second=4, transient=True) as display:
         yield lambda progress: display.update(_panel(progress))
-
-
-def describe(progress: Progress) -> str:
-    """Return one line that says how a study stands."""
-    parts = [f"{progress.done}/{progress.total} trials done"]
-    parts += [
-        f"{count} {what}"
-        for count, what in (
-            (progress.running, "running"),
-            (progress.diverged, "diverged"),
-            (progress.pruned, "pruned"),
-            (progress.failed, "failed"),
-        )
-        if count
-    ]
-    if progress.best is not None:
-        best = progress.best
-        loss = min(epoch.val_loss for epoch in best.epochs if math.isfinite(epoch.val_loss))
-        parts.append(f"best validation loss {loss:.4g} ({best.trial.workload} {best.trial.name})")
-    if progress.seconds_left is not None and progress.done + progress.failed < progress.total:
-        parts.append(f"about {duration(progress.seconds_left)} left")
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
 
 
 class _Lines:

@@ -9,7 +9,7 @@ import typer
 from rich.progress import track
 
 from study.cli import display
-from study.cli.options import NameArgument, Runs, Uri, command_line, err, find_study, out, refuse, say
+from study.cli.options import NameArgument, Runs, Uri, command_line, err, find_study, out, reason, refuse, say
 from study.config.loader import ConfigError, Study
 from study.storage.study_folder import StudyFolder, runs_folder
 
@@ -129,5 +129,5 @@ def export(
             exports.write_table(table, what, form, path)
             rows = len(table)
     except (ValueError, OSError) as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError([reason(error)]) from error
     out.print(f"{path}: {rows} rows", highlight=False, soft_wrap=True)

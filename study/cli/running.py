@@ -94,7 +94,7 @@ def _run(
 ) -> int:
     try:
         _start_early(study, folder, executor)
-    except (ExecutorError, OSError) as error:
+    except ExecutorError as error:
         refuse(str(error))
     from study import tracking
     from study.execution import driver
@@ -134,12 +134,11 @@ def _run(
         DataError,
         driver.BusyError,
         tracking.TrackingError,
-        OSError,
     ) as error:
         refuse(str(error))
     except KeyboardInterrupt:
         stopped = progress_of(folder.planned_records(study))
-        err.print(f"\nstopped with {progress.describe(stopped)}\nresume with: {again}")
+        err.print(f"\nstopped with {display.describe(stopped)}\nresume with: {again}")
         return INTERRUPTED
     return FAILED if ended.done < ended.total or ended.tracking_error else 0
 
@@ -149,15 +148,17 @@ def _show_failures(
 ) -> None:
     """Say what is missing and why, before any result."""
     records = folder.records(study.trials(folder.search_state()))
-    for line in display.failure_lines(failures(records), tracebacks=tracebacks):
-        err.print(line)
+    lines = display.failure_lines(failures(records), tracebacks=tracebacks)
     if ended.failed and not tracebacks:
         where = results.folder_options(folder)
-        err.print(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
-    if lost := sum(not (record.is_final or record.is_complete) for record in records):
-        gone = "because worker processes died too often"
-        err.print(f"{several(lost, 'trial')} did not end, {gone}; resume with: {again}")
+        lines.append(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
+    if lost := sum(not record.is_final for record in records):
+        lines.append(f"{several(lost, 'trial')} did not end: worker processes died too often")
     if left := ended.total - len(records):
-        err.print(f"{several(left, 'trial')} of the search did not begin; resume with: {again}")
+        lines.append(f"{several(left, 'trial')} of the search did not begin, as points before them failed")
     if ended.tracking_error:
-        err.print(f"MLflow did not take everything: {ended.tracking_error}; send the rest with: {again}")
+        lines.append(f"MLflow did not take everything: {ended.tracking_error}")
+    if lines:
+        lines.append(f"run what is left with: {again}")
+    for line in lines:
+        err.print(line)

@@ -34,6 +34,11 @@ class Progress:
         """Trials that need nothing more: finished, diverged, or pruned by a search."""
         return self.finished + self.diverged + self.pruned
 
+    @property
+    def best_val_loss(self) -> float | None:
+        """The lowest validation loss so far."""
+        return None if self.best is None else _best_val_loss(self.best)
+
 
 OnProgress = Callable[[Progress], None]
 """Called with the current progress."""

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 from study.cli import commands
+from study.storage.study_folder import StudyFolder
 
 PROGRAM = [sys.executable, "-m", "study"]
 MISTAKES = """
@@ -327,3 +328,63 @@ def test_a_study_that_leaves_gpus_unused_says_so_in_a_line(home, write_study):
     assert done.returncode == 0, done.stderr
     said = "there are 2 GPUs, and the study asks for none: it trains on CPUs; for one GPU per trial write "
     assert done.stdout.count(said) == 1
+
+
+class TestFoldersThatAreNotAsTheyShouldBe:
+    @pytest.fixture
+    def trained(self, say, home, write_study):
+        study, path = write_study(optimizers=["sgd", "adam"], seeds=1, epochs=1)
+        assert say("run", path, "--runs", home / "runs", "--local")[0] == 0
+        folder = StudyFolder(home / "runs", "small")
+        return path, [folder.journal(trial) for trial in study.trials()]
+
+    @pytest.mark.parametrize(
+        ("break_it", "words"),
+        [
+            (lambda one, other: (one.unlink(), one.mkdir()), r"\.journal: Is a directory"),
+            (
+                lambda one, other: one.write_bytes(other.read_bytes()),
+                "the journal of trial [0-9a-f]{16} holds trial [0-9a-f]{16}",
+            ),
+        ],
+    )
+    def test_a_journal_that_cannot_be_read_is_one_line_in_every_command(
+        self, say, home, trained, break_it, words
+    ):
+        path, journals = trained
+        break_it(*journals)
+        runs = ["--runs", home / "runs"]
+        for words_ in (["status", "small"], ["report", "small"], ["compare", "small"], ["export", "small"]):
+            code, _, err = say(*words_, *runs)
+            assert (code, len(err.splitlines())) == (2, 1), err
+            assert re.search(f"^error: .*{words}", err)
+        for command in ("plan", "run"):
+            code, _, err = say(command, path, *runs)
+            assert (code, len(err.splitlines())) == (2, 1), err
+            assert re.search(f"^error: .*{words}", err)
+
+    @pytest.mark.parametrize("command", ["run", "plan", "status", "report", "compare", "export", "ui"])
+    def test_a_file_in_place_of_the_folder_of_runs_is_refused(self, say, home, write_study, command):
+        _, path = write_study()
+        (home / "file").touch()
+        code, _, err = say(command, path, "--runs", home / "file")
+        assert code == 2
+        assert "is a file" in err
+        assert "Traceback" not in err
+
+    def test_a_file_in_place_of_a_folder_below_it_is_named(self, say, home, write_study):
+        _, path = write_study()
+        (home / "runs").mkdir()
+        (home / "runs" / "small").touch()
+        code, _, err = say("run", path, "--runs", home / "runs", "--local")
+        assert code == 2
+        (line,) = err.splitlines()
+        assert re.match(rf"error: {home}/runs/small/.*: Not a directory$", line)
+
+
+@pytest.mark.parametrize("command", ["status", "report", "compare", "export", "ui"])
+def test_a_study_file_that_was_never_run_is_named(say, home, write_study, command):
+    _, path = write_study()
+    code, _, err = say(command, path, "--runs", home / "runs")
+    assert code == 2
+    assert err == f"error: {path}: no study of that name was run under {home / 'runs'}; there: none\n"
