@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from study.analysis.formatting import method
+from study.analysis.formatting import method_label
 from study.analysis.pairing import METHOD, cells, ended
 from study.analysis.stats import paired_log_ratio
 from study.analysis.tables import summary_table
@@ -124,7 +124,7 @@ def _expanded(sides: Sequence[Side]) -> Iterator[Side]:
 
 
 def _who(line: _Line, sides: Sequence[Side]) -> str:
-    called = method(line.method, with_beta=True)
+    called = method_label(line.method, with_beta=True)
     if line.side.optimizer is None:
         return line.side.study
     return called if len({side.study for side in sides}) == 1 else f"{line.side.study}: {called}"

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study.analysis.formatting import iterations, label, method, several, span
+from study.analysis.formatting import format_iterations, format_range, method_label, pluralize, workload_label
 from study.config.loader import Study
 from study.execution.planning import Plan
 from study.storage.progress import Progress, Watch
@@ -195,8 +195,8 @@ def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
     for _, lines in rows.groupby("point", sort=False):
         for place, row in enumerate(lines.to_dict("records")):
             first = place == 0
-            cells = [label(row) if first else ""] * many
-            cells += [method(row, with_beta=True) if first else ""] * comparison.of_studies
+            cells = [workload_label(row) if first else ""] * many
+            cells += [method_label(row, with_beta=True) if first else ""] * comparison.of_studies
             cells += [_number(row["alpha0"]) if first else "", row["who"]]
             if timed:
                 cells += [_hits(row, intervals), f"{row['reached']}/{row['seeds']}"]
@@ -287,7 +287,9 @@ def _hits(row: Mapping[Any, Any], interval: bool) -> str:
     """N as a median, with its interval."""
     if math.isnan(row["threshold"]) or not row["seeds"]:
         return "–"
-    inside = span(*(iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high")))
+    inside = format_range(
+        *(format_iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high"))
+    )
     return _middle(row, "iterations") + (f" ({inside})" if inside and interval else "")
 
 
@@ -296,7 +298,7 @@ def _ratio(row: Mapping[Any, Any], name: str, interval: bool) -> str:
     if row["is_base"]:
         return "1"
     value, low, high = (row[f"{name}_ratio{end}"] for end in ("", "_low", "_high"))
-    pairs = f" [{several(row[f'{name}_pairs'], 'pair')}]" if 0 < row[f"{name}_pairs"] < row["seeds"] else ""
+    pairs = f" [{pluralize(row[f'{name}_pairs'], 'pair')}]" if 0 < row[f"{name}_pairs"] < row["seeds"] else ""
     inside = "" if math.isnan(low) or not interval else f" ({_number(low)} – {_number(high)})"
     return _number(value) + inside + pairs
 

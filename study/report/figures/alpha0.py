@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,12 +15,48 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
+from study.analysis.formatting import format_percent
 from study.analysis.stats import median_interval
 from study.analysis.tables import ended
-from study.report.figures.panels import by_threshold, first_methods
+from study.report.figures.base import Drawn, Evidence, Section
+from study.report.figures.panels import by_threshold, first_methods, workloads
 from study.report.figures.style import STYLE, finish, in_order, label_log, look, subplots
 
+STEM = "alpha0"
+SECTION: Section = "alpha0"
+
 Floats = NDArray[np.float64]
+
+
+def draw(evidence: Evidence) -> Iterator[Drawn]:
+    """Yield a figure per workload that has trials that ended from two or more α₀."""
+    name = evidence.study.name
+    parts = list(workloads(evidence.trials))
+    for number, (workload, rows) in enumerate(parts, start=1):
+        if has_alpha0_figure(rows):
+            several = len(parts) > 1
+            figure = alpha0_figure(rows, f"{name}, {workload}" if several else name)
+            suffix = f"-{number}" if several else ""
+            yield Drawn(figure, f"Sensitivity to α₀, {workload}", _caption(rows), suffix)
+
+
+def _caption(rows: pd.DataFrame) -> str:
+    seeds = rows["seed"].nunique()
+    covers = format_percent(1 - 2.0 ** (1 - seeds)) if 1 < seeds < 9 else "at least 95 %"
+    bars = (
+        f"Bars: an interval that covers the median with {covers}, from order statistics. "
+        if seeds > 1
+        else ""
+    )
+    timed = (
+        "Above, the first iteration whose minibatch training loss is at or below the threshold; an open "
+        "triangle: at least half of the trials did not get there within the budget. "
+        if rows["threshold"].notna().any()
+        else ""
+    )
+    lower = "Below, m" if timed else "M"
+    loss = f"{lower}ean training loss of the last epoch; trials that diverged count as above all others. "
+    return f"{timed}{loss}Points: medians over seeds. {bars}Steps are not seconds; the tables give both."
 
 
 def has_alpha0_figure(trials: pd.DataFrame) -> bool:
@@ -30,17 +67,17 @@ def has_alpha0_figure(trials: pd.DataFrame) -> bool:
 def alpha0_figure(trials: pd.DataFrame, name: str) -> Figure:
     """Draw what α₀ does on one workload: iterations to the threshold above, final training loss below.
 
-    Points are medians over seeds; bars are ``statistics.median_interval``. What did not reach the threshold
-    counts as later than the budget, what diverged as above every loss; a median that falls there is an open
-    triangle on the upper line. Panels: one per threshold, and per op from five optimizers on. Of several β
-    the first is shown.
+    Points are medians over seeds; bars are ``stats.median_interval``. A trial that did not reach the
+    threshold counts as later than the budget, one that diverged as above every loss; a median that falls
+    there is an open triangle on the upper line. Panels: one per threshold, and per op from five optimizers
+    on. Of several β the first is shown.
 
     Args:
-        trials: rows of ``tables.trial_table`` with one workload.
-        name: the study's, for the title.
+        trials: Rows of ``tables.trial_table`` with one workload.
+        name: The study's name, for the title.
 
     Raises:
-        ValueError: see :func:`has_alpha0_figure`.
+        ValueError: :func:`has_alpha0_figure` is false.
     """
     if not has_alpha0_figure(trials):
         raise ValueError(f"study {name}: no two α₀ above 0 with a trial that ended; nothing to draw")
