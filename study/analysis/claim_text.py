@@ -97,7 +97,7 @@ def _why_undecided(claim: Claim) -> str:
 
 
 def _exceptions(claim: Claim) -> list[str]:
-    """Where the numbers that stand beside a supported claim do not show it, or point the other way."""
+    """Return the secondary comparisons that do not show a supported claim, or point the other way."""
     secondary = ((claim.smoothed, "on the smoothed loss"), (claim.tuned, "at each one's best α₀"))
     return [
         f"not {'so' if beside.ratio.ratio > 1 else 'shown'} {where} ({format_number(beside.ratio.ratio)} ×)"

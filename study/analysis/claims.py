@@ -52,7 +52,7 @@ Verdict = Literal["supported", "not supported", "undecided"]
 
 
 class Kind(StrEnum):
-    """What is claimed of an optimizer, compared with its baseline."""
+    """A kind of claim about an optimizer, compared with its baseline."""
 
     FASTER = "converges faster"
     BETTER = "generalizes better"
@@ -71,7 +71,7 @@ MEASURES = {
     Kind.BETTER: "best_val_loss",
     Kind.INSENSITIVE: "decades",
 }
-"""What a claim is judged by."""
+"""The measure that each kind of claim is judged by."""
 
 MARGINS = {Kind.FASTER: 1.05, Kind.BETTER: 1.01}
 """Ratios within 1/margin … margin are a difference that does not matter: 5 % of the iterations, 1 % of the
@@ -165,7 +165,7 @@ class Claim:
 
     @property
     def measure(self) -> str:
-        """What the claim is judged by."""
+        """The measure that the claim is judged by."""
         return MEASURES[self.kind]
 
     @property

@@ -41,11 +41,15 @@ def trial_table(records: Sequence[TrialRecord], study: Study) -> pd.DataFrame:
     """Return one row per reported trial of the study, in its order: settings, outcome and summaries.
 
     A trial without a record is ``pending``; records of other trials are ignored. ``budget`` is in
-    iterations, NaN as long as no trial of the same workload, batch size and epochs has told it.
+    iterations, NaN as long as no trial of the same workload, batch size and epochs has finished an epoch.
     ``workload_args`` and ``optimizer_args`` are text, ``"width=64, bias=true"``, empty if there are none.
 
+    Args:
+        records: Of the study's trials, in any order.
+        study: What was to be run.
+
     Raises:
-        ValueError: two records of one trial.
+        ValueError: Two records belong to one trial.
     """
     by_key: dict[str, TrialRecord] = {}
     for record in records:
@@ -75,7 +79,7 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
     ``seeds`` counts those, ``pruned`` the ones that a search stopped early, ``missing`` all others.
 
     ``iterations_median``, ``iterations_min`` and ``iterations_max`` are NaN where they fall among trials
-    that did not reach the threshold; ``iterations_text`` says it in words, ``"> 9380"``. ``iterations_low``
+    that did not reach the threshold; ``iterations_text`` is for people, ``"> 9380"``. ``iterations_low``
     and ``iterations_high`` are the distribution-free interval of the median, and ``coverage`` the probability
     that it has (see :func:`.stats.median_interval`; 0.969 for six seeds); +inf is a trial that did
     not reach the threshold. ``hit_rate`` is the share that did, and ``mean_iterations`` the mean of
@@ -87,7 +91,7 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
     median, with ``name_min`` and ``name_max``, over the trials that have them.
 
     Args:
-        trials: from :func:`trial_table`, rows in any order.
+        trials: From :func:`trial_table`, rows in any order.
     """
     rows = []
     for settings, cell in cells(trials, CELL):

@@ -151,7 +151,7 @@ def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> 
         cells += ["–"] * 3 if best is None else [_number(best.point.alpha0), _number(best.point.beta)]
         if best is not None:
             cells.append("none" if _is_infinite(best.measured) else _number(best.measured, digits=5))
-        points = [f"{len(standing.worths) - standing.count('open')}"]
+        points = [f"{len(standing.scores) - standing.count('open')}"]
         points += [f"{count} {s}" for s in ("pruned", "failed", "open") if (count := standing.count(s))]
         table.add_row(*cells, ", ".join(points))
     console.print(Text(heading, "italic"), soft_wrap=True)

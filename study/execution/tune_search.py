@@ -230,7 +230,7 @@ class _ArmState:
     def _worth(self, point: Point) -> PointScore:
         trials = self.arm.trials(point, self.arm.search.seeds)
         records = {record.trial.key: record for record in self._folder.records(trials)}
-        return objective.worth(self.arm, point, records, self._threshold, prunes=self._prunes)
+        return objective.score_point(self.arm, point, records, self._threshold, prunes=self._prunes)
 
 
 class UnitSearch(Searcher):

@@ -23,7 +23,7 @@ from study.storage.records import TrialRecord
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What :func:`write_report` wrote."""
+    """The files that :func:`write_report` wrote."""
 
     page: Path
     tables: Mapping[str, Path]

@@ -21,10 +21,10 @@ def limits(
     """Return the limits of a study, one sentence or two each.
 
     Args:
-        trials: from ``tables.trial_table``.
-        summary: from ``tables.summary_table``.
-        widths: from ``sensitivity.alpha0_widths``; may be empty.
-        records: of the study's trials.
+        trials: From ``tables.trial_table``.
+        summary: From ``tables.summary_table``.
+        widths: From ``sensitivity.alpha0_widths``; may be empty.
+        records: Of the study's trials.
     """
     found = [*_seeds(trials, summary), *_missing(summary), *_thresholds(trials, summary), *_edges(widths)]
     return [*found, *_machine(records), *_granularity(trials), *_tuning(trials)]
@@ -141,7 +141,7 @@ def _tuning(trials: pd.DataFrame) -> Iterator[str]:
 
 
 def _single(table: pd.DataFrame) -> bool:
-    """Whether there is one workload, which then need not be named."""
+    """Return whether there is one workload, which then need not be named."""
     return len(table[["workload", "workload_args"]].drop_duplicates()) == 1
 
 

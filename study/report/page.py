@@ -42,10 +42,10 @@ OUTCOMES = {
 
 
 class Links(Protocol):
-    """Web pages that show what the report is about; a :class:`study.tracking.Tracker` is one.
+    """Finds the web pages of a study's trials, as every :class:`study.tracking.Tracker` does.
 
-    Each method returns None where there is no such page. The report leaves out addresses that are not http
-    or https.
+    A method returns None if there is no such page. The report leaves out addresses that are not http or
+    https.
     """
 
     def trial_link(self, key: str) -> str | None:
@@ -59,7 +59,7 @@ class Links(Protocol):
 
 
 class NoLinks:
-    """Links of a report that leads nowhere."""
+    """The links of a report without any."""
 
     def trial_link(self, key: str) -> None:
         """Return None."""
@@ -105,7 +105,7 @@ def render(**content: Any) -> str:
 
 
 def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return what was run, as a label and its values."""
+    """Return the facts about a study and its trials, each as a label and its values."""
 
     def distinct(name: str) -> list[str]:
         return [format_setting(value) for value in dict.fromkeys(trials[name].dropna())]
@@ -210,7 +210,7 @@ def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
 
 
 def machine(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Return what the trials ran on and with, each fact with its different values."""
+    """Return the facts about the trials' machines, each with its different values."""
     values: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in record.machine.items():
@@ -219,7 +219,7 @@ def machine(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 
 def failures(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Return name and last line of the traceback of every failed trial."""
+    """Return the name of every failed trial, and the last line of its traceback."""
     return [
         (
             f"{record.trial.workload} {record.trial.name}",

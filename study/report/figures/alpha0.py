@@ -1,4 +1,4 @@
-"""The figure of sensitivity to α₀: iterations to the threshold and final training loss over α₀."""
+"""Sensitivity to α₀: iterations to the threshold and final training loss over α₀."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _caption(rows: pd.DataFrame) -> str:
 
 
 def has_alpha0_figure(trials: pd.DataFrame) -> bool:
-    """Whether :func:`alpha0_figure` has something to show: trials that ended, from two or more α₀ > 0."""
+    """Return whether :func:`alpha0_figure` can draw: trials have ended from two or more α₀ > 0."""
     return bool(_shown(trials)["alpha0"].nunique() > 1)
 
 
@@ -111,7 +111,7 @@ _LABELS = {"iterations_to_threshold": "iterations to threshold", "final_train_lo
 
 
 class _Line(NamedTuple):
-    """An optimizer's medians and intervals over its α₀; inf where they fall among what did not get there."""
+    """An optimizer's medians and intervals over its α₀; inf where they fall among censored trials."""
 
     alpha0: Floats
     median: Floats
@@ -138,7 +138,7 @@ def _line(rows: pd.DataFrame, measure: str) -> _Line:
 
 
 def _extent(panels: list[dict[str, _Line]], budget: float | None) -> tuple[float, float, float]:
-    """Smallest and largest value of a row of panels, and where what is above all values is drawn."""
+    """Return the smallest and largest value of a row of panels, and the height of censored points."""
     values = np.concatenate([np.concatenate(line[1:]) for lines in panels for line in lines.values()])
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
@@ -198,7 +198,7 @@ def _mark(panel: Axes, height: float, words: str) -> None:
 
 
 def _scale(panel: Axes, low: float, high: float, ceiling: float, timed: bool) -> None:
-    """The same scale for a row of panels, so that they compare; logarithmic where the range asks for it."""
+    """Give a row of panels the same scale, so that they compare; logarithmic if the range is wide."""
     if timed or _is_wide(low, high):
         panel.set_yscale("log")
         panel.set_ylim(low / 1.5, max(ceiling if timed else high, high) * (1.9 if timed else 1.4))

@@ -1,4 +1,4 @@
-"""What a figure of the report is drawn from, and what it gives back."""
+"""The interface of the modules that draw the report's figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Section = Literal["curves", "alpha0", "budget"]
 
 
 class Evidence(NamedTuple):
-    """What every figure can draw from."""
+    """The data that figures are drawn from."""
 
     study: Study
     records: Sequence[TrialRecord]

@@ -44,13 +44,13 @@ def _caption(best: pd.DataFrame) -> str:
 
 
 def best_of_k_figure(best: pd.DataFrame, name: str) -> Figure:
-    """Draw ``profiles.best_of_k``: what a tuning budget of K points buys, a row of panels per measure.
+    """Draw ``profiles.best_of_k``: the result of tuning with K points, a row of panels per measure.
 
     One column per workload, and per threshold if there are several.
 
     Args:
-        best: not empty.
-        name: the study's, for the title.
+        best: Not empty.
+        name: The study's name, for the title.
     """
     measures = [measure for measure in _MEASURES if (best["measure"] == measure).any()]
     columns = columns_by_threshold(best)

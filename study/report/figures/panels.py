@@ -29,17 +29,17 @@ _SYMBOLS = {"beta": "β", "granularity": "granularity", "optimizer_args": "optio
 
 
 class Shown(NamedTuple):
-    """The trials that a figure shows, and a line that says which of several β and options they have."""
+    """The trials that a figure shows, and a line that names the β and options chosen among several."""
 
     trials: pd.DataFrame
     note: str
 
 
 def first_methods(trials: pd.DataFrame) -> Shown:
-    """Return of each optimizer on each workload the trials with its first β, granularity and options.
+    """Return, for each optimizer on each workload, the trials with its first β, granularity and options.
 
     Args:
-        trials: from ``tables.trial_table``; "first" is in the study's order, whatever that of the rows.
+        trials: From ``tables.trial_table``; "first" is in the study's order, whatever the order of the rows.
     """
     kept, chosen = [], {}
     for key, group in trials.sort_index().groupby([*SETUP, "optimizer"], sort=False, dropna=False):
@@ -66,11 +66,12 @@ def workloads(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def by_threshold(trials: pd.DataFrame, *, spread: bool = False) -> list[tuple[str, pd.DataFrame]]:
-    """Return a workload's rows panel by panel, each with one threshold, and the panels' titles.
+    """Return a workload's rows panel by panel, each with its title and one threshold.
 
     Args:
-        trials: rows of one workload.
-        spread: put optimizers of different op apart where there are more than :data:`CROWDED`.
+        trials: Rows of one workload.
+        spread: Whether optimizers of different op get their own panels where there are more than
+            :data:`CROWDED`.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     apart = spread and trials["optimizer"].nunique() > CROWDED

@@ -30,8 +30,8 @@ def performance_figure(profile: pd.DataFrame, name: str) -> Figure:
     """Draw ``profiles.performance_profile``, over all workloads.
 
     Args:
-        profile: not empty.
-        name: the study's, for the title.
+        profile: Not empty.
+        name: The study's name, for the title.
     """
     with mpl.rc_context(STYLE):
         figure, axes = subplots(1, 1, height=2.8)

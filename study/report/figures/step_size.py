@@ -46,9 +46,9 @@ def profile_figure(profile: pd.DataFrame, trials: pd.DataFrame, name: str) -> Fi
     per workload, and per threshold if there are several; of several β the first is shown.
 
     Args:
-        profile: not empty.
-        trials: from ``tables.trial_table``.
-        name: the study's, for the title.
+        profile: Not empty.
+        trials: From ``tables.trial_table``.
+        name: The study's name, for the title.
     """
     shown, note = first_methods(trials)
     columns = columns_by_threshold(with_thresholds(rows_of(profile, shown), shown, [*SETUP, *METHOD]))

@@ -28,7 +28,7 @@ _Groups = dict[tuple[str, str], list[TrialRecord]]  # by workload and optimizer
 
 
 class Choice(NamedTuple):
-    """One α₀ and β of each optimizer on each workload, and a line that says which."""
+    """One α₀ and β of each optimizer on each workload, and a line that names them."""
 
     cells: _Groups
     note: str
@@ -96,7 +96,7 @@ _ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
 
 
 def _ordered(records: Sequence[TrialRecord], study: Study) -> list[TrialRecord]:
-    """The study's own records that have an epoch, in the study's order."""
+    """Return the study's own records that have an epoch, in the study's order."""
     by_key = {record.trial.key: record for record in records if record.epochs}
     return [by_key[trial.key] for trial in study.trials() if trial.key in by_key]
 
@@ -131,7 +131,7 @@ def _choose(records: Sequence[TrialRecord], study: Study, alpha0: float | None) 
 
 
 def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
-    """Say which β, granularity and options are shown where there are several."""
+    """Return which β, granularity and options are shown where there are several."""
     parts = []
     several = [group for group in cells if len({r.trial.beta for r in groups[group]}) > 1]
     if several:
@@ -211,9 +211,9 @@ def _draw_curves(
 
 
 def _curves(cell: Sequence[TrialRecord], value: Callable[[EpochRecord], float], is_loss: bool) -> Floats:
-    """Shape (seeds, epochs): NaN where there is nothing, ∞ for the loss of a trial that has diverged.
+    """Return the curves, shape (seeds, epochs): NaN for no value, ∞ for the loss of a diverged trial.
 
-    The α of the epoch in which a trial diverged tells nothing, and is left out.
+    The α of the epoch in which a trial diverged says nothing, and is left out.
     """
     length = max(record.epochs[-1].epoch for record in cell)
     curves = np.full((len(cell), length), np.nan)

@@ -234,7 +234,7 @@ class TestWorth:
             trained(trial, *record)
             for trial, record in zip(arm.trials(point, arm.search.seeds), records, strict=False)
         ]
-        return objective.worth(arm, point, {r.trial.key: r for r in known}, 0.5, prunes=prunes)
+        return objective.score_point(arm, point, {r.trial.key: r for r in known}, 0.5, prunes=prunes)
 
     @pytest.mark.parametrize(
         ("name", "value", "measured"),
@@ -466,7 +466,7 @@ class TestAsking:
             study_name=standing.arm.key, storage=f"sqlite:///{folder.sampler_database}"
         ).get_trials()
         assert [t.params for t in stored] == [
-            {"alpha0": w.point.alpha0, "beta": w.point.beta} for w in standing.worths
+            {"alpha0": w.point.alpha0, "beta": w.point.beta} for w in standing.scores
         ]
         # Both trials' best validation losses; the median of two is their mean.
         for number, trial in enumerate(stored):
@@ -481,7 +481,7 @@ class TestAsking:
         assert run_here(study, folder, at_once=2) == 4
         known = folder.with_search_state(study)
         standings = objective.standings(known, folder.records(known.trials()))
-        assert [[worth.state for worth in standing.worths] for standing in standings] == [
+        assert [[worth.state for worth in standing.scores] for standing in standings] == [
             ["complete"] * 2,
             ["failed"] * 2,
         ]
