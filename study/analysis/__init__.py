@@ -1,1 +1,1 @@
-"""From stored records to metrics, tables and claims. Imports no torch; begin with ``tables``."""
+"""Turns stored records into metrics, tables and claims. Imports no torch; begin with ``tables``."""

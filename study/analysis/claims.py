@@ -1,23 +1,23 @@
-"""The report's three claims about every optimizer and its baseline, each with a verdict and its numbers.
+"""Judges three claims about every optimizer and its baseline, each with a verdict and its numbers.
 
-What is decided here, once and for all comparisons, before any curve is seen:
+The rules below hold for all comparisons and were fixed before any curve was seen:
 
-**Observations.** The unit is the seed: per seed the mean over the α₀ tried of log(new / baseline), on the
-seeds whose trials all ended. α₀ × seed cells are not independent and are never counted as such. Comparing at
-equal α₀ is what H. Mittal's report does; it answers "whatever α₀ I happen to choose", for the α₀ of this
-study. Beside it stands the comparison of each at its own best α₀, chosen on the other seeds, which answers
-"if I tune" and decides nothing.
+**Observations.** The unit is the seed: per seed the mean over the α₀ tried of log(new / baseline), over the
+seeds whose trials all ended. α₀ × seed cells are not independent and never count as observations. Comparing
+at equal α₀ is what the paper does (H. Mittal, 2019); it answers "whatever α₀ I happen to choose", for the α₀
+of this study. Beside it stands the comparison of each at its own best α₀, chosen on the other seeds, which
+answers "if I tune" and decides nothing.
 
-**Measures.** "Converges faster": iterations to the threshold, min(N, budget); the smoothed measure stands
+**Measures.** "Converges faster": iterations to the threshold, min(N, budget), with the smoothed measure
 beside it. "Generalizes better": the best validation loss of any epoch. As many epochs for both make it a fair
 comparison; as a number it is optimistic, being a minimum on the data that it is reported on, and over all α₀
 it rewards speed as well: a slow method at a small α₀ is still far from its best. "Less sensitive to α₀": the
 width in decades of the range of α₀ within 2 × the method's own best N (``sensitivity.alpha0_widths``).
 
-**Test.** The claims have a direction, so the exact sign test over seeds, one-sided: it assumes nothing else,
-and censored seeds can enter as a sign, or as unclear, which counts against. Six seeds that all agree give
-p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for three comparisons leaves below 0.05.)
-Wilcoxon's p stands beside it and decides nothing.
+**Test.** The claims have a direction, so the exact sign test over seeds is one-sided: it assumes nothing
+else, and censored seeds can enter as a sign, or as unclear, which counts against. Six seeds that all agree
+give p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for three comparisons leaves below
+0.05.) Wilcoxon's p stands beside it and decides nothing.
 
 **Correction.** Holm's, over the comparisons of one claim in one setup (a workload) and family: the new
 optimizers against hypergradient descent are one, hypergradient descent against a fixed α another. Three
@@ -30,148 +30,258 @@ add seeds until a verdict changes is another test, with another p.
 supported": the same the other way, or a difference shown to be within :data:`MARGINS`, by two one-sided sign
 tests with the same correction and the interval within the margins. A difference that is both significant and
 within the margin is "supported", and the text says that it is small; it also says where the smoothed measure,
-or each at its best α₀, does not show it. Else "undecided": not enough is known.
+or each at its best α₀, does not show it. Else "undecided": the data do not tell.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
 
 import pandas as pd
 
-from study.analysis import claim_text
 from study.analysis.paired_seeds import ENOUGH_ALPHA0, Seeds, seed_ratios, seed_ratios_tuned, seed_spans
-from study.analysis.pairing import BASELINES, METHOD, SETUP, MethodPair, method_pairs
+from study.analysis.pairing import BASELINES, Method, MethodPair, Setup, method_pairs
 from study.analysis.stats import LEVEL, Ratio, holm, pairs_needed
-from study.config.optimizer_name import OptimizerName
+from study.config.optimizer_name import OPS
 
 Verdict = Literal["supported", "not supported", "undecided"]
 
-FASTER, BETTER, INSENSITIVE = "converges faster", "generalizes better", "less sensitive to α₀"
-CLAIMS = (FASTER, BETTER, INSENSITIVE)
 
-MARGINS = {FASTER: 1.05, BETTER: 1.01}
+class Kind(StrEnum):
+    """A kind of claim about an optimizer, compared with its baseline."""
+
+    FASTER = "converges faster"
+    BETTER = "generalizes better"
+    INSENSITIVE = "less sensitive to α₀"
+
+
+class Family(StrEnum):
+    """Comparisons that are corrected together, in the order in which reports show them."""
+
+    NEW_RULES = "against hypergradient descent"
+    HYPERGRADIENT = "against a fixed α"
+
+
+MEASURES = {
+    Kind.FASTER: "iterations_to_threshold",
+    Kind.BETTER: "best_val_loss",
+    Kind.INSENSITIVE: "decades",
+}
+"""The measure that each kind of claim is judged by."""
+
+MARGINS = {Kind.FASTER: 1.05, Kind.BETTER: 1.01}
 """Ratios within 1/margin … margin are a difference that does not matter: 5 % of the iterations, 1 % of the
 loss. There is none for widths, which are known to a step of the grid only."""
 
-_COUNTS = ("better", "worse", "equal", "unclear", "missed", "baseline_missed", "both_missed")
-
-COLUMNS = (
-    *("claim", "family", *SETUP, *METHOD, "baseline", *(f"baseline_{name}" for name in METHOD[1:])),
-    *("measure", "pairs", "seeds", "incomplete", "alpha0s", "ratio", "ratio_low", "ratio_high"),
-    *_COUNTS,
-    *("diverged", "baseline_diverged", "pruned", "p", "p_worse", "p_same", "p_wilcoxon"),
-    *("smoothed_ratio", "smoothed_low", "smoothed_high", "smoothed_better", "smoothed_worse"),
-    *("tuned_ratio", "tuned_low", "tuned_high", "tuned_better", "tuned_worse", "reason"),
-    *("p_adjusted", "p_worse_adjusted", "p_same_adjusted", "comparisons", "seeds_needed"),
-    *("verdict", "text", "notes"),
-)
+UNKNOWN = Ratio(math.nan, math.nan, math.nan)
 
 
-def claims(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -> pd.DataFrame:
-    """Return every claim about every method and its baseline: one row each, in the order of :data:`CLAIMS`.
+@dataclass(frozen=True)
+class Secondary:
+    """A comparison that stands beside a claim and decides nothing."""
+
+    ratio: Ratio = UNKNOWN
+    better: float = math.nan
+    """Seeds on which the optimizer is better; NaN if the comparison was not made."""
+    worse: float = math.nan
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the comparison has a ratio."""
+        return not math.isnan(self.ratio.ratio)
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Trials without a value: the threshold was not reached, or there is no validation loss."""
+
+    alone: int = 0
+    """Whose partner has one."""
+    baseline_alone: int = 0
+    both: int = 0
+
+
+@dataclass(frozen=True)
+class Tests:
+    """One-sided p values of a claim; NaN where there is no such test."""
+
+    better: float = math.nan
+    """Of the sign test for better."""
+    worse: float = math.nan
+    within: float = math.nan
+    """For a difference within the margin."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim about a method and its baseline under one setup: what was observed, and the verdict."""
+
+    kind: Kind
+    setup: Setup
+    method: Method
+    baseline: Method
+    reason: str = ""
+    """Why the claim cannot be judged at all; then it has no p, and is no comparison to correct for."""
+    alpha0s: int = 0
+    """How many α₀ both were tried at."""
+    seeds: int = 0
+    """The independent observations: seeds with all their trials."""
+    incomplete: int = 0
+    """Seeds left out because trials are missing."""
+    ratio: Ratio = UNKNOWN
+    """Geometric mean of new / baseline over seeds, with its interval; less is better. For
+    :attr:`Kind.INSENSITIVE` that of the spans of α₀ (10 to the power of the width), where more is better."""
+    better: int = 0
+    """Seeds on which the method is certainly better."""
+    worse: int = 0
+    equal: int = 0
+    unclear: int = 0
+    """Seeds on which it may be either."""
+    missed: Missed = Missed()
+    diverged: int = 0
+    """Trials of the method."""
+    baseline_diverged: int = 0
+    pruned: int = 0
+    """Trials of both."""
+    p: Tests = Tests()
+    p_wilcoxon: float = math.nan
+    smoothed: Secondary = Secondary()
+    """On the smoothed loss."""
+    tuned: Secondary = Secondary()
+    """Each at its own best α₀, chosen on the other seeds."""
+    adjusted: Tests = Tests()
+    """``p``, corrected for the comparisons of the family."""
+    comparisons: int = 0
+    """How many comparisons of the family were corrected for."""
+
+    @property
+    def family(self) -> Family:
+        """The comparisons that this one is corrected with."""
+        return Family.HYPERGRADIENT if self.baseline.optimizer in OPS else Family.NEW_RULES
+
+    @property
+    def measure(self) -> str:
+        """The measure that the claim is judged by."""
+        return MEASURES[self.kind]
+
+    @property
+    def margin(self) -> float | None:
+        """The ratio up to which a difference does not matter, if there is one."""
+        return MARGINS.get(self.kind)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of trials: α₀ × seed."""
+        return self.seeds * self.alpha0s
+
+    @property
+    def seeds_needed(self) -> int:
+        """Seeds with a difference that it takes, at least, to come below the level."""
+        return pairs_needed(max(self.comparisons, 1))
+
+    @property
+    def verdict(self) -> Verdict:
+        """See the module's docstring. Without a ratio (one side never has a value) the test decides alone."""
+        low, high = self.ratio.low, self.ratio.high
+        if self.kind is Kind.INSENSITIVE:
+            low, high = 1 / high, 1 / low  # wider is better
+        if self.adjusted.better < LEVEL and not high >= 1:
+            return "supported"
+        if self.adjusted.worse < LEVEL and not low <= 1:
+            return "not supported"
+        margin = self.margin or math.nan
+        if self.adjusted.within < LEVEL and 1 / margin < low and high < margin:
+            return "not supported"
+        return "undecided"
+
+
+def claims(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -> list[Claim]:
+    """Return every claim about every method and its baseline, in the order of :class:`Kind`.
 
     Args:
-        trials: from ``tables.trial_table``, rows in any order, pending and pruned trials included.
-        against: optimizer → baseline.
-
-    Returns:
-        Columns :data:`COLUMNS`. ``ratio`` is the geometric mean of new / baseline, for "less sensitive" that
-        of the spans of α₀ (10 to the power of the width), where more than 1 is better; elsewhere less is.
-        ``pairs`` are α₀ × seed, ``seeds`` the independent observations, among which ``better``, ``worse``,
-        ``equal`` and ``unclear`` are counted, and ``incomplete`` the seeds left out because trials are
-        missing. ``missed`` counts the trials that did not reach the threshold (or have no validation loss)
-        though their partner did. ``p`` and its adjusted value are for better, ``p_worse`` for worse,
-        ``p_same`` for within the margin. ``reason`` is why a claim cannot be judged at all; then it has no p
-        and is no comparison to correct for. ``text`` is one sentence, ``notes`` further ones or empty.
+        trials: From ``tables.trial_table``, rows in any order, pending and pruned trials included.
+        against: Optimizer → baseline.
     """
-    rows = [_observe(claim, pair) for claim in CLAIMS for pair in method_pairs(trials, against)]
-    if not rows:
-        return pd.DataFrame(columns=list(COLUMNS))
-    table = pd.DataFrame(rows)
-    families = table.groupby(["claim", "family", *SETUP], sort=False, dropna=False)
-    for name in ("p", "p_worse", "p_same"):
-        table[f"{name}_adjusted"] = families[name].transform(lambda p: pd.Series(holm(p), index=p.index))
-    table["comparisons"] = families["p"].transform("count").astype(int)
-    table["seeds_needed"] = [pairs_needed(max(count, 1)) for count in table["comparisons"]]
-    complete = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-    for row in complete:
-        row["verdict"] = _verdict(row)
-        row |= {"text": claim_text.text(row, MARGINS.get(row["claim"])), "notes": claim_text.notes(row)}
-    return pd.DataFrame(complete, columns=list(COLUMNS))
+    observed = [_observe(kind, pair) for kind in Kind for pair in method_pairs(trials, against)]
+    families: dict[tuple[str, ...], list[int]] = {}
+    for place, claim in enumerate(observed):
+        # As text, since NaN does not equal itself.
+        key = (claim.kind, claim.family, *map(str, claim.setup))
+        families.setdefault(key, []).append(place)
+    for places in families.values():
+        tests = [observed[place].p for place in places]
+        better, worse, within = (
+            holm([getattr(test, name) for test in tests]) for name in ("better", "worse", "within")
+        )
+        count = sum(not math.isnan(test.better) for test in tests)
+        for place, *adjusted in zip(places, better, worse, within, strict=True):
+            observed[place] = replace(
+                observed[place], adjusted=Tests(*map(float, adjusted)), comparisons=count
+            )
+    return observed
 
 
-def _observe(claim: str, pair: MethodPair) -> dict[str, Any]:
-    """A claim's row as far as it can be filled in without its family."""
-    measure = {FASTER: "iterations_to_threshold", BETTER: "best_val_loss", INSENSITIVE: "decades"}[claim]
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | pair.identity
-    row |= {"claim": claim, "measure": measure, "family": _family(pair.baseline), "reason": ""}
-    row |= dict.fromkeys(("pairs", "seeds", "incomplete", "alpha0s", *_COUNTS), 0)
-    for prefix, these in (("", pair.new), ("baseline_", pair.base)):
-        row[f"{prefix}diverged"] = int((these["outcome"] == "diverged").sum())
-    row["pruned"] = int((pd.concat([pair.new, pair.base])["outcome"] == "pruned").sum())
+def _observe(kind: Kind, pair: MethodPair) -> Claim:
+    """Return a claim as far as it can be known without its family."""
+    claim = Claim(
+        kind,
+        pair.setup,
+        pair.method,
+        pair.baseline,
+        diverged=int((pair.new["outcome"] == "diverged").sum()),
+        baseline_diverged=int((pair.base["outcome"] == "diverged").sum()),
+        pruned=int((pd.concat([pair.new, pair.base])["outcome"] == "pruned").sum()),
+    )
     shared = set(pair.new["alpha0"]) & set(pair.base["alpha0"])
-    if reason := _unanswerable(claim, pair, shared):
-        return row | {"reason": reason}
-    cap = pair.setup["budget"] if claim == FASTER else math.inf
+    if reason := _unanswerable(kind, pair, shared):
+        return replace(claim, reason=reason)
+    cap = pair.setup.budget if kind is Kind.FASTER else math.inf
     try:
-        seeds = seed_spans(pair) if claim == INSENSITIVE else seed_ratios(pair, measure, cap)
+        seeds = seed_spans(pair) if kind is Kind.INSENSITIVE else seed_ratios(pair, claim.measure, cap)
     except ValueError as error:
-        return row | {"reason": str(error)}
+        return replace(claim, reason=str(error))
     planned = len(set(pair.new["seed"]) & set(pair.base["seed"]))
-    row |= {"seeds": len(seeds.seeds), "incomplete": planned - len(seeds.seeds), "alpha0s": seeds.alpha0s}
-    row |= {"pairs": len(seeds.seeds) * seeds.alpha0s}
-    row |= {name: getattr(seeds, name) for name in _COUNTS}
-    row |= _ratio(seeds.ratio(), "ratio", "ratio_low", "ratio_high")
-    row["p"], row["p_worse"] = seeds.tests()
-    margin = MARGINS.get(claim)
-    row["p_same"] = math.nan if margin is None else seeds.test_within(math.log(margin))
-    if claim == INSENSITIVE:
-        return row
-    row["p_wilcoxon"] = seeds.test_ranks()
-    if claim == FASTER:
-        row |= _beside("smoothed", seed_ratios(pair, f"smoothed_{measure}", cap))
-    return row | _beside("tuned", seed_ratios_tuned(pair, measure, cap))
+    within = math.nan if claim.margin is None else seeds.test_within(math.log(claim.margin))
+    claim = replace(
+        claim,
+        alpha0s=seeds.alpha0s,
+        seeds=len(seeds.seeds),
+        incomplete=planned - len(seeds.seeds),
+        ratio=seeds.ratio(),
+        better=seeds.better,
+        worse=seeds.worse,
+        equal=seeds.equal,
+        unclear=seeds.unclear,
+        missed=Missed(seeds.missed, seeds.baseline_missed, seeds.both_missed),
+        p=Tests(*seeds.tests(), within),
+    )
+    if kind is Kind.INSENSITIVE:
+        return claim
+    smoothed = seed_ratios(pair, f"smoothed_{claim.measure}", cap) if kind is Kind.FASTER else None
+    return replace(
+        claim,
+        p_wilcoxon=seeds.test_ranks(),
+        smoothed=_secondary(smoothed),
+        tuned=_secondary(seed_ratios_tuned(pair, claim.measure, cap)),
+    )
 
 
-def _family(baseline: str) -> str:
-    return "against hypergradient descent" if OptimizerName.parse(baseline).learned else "against a fixed α"
-
-
-def _unanswerable(claim: str, pair: MethodPair, shared: set[float]) -> str:
+def _unanswerable(kind: Kind, pair: MethodPair, shared: set[float]) -> str:
     if not shared:
         return "the two were not tried at any common α₀"
-    if claim != BETTER and not pair.same_threshold:
+    if kind is not Kind.BETTER and not pair.same_threshold:
         known = pair.new["threshold"].notna().any() or pair.base["threshold"].notna().any()
         return "the two have different thresholds" if known else "the study sets no threshold"
-    if claim == INSENSITIVE and (tried := sum(alpha > 0 for alpha in shared)) < ENOUGH_ALPHA0:
+    if kind is Kind.INSENSITIVE and (tried := sum(alpha > 0 for alpha in shared)) < ENOUGH_ALPHA0:
         return f"a width needs {ENOUGH_ALPHA0} or more α₀; both were tried at {tried}"
     return ""
 
 
-def _beside(name: str, seeds: Seeds | None) -> dict[str, Any]:
+def _secondary(seeds: Seeds | None) -> Secondary:
     if seeds is None or not len(seeds.seeds):
-        return {}
-    counts = {f"{name}_better": seeds.better, f"{name}_worse": seeds.worse}
-    return counts | _ratio(seeds.ratio(), f"{name}_ratio", f"{name}_low", f"{name}_high")
-
-
-def _ratio(ratio: Ratio, *names: str) -> dict[str, float]:
-    return dict(zip(names, ratio, strict=True))
-
-
-def _verdict(row: Mapping[str, Any]) -> Verdict:
-    """See the module's docstring. Without any ratio (one side never has a value) the test alone decides."""
-    low, high = row["ratio_low"], row["ratio_high"]
-    if row["claim"] == INSENSITIVE:
-        low, high = 1 / high, 1 / low  # wider is better
-    if row["p_adjusted"] < LEVEL and not high >= 1:
-        return "supported"
-    if row["p_worse_adjusted"] < LEVEL and not low <= 1:
-        return "not supported"
-    margin = MARGINS.get(row["claim"], math.nan)
-    if row["p_same_adjusted"] < LEVEL and 1 / margin < low and high < margin:
-        return "not supported"
-    return "undecided"
+        return Secondary()
+    return Secondary(seeds.ratio(), seeds.better, seeds.worse)

@@ -1,4 +1,4 @@
-"""Studies, or optimizers of studies, side by side: what the command ``compare`` prints, as a table."""
+"""Puts studies, or optimizers of studies, side by side, for the command ``compare``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from study.analysis.formatting import method
+from study.analysis.formatting import method_label
 from study.analysis.pairing import METHOD, cells, ended
 from study.analysis.stats import paired_log_ratio
 from study.analysis.tables import summary_table
 from study.config.loader import ConfigError
 
 POINT = ("workload", "workload_args", "alpha0")
-"""What rows side by side have in common, besides the method where studies are compared."""
+"""The columns that rows side by side have in common, besides the method where studies are compared."""
 
 _SETTINGS = {
     "threshold": "thresholds",
@@ -25,7 +25,7 @@ _SETTINGS = {
 
 
 class Side(NamedTuple):
-    """One of the things compared: a study, or one optimizer of it."""
+    """One side of a comparison: a study, or one optimizer of it."""
 
     study: str
     trials: pd.DataFrame
@@ -33,7 +33,7 @@ class Side(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What :func:`compare` found."""
+    """The result of :func:`compare`."""
 
     rows: pd.DataFrame
     """A ``summary_table`` row for each side, method and point, with ``point``, which numbers the points;
@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
     of_studies: bool
     """Whether whole studies are compared, method by method, or else optimizers."""
     notes: list[str]
-    """What the reader must know to read the rows right."""
+    """Caveats that a reader of the rows must know."""
 
 
 class _Line(NamedTuple):
@@ -56,10 +56,10 @@ def parse(words: Sequence[str], optimizers: str | None) -> list[tuple[str, str |
 
     Args:
         words: ``NAME`` or ``NAME:OPTIMIZER`` each.
-        optimizers: names with commas, of every study named without one; None for whole studies.
+        optimizers: Names with commas, of every study named without one; None for whole studies.
 
     Raises:
-        ConfigError: some words name an optimizer and others do not, or a side is named twice.
+        ConfigError: Some words name an optimizer and others do not, or a side is named twice.
     """
     wanted = [name.strip() for name in (optimizers or "").split(",") if name.strip()]
     sides: list[tuple[str, str | None]] = []
@@ -76,17 +76,20 @@ def parse(words: Sequence[str], optimizers: str | None) -> list[tuple[str, str |
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """Put sides next to each other, point by point; what comes first is what the others are held against.
+    """Compare all sides with the first, point by point.
 
     Whole studies are compared method by method, at the same workload and α₀. Optimizers are compared at the
     same workload and α₀, each with all its β and options, against the first one with the same β, or else its
-    first β. One study alone is taken as its optimizers.
+    first β. One study alone is compared optimizer by optimizer.
 
-    Ratios are ``statistics.paired_log_ratio`` over the seeds on which both have a value; below 1 is better
+    Ratios are :func:`.stats.paired_log_ratio` over the seeds on which both have a value; below 1 is better
     than the first. N is only compared at equal thresholds.
 
+    Args:
+        sides: The first is the baseline.
+
     Raises:
-        ConfigError: a study has no such optimizer, or no point is on two sides.
+        ConfigError: A study has no such optimizer, or no point is on two sides.
     """
     sides = list(_expanded(sides))
     whole = sides[0].optimizer is None
@@ -124,7 +127,7 @@ def _expanded(sides: Sequence[Side]) -> Iterator[Side]:
 
 
 def _who(line: _Line, sides: Sequence[Side]) -> str:
-    called = method(line.method, with_beta=True)
+    called = method_label(line.method, with_beta=True)
     if line.side.optimizer is None:
         return line.side.study
     return called if len({side.study for side in sides}) == 1 else f"{line.side.study}: {called}"
@@ -155,7 +158,7 @@ def _ratios(line: _Line, base: _Line) -> dict[str, Any]:
 
 
 def _differences(shared: Sequence[Sequence[_Line]], sides: Sequence[Side]) -> Iterator[str]:
-    """Settings in which the sides of a point differ, so that not only the optimizer does."""
+    """Yield the settings, besides the optimizer, in which the sides of a point differ."""
     for name, what in _SETTINGS.items():
         found: dict[tuple[str, str], None] = {}
         for lines in shared:

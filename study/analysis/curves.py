@@ -1,4 +1,4 @@
-"""The full curve of a trial as a table, for Parquet."""
+"""Turns a trial's full curve into a table, for Parquet and CSV."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Numbers and counts as the report's pages write them."""
+"""Formats numbers, counts and names as reports and tables show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` for nothing."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -19,50 +19,68 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
-def setting(value: float) -> str:
-    """Return a number as a person writes it, ``0.001``; ``–`` for nothing."""
+def format_setting(value: float) -> str:
+    """Return a setting as people write it, ``0.001``; ``–`` for nothing."""
     return "–" if math.isnan(value) else f"{value:g}".replace("-", "−")
 
 
-def whole(value: float) -> str:
+def format_count(value: float) -> str:
     """Return a count that may be unknown; ``–`` for nothing."""
     return "–" if math.isnan(value) else f"{value:.0f}"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """Return a share, 0 to 1, as a percentage; ``–`` for nothing."""
     return "–" if math.isnan(share) else f"{100 * share:.3g} %"
 
 
-def several(count: int, noun: str) -> str:
-    """Return ``1 trial``, ``2 trials``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def listed(names: list[str], most: int = 20) -> str:
-    """Return the first ``most`` names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def iterations(value: float, budget: float) -> str:
-    """Return iterations to a threshold as text; ∞ is what the budget did not reach, ``> 9380``."""
+def format_iterations(value: float, budget: float) -> str:
+    """Return iterations to a threshold; ∞, which the budget did not reach, is ``> 9380``."""
     if math.isinf(value):
         return "not reached" if math.isnan(budget) else f"> {budget:.0f}"
     return "–" if math.isnan(value) else f"{value:.10g}"
 
 
-def span(low: str, high: str) -> str:
-    """Return a range, empty if it is none."""
+def format_median_iterations(row: Mapping[Any, Any], name: str = "iterations") -> str:
+    """Return the median of iterations to the threshold of a summary's row, ``> 9380`` if not reached.
+
+    Args:
+        row: Of ``tables.summary_table``.
+        name: ``iterations``, or ``smoothed_iterations``.
+    """
+    if math.isnan(row["threshold"]) or not row["seeds"]:
+        return "–"
+    median = row[f"{name}_median"]
+    return format_iterations(math.inf if math.isnan(median) else median, row["budget"])
+
+
+def format_range(low: str, high: str) -> str:
+    """Return a range, ``3 – 9``; empty if the ends are equal or one is unknown."""
     return "" if low == high or "–" in (low, high) else f"{low} – {high}"
 
 
-def method(row: Mapping[Any, Any], *, with_beta: bool = False) -> str:
-    """Return the optimizer with what else makes it what it is: ``adam-adam β 1e-07, released``."""
+def pluralize(count: int, noun: str) -> str:
+    """Return ``1 trial``, ``2 trials``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def join_names(names: Sequence[str], most: int = 20) -> str:
+    """Return the first ``most`` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def method_label(row: Mapping[Any, Any], *, with_beta: bool = False) -> str:
+    """Return the optimizer with its other settings: ``adam-adam β 1e-07, released``.
+
+    Args:
+        row: Has the columns ``pairing.METHOD``.
+        with_beta: Whether β is named.
+    """
     beta = f" β {row['beta']:g}" if with_beta and not math.isnan(row["beta"]) else ""
     granularity = row["granularity"] if row["granularity"] != "group" else ""
     return ", ".join(filter(None, (f"{row['optimizer']}{beta}", granularity, row["optimizer_args"])))
 
 
-def label(row: Mapping[Any, Any]) -> str:
+def workload_label(row: Mapping[Any, Any]) -> str:
     """Return a row's workload with its arguments, ``digits-mlp (width=64)``."""
     return f"{row['workload']} ({row['workload_args']})" if row["workload_args"] else str(row["workload"])

@@ -1,7 +1,7 @@
-"""What the curve of one trial says in numbers.
+"""Computes the metrics of one trial from its stored record.
 
-Works on stored records, so that a study is scored again without being run again. A threshold that was not
-reached within the budget is censored, never a number: it is absent from a summary.
+So a study can be scored again without being run again. A threshold that was not reached within the budget is
+censored, never a number: a summary leaves it out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Outcome = Literal["reached", "not_reached", "diverged", "completed", "pruned", "
 MEASURED: tuple[Outcome, ...] = ("reached", "not_reached", "diverged", "completed")
 """Outcomes of trials that ended; only these enter tables over seeds and comparisons.
 
-A trial that a search stopped early ("pruned") did not end: whether it would have reached the threshold is
-unknown, and it was stopped because it looked bad, so neither leaving it out nor calling it "not reached" is
-fair. It is counted, and enters nothing else.
+A trial that a search stopped early ("pruned") did not end: nobody knows whether it would have reached the
+threshold, and the search stopped it because it looked bad, so neither leaving it out nor calling it "not
+reached" is fair. It is counted, and enters nothing else.
 """
 
 SMOOTHING = 0.98
@@ -44,18 +44,18 @@ SUMMARIES = (
     "seconds",
     "iterations",
 )
-"""What :func:`summarise` returns, as far as it exists."""
+"""The metrics that :func:`summarise` returns, as far as they exist."""
 
 
 def iterations_to_threshold(train_loss: Array, threshold: float) -> int | None:
     """Return the first iteration, from 1, whose minibatch training loss is ≤ ``threshold``.
 
     Args:
-        train_loss: loss of every iteration, shape (iterations,). Non-finite losses reach nothing.
-        threshold: compared in float64, as the report's code does.
+        train_loss: The loss of every iteration, shape (iterations,); one that is not finite reaches nothing.
+        threshold: Compared in float64, as the paper's code does.
 
     Returns:
-        The iteration, or None: not reached so far.
+        The iteration, or None if it is not reached so far.
     """
     loss = np.asarray(train_loss, dtype=np.float64)
     hits = np.flatnonzero(np.isfinite(loss) & (loss <= threshold))
@@ -66,13 +66,18 @@ def smoothed(train_loss: Array, decay: float = SMOOTHING) -> NDArray[np.float64]
     """Return the bias-corrected exponential moving average of a curve, in float64, shape (iterations,).
 
     m_t = d m_{t−1} + (1 − d) loss_t with m_0 = 0, and m_t / (1 − d^t): the correction of Adam's moments
-    (Kingma & Ba 2015, section 3). Not finite from the first loss on that is not.
+    (Kingma & Ba 2015, section 3, https://arxiv.org/abs/1412.6980). From the first loss that is not finite,
+    the average is not finite either.
 
-    One decay for every trial, so that no choice is left once the curves are known. A minibatch loss crosses
-    a threshold early by luck, and the sooner the noisier it is; the average takes most of that away. Its
-    price is a lag, d / (1 − d) = 49 iterations on a curve that falls steadily: the same for every optimizer,
-    it pulls ratios of two N towards 1 where N is not much larger. In its first iterations it averages few
-    losses, so a threshold near the initial loss is crossed by luck here too.
+    Every trial has the same decay, so that nobody can choose it after seeing the curves. A minibatch loss
+    crosses a threshold early by luck, and the sooner the noisier it is; the average takes most of that away.
+    Its price is a lag, d / (1 − d) = 49 iterations on a curve that falls steadily. The lag is the same for
+    every optimizer, and pulls ratios of two N towards 1 where N is not much larger. In its first iterations
+    the average covers few losses, so a threshold near the initial loss is crossed by luck here too.
+
+    Args:
+        train_loss: The loss of every iteration, shape (iterations,).
+        decay: d, between 0 and 1.
     """
     loss = np.asarray(train_loss, dtype=np.float64)
     average = pd.Series(loss).ewm(alpha=1 - decay).mean().to_numpy(copy=True)
@@ -83,7 +88,7 @@ def smoothed(train_loss: Array, decay: float = SMOOTHING) -> NDArray[np.float64]
 
 
 def outcome(record: TrialRecord, threshold: float | None) -> Outcome:
-    """Return how the trial stands; a trial that reached the threshold and then diverged has diverged."""
+    """Return a trial's outcome; a trial that reached the threshold and then diverged has diverged."""
     if record.status != "finished":
         return record.status
     if threshold is None:
@@ -92,18 +97,23 @@ def outcome(record: TrialRecord, threshold: float | None) -> Outcome:
 
 
 def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
-    """Return a trial's :data:`SUMMARIES`; what does not exist is absent, so every value is finite.
+    """Return a trial's :data:`SUMMARIES`; one that does not exist is left out, so every value is finite.
 
-    ``final_train_loss`` is the mean over the last epoch's iterations, ``final_val_loss`` what was measured
+    ``final_train_loss`` is the mean over the last epoch's iterations, ``final_val_loss`` the validation loss
     after it. A diverged trial has neither, but keeps its best values and its iterations to the threshold:
-    a time to a target is over when the target is met (Dahl et al. 2023, AlgoPerf).
+    a time to a target is over when the target is met (Dahl et al. 2023, AlgoPerf,
+    https://arxiv.org/abs/2306.07179).
 
     ``smoothed_iterations_to_threshold`` is the first iteration whose :func:`smoothed` loss is ≤ the
     threshold. ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold:
-    a study has no other, and one of its own per measure would be one more thing to choose afterwards. It is
-    free of minibatch noise and coarse, whole epochs. A pruned trial has none of these: those pruned before
+    a study has no other, and a threshold for each measure would be one more thing to choose afterwards. It
+    has no minibatch noise, but counts whole epochs. A pruned trial has none of these: those pruned before
     the threshold are missing, and not by chance. ``seconds_to_threshold`` is the training time, without
-    validation, up to ``iterations_to_threshold``; within an epoch every iteration is taken as equally long.
+    validation, up to ``iterations_to_threshold``; it assumes that an epoch's iterations take equally long.
+
+    Args:
+        record: The trial's record.
+        threshold: Of the training loss; None if the study sets none.
     """
     if not record.epochs:
         return {}

@@ -1,12 +1,12 @@
-"""What a point of a search is worth, told from the records of its trials. Smaller is better, always.
+"""Scores a search point from its trials' records; lower is always better.
 
-Each trial is worth something, and a point the median over its search seeds:
+Each trial has a score, and a point the median over its search seeds:
 
-- ``best_val_loss``, ``final_val_loss``, ``final_train_loss``: the measure; ``best_val_accuracy``: one minus
-  it. A trial that diverged is worth ∞, whatever it measured before.
-- ``iterations_to_threshold``: its share of the budget, up to 1. A trial that does not get there is worth
-  1 + d / (1 + d), where d is how far the mean training loss of its last epoch lies above the threshold:
-  always worse than any that does, and less so the nearer it came. One that diverged is worth 2.
+- ``best_val_loss``, ``final_val_loss``, ``final_train_loss``: the metric; ``best_val_accuracy``: one minus
+  it. A trial that diverged scores ∞, whatever it measured before.
+- ``iterations_to_threshold``: the share of the budget, up to 1. A trial that does not reach the threshold
+  scores 1 + d / (1 + d), where d is how far the mean training loss of its last epoch lies above the
+  threshold: always worse than a trial that does, and less so the nearer it came. One that diverged scores 2.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from study.config.search_space import Arm, Point, SearchState
 from study.storage.records import EpochRecord, TrialRecord
 
 HOPELESS = 1e30
-"""What a trial that diverged is worth to a scheduler, which cannot compare infinities."""
+"""The score of a diverged trial for a scheduler, which cannot compare infinities."""
 
 
 @dataclass(frozen=True)
 class PointScore:
-    """How a point stands."""
+    """The state and score of a search point."""
 
     point: Point
     state: Literal["open", "complete", "pruned", "failed"]
     """``open``: trials have yet to end. ``pruned``: stopped early. ``failed``: a trial failed."""
     value: float | None = None
-    """Of a complete point; smaller is better."""
+    """The score of a complete point; lower is better."""
     measured: float | None = None
-    """Of a complete point: the median of the objective itself, ∞ where it falls among trials without."""
+    """The median of the objective itself of a complete point; ∞ where it falls among trials without one."""
     epochs: tuple[float, ...] = ()
-    """Of a complete or pruned point: what a scheduler is told after each epoch."""
+    """The score after each epoch of a complete or pruned point, for a scheduler."""
 
 
-def worth(
+def score_point(
     arm: Arm, point: Point, records: Mapping[str, TrialRecord], threshold: float | None, *, prunes: bool
 ) -> PointScore:
-    """Return how ``point`` stands.
+    """Return the state and score of ``point``.
 
     Args:
-        arm: the point's arm.
-        point: one of its points.
-        records: of trials, by key; those that are not there have not begun.
-        threshold: of the arm's trials.
-        prunes: whether a pruned trial settles a point; without a scheduler it is trained on instead.
+        arm: The point's arm.
+        point: One of its points.
+        records: Of trials, by key; a trial without one has not begun.
+        threshold: The threshold of the arm's trials.
+        prunes: Whether a pruned trial settles a point; without a scheduler it is resumed instead.
     """
     trials = [records.get(trial.key, TrialRecord(trial)) for trial in arm.trials(point, arm.search.seeds)]
     name = arm.search.objective
@@ -68,53 +68,55 @@ def worth(
     return PointScore(point, "open")
 
 
-def best(worths: Sequence[PointScore]) -> PointScore | None:
-    """Return the complete point of the smallest value, the first of equals; None if there is none."""
-    complete = [worth for worth in worths if worth.value is not None]
-    return min(complete, key=lambda worth: (worth.value, worth.point.number), default=None)
+def best(scores: Sequence[PointScore]) -> PointScore | None:
+    """Return the complete point with the lowest score, the first of equals; None if there is none."""
+    complete = [score for score in scores if score.value is not None]
+    return min(complete, key=lambda score: (score.value, score.point.number), default=None)
 
 
 def epoch_value(objective: str, trials: Sequence[Sequence[EpochRecord]]) -> float:
-    """Return what a scheduler compares after an epoch: the median over trials, smaller is better, finite.
+    """Return the score that a scheduler compares after an epoch: the median over trials, always finite.
 
-    For a validation measure its best value so far (the last one for ``final_val_loss``), else the mean
-    training loss of the last epoch, which also stands in for iterations to a threshold.
+    A validation metric scores its best value so far (the last one for ``final_val_loss``), any other
+    objective the mean training loss of the last epoch, which also stands in for iterations to a threshold.
 
     Args:
-        objective: one of ``study.config.sections.OBJECTIVES``.
-        trials: the epochs so far of each trial, one at least; fewer of one that has diverged.
+        objective: One of ``study.config.sections.OBJECTIVES``.
+        trials: The epochs so far of each trial, at least one; a trial that has diverged may have fewer.
     """
     return float(np.median([_epoch_value(objective, epochs) for epochs in trials]))
 
 
 @dataclass(frozen=True)
 class ArmStanding:
-    """How one arm of a search stands, for people."""
+    """The state of one arm of a search, for people."""
 
     arm: Arm
-    worths: tuple[PointScore, ...]
+    scores: tuple[PointScore, ...]
     best: PointScore | None
-    """The best point so far, as the records say."""
+    """The best point so far."""
 
     def count(self, state: str) -> int:
-        """How many points are in ``state``."""
-        return sum(worth.state == state for worth in self.worths)
+        """Return how many points are in ``state``."""
+        return sum(score.state == state for score in self.scores)
 
 
 def standings(study: Study, state: SearchState, records: Sequence[TrialRecord]) -> list[ArmStanding]:
-    """Return how each arm of the study's search stands; empty for a grid.
+    """Return the state of each arm of the study's search; empty for a grid.
 
     Args:
-        study: the study.
-        state: what its search has found.
-        records: of its trials.
+        study: The study.
+        state: What its search has found.
+        records: Of its trials.
     """
     by_key = {record.trial.key: record for record in records}
     arms = []
     for arm in study.arms():
         threshold, prunes = study.threshold(arm.template), study.scheduler is not None
-        worths = tuple(worth(arm, point, by_key, threshold, prunes=prunes) for point in arm.points(state))
-        arms.append(ArmStanding(arm, worths, best(worths)))
+        scores = tuple(
+            score_point(arm, point, by_key, threshold, prunes=prunes) for point in arm.points(state)
+        )
+        arms.append(ArmStanding(arm, scores, best(scores)))
     return arms
 
 
@@ -125,17 +127,17 @@ def _scores_by_epoch(objective: str, records: Sequence[TrialRecord]) -> tuple[fl
 
 
 def best_points(study: Study, state: SearchState, records: Sequence[TrialRecord]) -> list[Point]:
-    """Return the best point of every arm whose points are all asked and none of them open.
+    """Return the best point of every arm that was asked for all its points, none of them open.
 
     Args:
-        study: the study.
-        state: what its search has found.
-        records: of its trials.
+        study: The study.
+        state: What its search has found.
+        records: Of its trials.
     """
     return [
         standing.best.point
         for standing in standings(study, state, records)
-        if standing.best and len(standing.worths) == standing.arm.search.points and not standing.count("open")
+        if standing.best and len(standing.scores) == standing.arm.search.points and not standing.count("open")
     ]
 
 

@@ -1,4 +1,4 @@
-"""A method against its baseline, seed by seed: the independent observations that a claim is judged by.
+"""Compares a method with its baseline seed by seed: the independent observations behind a claim.
 
 A seed sets the initial weights and the order of the data, for every α₀ alike. So the trials of one seed at
 several α₀ are not independent, and a seed is one observation: the mean over α₀ of log(new / baseline).
@@ -18,7 +18,7 @@ from study.analysis.sensitivity import costs, seed_widths
 from study.analysis.stats import Ratio, held_out_best, paired_log_ratio, sign_test, wilcoxon
 
 ENOUGH_ALPHA0 = 3
-"""Fewest α₀ with which a width says anything."""
+"""The fewest α₀ that give a width."""
 
 _TIE = 1e-12  # of logarithms: sums of logs that cancel are not always exactly 0
 
@@ -26,11 +26,11 @@ Floats = NDArray[np.float64]
 
 
 class Seeds(NamedTuple):
-    """What each complete seed says; arrays of shape (seeds,), in ascending order of seeds.
+    """The observation of each complete seed; arrays of shape (seeds,), in ascending order of seeds.
 
-    ``low`` and ``high`` bound the log-ratio, oriented so that below 0 is better: they are equal where all is
-    known, and infinite where one of the two has only a bound. ``new`` and ``base`` are geometric means over
-    α₀, NaN where no α₀ has both.
+    ``low`` and ``high`` bound the log-ratio, oriented so that below 0 is better: they are equal where both
+    values are known, and infinite where one of the two has only a bound. ``new`` and ``base`` are geometric
+    means over α₀, NaN where no α₀ has both.
     """
 
     seeds: Sequence[int]
@@ -48,67 +48,70 @@ class Seeds(NamedTuple):
 
     @property
     def better(self) -> int:
-        """Seeds that are certainly better."""
+        """How many seeds are certainly better."""
         return int((self.high < -_TIE).sum())
 
     @property
     def worse(self) -> int:
-        """Seeds that are certainly worse."""
+        """How many seeds are certainly worse."""
         return int((self.low > _TIE).sum())
 
     @property
     def equal(self) -> int:
-        """Exact ties."""
+        """How many seeds are exact ties."""
         return int(((abs(self.low) <= _TIE) & (abs(self.high) <= _TIE)).sum())
 
     @property
     def unclear(self) -> int:
-        """Seeds that may be either."""
+        """How many seeds may be either."""
         return len(self.seeds) - self.better - self.worse - self.equal
 
     def tests(self) -> tuple[float, float]:
-        """One-sided p of the sign test for better, and for worse; an unclear seed counts against both."""
+        """Return the one-sided p of the sign test for better, and for worse.
+
+        An unclear seed counts against both.
+        """
         return (
             sign_test(self.better, self.worse + self.unclear),
             sign_test(self.worse, self.better + self.unclear),
         )
 
     def test_within(self, margin: float) -> float:
-        """The p for a median log-ratio within ±``margin``: two one-sided sign tests (TOST), the larger p."""
+        """Return the p for a median log-ratio within ±``margin``: the larger of two one-sided sign tests."""
         below = int((self.exact & (self.high < margin)).sum())
         above = int((self.exact & (self.low > -margin)).sum())
         return max(sign_test(count, len(self.seeds) - count) for count in (below, above))
 
     def test_ranks(self) -> float:
-        """One-sided p of Wilcoxon's test for better, on the seeds with a ratio; NaN without any."""
+        """Return the one-sided p of Wilcoxon's test for better, over the seeds with a ratio; NaN without."""
         known = np.isfinite(self.new) & np.isfinite(self.base)
         return wilcoxon(np.log(self.new[known] / self.base[known])) if known.any() else math.nan
 
     def ratio(self) -> Ratio:
-        """Geometric mean of new / base over the seeds that have both, with its interval."""
+        """Return the geometric mean of new / base over the seeds that have both, with its interval."""
         known = np.isfinite(self.new) & np.isfinite(self.base)
         return paired_log_ratio(self.new[known], self.base[known])
 
 
 def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
-    """Return how a method's measure compares with its baseline's, seed by seed, over the α₀ of both.
+    """Compare a method's measure with its baseline's, seed by seed, over the α₀ of both.
 
-    Only complete seeds: those in which both ended at every α₀ that the study tries with both. A seed depends
-    on its own trials alone, so a further seed changes no other.
+    Only complete seeds count: those in which both ended at every α₀ that the study tries with both. A seed
+    depends on its own trials alone, so a further seed changes no other.
 
     With a ``cap``, the budget, min(N, cap) is compared: a restricted time, which needs nothing that was not
-    observed. It makes the ratio conservative where one of the two missed the threshold, and says nothing (1)
-    where both did. Directions are stricter: where one of the two missed it, the true log-ratio has a bound on
-    one side only, and a seed is better or worse only if it is so whatever the unknown N are. Without a cap a
-    missing value (a trial that diverged before its first validation) is worse than every other.
+    observed. It makes the ratio conservative where one of the two missed the threshold, and 1, which says
+    nothing, where both did. Directions are stricter: where one of the two missed it, the true log-ratio has a
+    bound on one side only, and a seed is better or worse only if it is so whatever the unknown N are. Without
+    a cap, a missing value (a trial that diverged before its first validation) is worse than every other.
 
     Args:
-        pair: a method and its baseline.
-        measure: a column in which lower is better, and positive.
-        cap: of the values.
+        pair: A method and its baseline.
+        measure: A column of positive values in which lower is better.
+        cap: The largest value that counts.
 
     Raises:
-        ValueError: a value is not positive.
+        ValueError: A value is not positive.
     """
     shared = set(pair.new["alpha0"]) & set(pair.base["alpha0"])
     new, base = (
@@ -140,16 +143,16 @@ def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
 
 
 def seed_spans(pair: MethodPair) -> Seeds:
-    """Return how the widths of α₀ compare, seed by seed; ``new`` and ``base`` are spans, 10^decades.
+    """Compare the widths of α₀ seed by seed; ``new`` and ``base`` are spans, 10^decades.
 
     Wider is better. Widths are those of ``sensitivity.seed_widths``, over the α₀ > 0 of both. Where one of
-    the two is cut off by what was tried, or by the budget, it is a lower bound, and the seed better or worse
-    only if it is so whatever lies beyond; where both are, they are compared within what was tried. Where
-    nothing works the width is 0, and worse than any other. Never ``exact``: a grid's step is coarser than any
-    margin.
+    the two is cut off by the α₀ tried or by the budget, it is a lower bound, and the seed is better or worse
+    only if it is so whatever lies beyond; where both are cut off, they are compared within the α₀ tried.
+    Where no α₀ works, the width is 0 and worse than any other. Never ``exact``: a grid's step is coarser than
+    any margin.
 
     Args:
-        pair: a method and its baseline.
+        pair: A method and its baseline.
     """
     shared = {alpha for alpha in set(pair.new["alpha0"]) & set(pair.base["alpha0"]) if alpha > 0}
     new, base = (seed_widths(trials[trials["alpha0"].isin(shared)]) for trials in (pair.new, pair.base))
@@ -179,10 +182,18 @@ def seed_spans(pair: MethodPair) -> Seeds:
 
 
 def seed_ratios_tuned(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds | None:
-    """Return the same with each at its own best α₀, chosen for every seed on all other seeds.
+    """Compare both at their own best α₀, chosen for every seed on all other seeds.
 
-    Best by the mean of min(value, cap). What is chosen for one seed rests on the others, so these are not
-    independent, and no test is made of them. None with fewer than two complete seeds or two α₀.
+    The best has the lowest mean of min(value, cap). The choice for one seed rests on the others, so these
+    observations are not independent, and no test is made of them.
+
+    Args:
+        pair: A method and its baseline.
+        measure: See :func:`seed_ratios`.
+        cap: See :func:`seed_ratios`.
+
+    Returns:
+        None with fewer than two complete seeds, or fewer than two α₀.
     """
     chosen = []
     tables = [costs(trials, measure, ["alpha0"]) for trials in (pair.new, pair.base)]
@@ -201,7 +212,7 @@ def seed_ratios_tuned(pair: MethodPair, measure: str, cap: float = math.inf) -> 
 
 
 def _geometric(logs: Floats, known: NDArray[np.bool_]) -> Floats:
-    """Geometric means over the known entries of every row; NaN where there are none."""
+    """Return the geometric mean over the known entries of every row; NaN where there are none."""
     counts = known.sum(axis=1)
     sums = np.where(known, logs, 0.0).sum(axis=1)
     means = np.full(len(sums), math.nan)

@@ -1,4 +1,4 @@
-"""What is compared with what: a table's cells, and methods with their baselines. pandas only."""
+"""Groups trials into cells, and pairs each method with its baseline. pandas only."""
 
 from __future__ import annotations
 
@@ -14,17 +14,34 @@ from study.config.loader import LOPS, OPS
 BASELINES: dict[str, str] = {
     f"{op}-{lop}": op if lop == "sgd" else f"{op}-sgd" for op in OPS for lop in LOPS
 }  # sgd-sgd: sgd, sgd-sgdn: sgd-sgd, …
-"""What each optimizer is compared with: hypergradient descent (lop SGD) with the plain optimizer, and the
-other learned ones with hypergradient descent."""
+"""The baseline of each optimizer: the plain optimizer for hypergradient descent (lop SGD), and hypergradient
+descent for the other learned ones."""
 
-SETUP = ("workload", "workload_args", "batch_size", "weight_decay", "epochs", "budget")
-"""Settings that paired trials have in common, besides α₀ and the seed."""
-METHOD = ("optimizer", "beta", "granularity", "optimizer_args")
-"""Settings of the method itself."""
+
+class Setup(NamedTuple):
+    """Settings that paired trials have in common, besides α₀ and the seed."""
+
+    workload: str
+    workload_args: str
+    batch_size: int
+    weight_decay: float
+    epochs: float
+    budget: float
+
+
+class Method(NamedTuple):
+    """Settings of the method itself."""
+
+    optimizer: str
+    beta: float
+    """NaN of an optimizer that has none."""
+    granularity: str
+    optimizer_args: str
+
+
+SETUP, METHOD = Setup._fields, Method._fields
 CELL = (*SETUP, *METHOD, "alpha0")
-"""Everything but the seed: rows of a summary table."""
-
-Cells = list[tuple[dict[str, Any], pd.DataFrame]]
+"""Everything but the seed: the columns that a row of a summary table is for."""
 
 
 def cells(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -35,7 +52,7 @@ def cells(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, A
 
 
 def ended(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials that ended, in the study's order; a hit after the budget is none, NaN.
+    """Return the trials that ended, in the study's order; a hit after the budget becomes NaN.
 
     Trials that failed, were pruned, or are still to run have no rows here.
     """
@@ -47,24 +64,19 @@ def ended(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 class MethodPair(NamedTuple):
-    """A method and the baseline method to hold it against, under one setup, with all their trials."""
+    """A method and its baseline under one setup, with all their trials."""
 
-    setup: dict[str, Any]
-    method: dict[str, Any]
-    baseline: str
-    base_method: dict[str, Any]
+    setup: Setup
+    method: Method
+    baseline: Method
     new: pd.DataFrame
+    """The method's trials."""
     base: pd.DataFrame
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The columns that say which comparison it is; the baseline's are ``baseline_beta`` and so on."""
-        details = {f"baseline_{name}": self.base_method[name] for name in METHOD[1:]}
-        return {**self.setup, **self.method, "baseline": self.baseline, **details}
+    """The baseline's trials."""
 
     @property
     def same_threshold(self) -> bool:
-        """Whether both have a threshold, and the same one."""
+        """Whether both have a threshold, and it is the same one."""
         thresholds = {*self.new["threshold"], *self.base["threshold"]}
         return len(thresholds) == 1 and not any(map(math.isnan, thresholds))
 
@@ -76,33 +88,32 @@ def method_pairs(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -
     none, every combination is. The same goes for granularity and further options, method by method.
 
     Args:
-        trials: from ``tables.trial_table``, rows in any order.
-        against: optimizer → baseline.
+        trials: From ``tables.trial_table``, rows in any order.
+        against: Optimizer → baseline.
     """
     for setup, group in cells(trials, SETUP):
         for optimizer, baseline in against.items():
             new, base = group[group["optimizer"] == optimizer], group[group["optimizer"] == baseline]
             alike = set(new["beta"].dropna()) & set(base["beta"].dropna())
-            bases = list(cells(base, METHOD))
-            for method, these in cells(new, METHOD):
-                for base_method, those in _fitting(method, bases, bool(alike)):
-                    yield MethodPair(setup, method, baseline, base_method, these, those)
+            bases = [(Method(**settings), rows) for settings, rows in cells(base, METHOD)]
+            for settings, rows in cells(new, METHOD):
+                method = Method(**settings)
+                for base_method, base_rows in _matching(method, bases, bool(alike)):
+                    yield MethodPair(Setup(**setup), method, base_method, rows, base_rows)
 
 
-def _fitting(method: Mapping[str, Any], bases: Cells, on_beta: bool) -> Cells:
-    """The baseline's cells to pair a method with."""
+def _matching(
+    method: Method, bases: list[tuple[Method, pd.DataFrame]], on_beta: bool
+) -> list[tuple[Method, pd.DataFrame]]:
+    """Return the baseline's methods to pair ``method`` with."""
     if on_beta:
-        bases = [cell for cell in bases if cell[0]["beta"] == method["beta"]]
-    for name in ("granularity", "optimizer_args"):
-        bases = [cell for cell in bases if cell[0][name] == method[name]] or bases
-    return bases
+        bases = [base for base in bases if base[0].beta == method.beta]
+    bases = [base for base in bases if base[0].granularity == method.granularity] or bases
+    return [base for base in bases if base[0].optimizer_args == method.optimizer_args] or bases
 
 
+# Which columns are censored by which hit.
 _HITS = {
-    "iterations_to_threshold": (
-        "iterations_to_threshold",
-        "gradient_evaluations_to_threshold",
-        "seconds_to_threshold",
-    ),
+    "iterations_to_threshold": ("iterations_to_threshold", "seconds_to_threshold"),
     "smoothed_iterations_to_threshold": ("smoothed_iterations_to_threshold",),
 }

@@ -22,9 +22,12 @@ def step_size_profile(trials: pd.DataFrame) -> pd.DataFrame:
     ``share`` is relative to the method's own best N of the same seed; it starts at τ = 1 and says how
     insensitive the method is. ``share_overall`` is relative to the best N of any method with the same
     threshold on that seed, and says at once how fast and how insensitive; after Asi & Duchi 2019 (*The
-    importance of better models in stochastic optimization*), who profile over step sizes what Dolan & Moré
-    2002 profile over problems. Both are means over the complete seeds, ``seeds`` of them. An α₀ from which
-    the threshold is not reached is in no share.
+    importance of better models in stochastic optimization*, https://arxiv.org/abs/1903.08619), who profile
+    over step sizes what Dolan & Moré 2002 profile over problems. Both are means over the complete seeds,
+    ``seeds`` of them. An α₀ from which the threshold is not reached is in no share.
+
+    Args:
+        trials: From ``tables.trial_table``, rows in any order.
     """
     rows: list[dict[str, Any]] = []
     for setup, group in cells(trials[trials["threshold"].notna()], SETUP):
@@ -46,10 +49,13 @@ def step_size_profile(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def runtime_distribution(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of a method's trials that reached the threshold within so many iterations.
+    """Return the share of a method's trials that reached the threshold within a number of iterations.
 
     A step function over all its α₀ and seeds that ended, ``trials`` of them, as if α₀ were drawn from those
     tried; the last row is at the budget. The run-time distribution of Hoos & Stützle 1998.
+
+    Args:
+        trials: From ``tables.trial_table``, rows in any order.
     """
     rows: list[dict[str, Any]] = []
     done = ended(trials)
@@ -63,7 +69,7 @@ def runtime_distribution(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return what tuning with ``k`` random points buys an optimizer, the same ``k`` for all.
+    """Return the expected result of tuning an optimizer with ``k`` random points, the same ``k`` for all.
 
     An optimizer's points are all the α₀ × β (× granularity × options) that were tried with it, so β counts as
     tuned; ``points`` of them. ``k`` runs from 1 to the smallest number of points of any optimizer in the
@@ -78,6 +84,9 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
 
     The points are taken as a random sample or a grid. Points of an adaptive search are neither; and an
     optimizer with pruned trials has no rows, because the value of those is unknown and likely bad.
+
+    Args:
+        trials: From ``tables.trial_table``, rows in any order.
     """
     rows: list[dict[str, Any]] = []
     for setup, group in cells(trials, SETUP):
@@ -120,11 +129,14 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
 def performance_profile(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the share of workloads on which an optimizer is within τ × the fastest, a step function of τ.
 
-    Dolan & Moré 2002 (*Benchmarking optimization software with performance profiles*). An optimizer's time on
-    a workload is what the largest common tuning budget buys, ``best_of_k``'s value for iterations at the
-    largest ``k``; a failure if no seed reached the threshold. Workloads count on which all optimizers have
-    one and the same threshold and complete seeds. Empty under five: a share of four is not worth a curve.
-    Where one optimizer leads, the order of the others can depend on it (Gould & Scott 2016).
+    Dolan & Moré 2002 (*Benchmarking optimization software with performance profiles*,
+    https://arxiv.org/abs/cs/0102001). An optimizer's time on a workload is the value of :func:`best_of_k` for
+    iterations at the largest common ``k``; it fails there if no seed reached the threshold. A workload counts
+    if all optimizers have the same threshold and complete seeds on it. Under :data:`PROFILE_WORKLOADS` the
+    table is empty. Where one optimizer leads, the order of the others can depend on it (Gould & Scott 2016).
+
+    Args:
+        trials: From ``tables.trial_table``, rows in any order.
     """
     best = best_of_k(trials)
     best = best[best["measure"] == "iterations_to_threshold"]

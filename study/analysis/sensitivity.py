@@ -1,8 +1,8 @@
-"""How much depends on α₀ and on tuning: widths, profiles over step sizes, runtimes, best of K points.
+"""Measures how wide a range of α₀ works.
 
-From :func:`.tables.trial_table` alone, rows in any order. N is ``iterations_to_threshold``. Where
+Everything comes from :func:`.tables.trial_table`, rows in any order. N is ``iterations_to_threshold``. Where
 several α₀ are summed up, only complete seeds count: those whose trials ended at every α₀ of the method (and
-β, where β is tuned). A share of what happens to be there would be of other α₀ for every method.
+β, where β is tuned). Otherwise every method would be judged on other α₀.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ Floats = NDArray[np.float64]
 def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
     """Return a measure of the complete seeds: one row per seed, one column per point, both ascending.
 
-    A point is what is equal in ``by``. What has no value, such as a threshold that was not reached, is +inf.
+    Trials that are equal in ``by`` belong to one point. A missing value, such as a threshold that was not
+    reached, is +inf.
 
     Args:
-        trials: of one setup and method, or of all methods that one tunes over.
-        measure: a column in which lower is better.
+        trials: Of one setup and method, or of all methods that one tunes over.
+        measure: A column in which lower is better.
         by: ``["alpha0"]``, or also columns of the method.
     """
     point = trials[by[0]] if len(by) == 1 else trials.groupby(by, dropna=False).ngroup()
@@ -48,8 +49,8 @@ def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
 def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the width of α₀ of every complete seed of one setup and method.
 
-    See :func:`alpha0_widths`; ``best_alpha0`` and all else is NaN, and ``decades`` 0, where no α₀ reached the
-    threshold. α₀ = 0 has no place on a logarithmic axis and is left out.
+    See :func:`alpha0_widths`. Where no α₀ reached the threshold, ``decades`` is 0 and all other columns are
+    NaN. α₀ = 0 has no place on a logarithmic axis and is left out.
     """
     table = costs(trials[trials["alpha0"] > 0], "iterations_to_threshold", ["alpha0"])
     alphas = table.columns.to_numpy(dtype=np.float64)
@@ -63,13 +64,16 @@ def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
     An α₀ works if its median N over seeds is ≤ 2 × the best α₀'s. The range runs from ``low`` to ``high``,
     the ends of the unbroken run of α₀ tried around ``best_alpha0``: log10(high / low) ``decades`` wide.
     Nothing is interpolated, so the true width is larger by up to one step of the grid on either side.
-    ``edge`` says that an end of the run is an end of what was tried, ``at_budget`` that 2 × the best N lies
+    ``edge`` says that an end of the run is an end of the α₀ tried, ``at_budget`` that 2 × the best N lies
     beyond the budget, so that an α₀ next to the run may work too: either way the width is a lower bound.
     ``decades_mean`` is the mean over the complete ``seeds`` of each seed's own width, the number that
     ``claims`` compares.
 
-    It is relative to a method's own best: a slow method can be insensitive, so read it beside
-    ``best_iterations``. Where no α₀ works it is NaN throughout.
+    The width is relative to a method's own best: a slow method can be insensitive, so read it beside
+    ``best_iterations``. Where no α₀ works, every column is NaN.
+
+    Args:
+        trials: From ``tables.trial_table``, rows in any order.
     """
     rows: list[dict[str, Any]] = []
     for setup, group in cells(trials, SETUP):
@@ -101,7 +105,7 @@ def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
 def _width(
     alphas: Floats, hits: Floats, budget: float
 ) -> tuple[float, float, float, float, float, bool, bool]:
-    """The :data:`WIDTH_COLUMNS` of N over ascending α₀; +inf is not reached, NaN unknown."""
+    """Return the :data:`WIDTH_COLUMNS` of N over ascending α₀; +inf is not reached, NaN unknown."""
     known = hits[~np.isnan(hits)]
     best = known.min() if len(known) else math.inf
     if not math.isfinite(best):
@@ -123,7 +127,7 @@ def _width(
 
 
 def ratios(table: pd.DataFrame, best: pd.Series[float]) -> Floats:
-    """N over the best N of its row; +inf where N is, also if nothing is finite."""
+    """Return N over the best N of its row; +inf where N is, even if nothing is finite."""
     values = table.to_numpy(dtype=np.float64)
     scale = np.broadcast_to(best.to_numpy(dtype=np.float64)[:, None], values.shape)
     ratios = np.full_like(values, math.inf)

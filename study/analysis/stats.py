@@ -1,6 +1,6 @@
-"""Intervals and tests for a handful of seeds, each exact or with what it assumes said. numpy and scipy only.
+"""Intervals and tests for a handful of seeds; each is exact, or says what it assumes. numpy and scipy only.
 
-Nothing here knows what was measured. All tests are one-sided, because the claims that they judge are.
+Nothing here knows what was measured. All tests are one-sided, as are the claims that they judge.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ LEVEL = 0.05
 """Significance level of every verdict; intervals have confidence 1 − LEVEL."""
 
 RESAMPLES = 20_000
-"""Bootstrap resamples, seeded, where there are too many to enumerate."""
+"""How many bootstrap resamples are drawn where there are too many to enumerate."""
 
 _ENUMERATED = 8  # values whose resamples are enumerated: (15 choose 7) = 6435 different ones
 
 
 class MedianInterval(NamedTuple):
-    """An interval of a median, and with what probability such an interval covers it."""
+    """An interval of a median, and the probability with which such an interval covers it."""
 
     low: float
     high: float
@@ -41,14 +41,14 @@ def median_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> MedianI
     values give 93.75 %, six 96.9 %, ten [x_(2), x_(9)] with 97.9 %.
 
     Args:
-        values: shape (n,); +inf for what is censored above, which order statistics can do with. No NaN.
-        confidence: at least this, where n allows it.
+        values: Shape (n,); +inf for a value that is censored above, which order statistics allow. No NaN.
+        confidence: The least coverage, where n allows it.
 
     Returns:
         NaN, NaN and 0 for no values; a point with coverage 0 for one.
 
     Raises:
-        ValueError: a value is NaN.
+        ValueError: A value is NaN.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if np.isnan(ordered).any():
@@ -79,11 +79,15 @@ def mean_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> tuple[flo
     No interval of this kind reaches beyond [min, max], so at two or three values it covers less than it says;
     verdicts ask for a test as well, which two or three values cannot pass.
 
+    Args:
+        values: Shape (n,), finite.
+        confidence: The nominal coverage.
+
     Returns:
         Low and high; NaN for fewer than two values.
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: A value is not finite.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if not np.isfinite(ordered).all():
@@ -119,15 +123,15 @@ def paired_log_ratio(new: ArrayLike, base: ArrayLike, confidence: float = 1 - LE
     same, and swapping the two gives the reciprocal.
 
     Args:
-        new: positive, finite, shape (n,).
-        base: of the same pairs, in the same order.
-        confidence: of the interval.
+        new: Positive and finite, shape (n,).
+        base: Of the same pairs, in the same order.
+        confidence: Of the interval.
 
     Returns:
         All NaN for no pairs, a NaN interval for one.
 
     Raises:
-        ValueError: shapes differ, or a value is not positive and finite.
+        ValueError: Shapes differ, or a value is not positive and finite.
     """
     above, below = (np.asarray(values, dtype=np.float64) for values in (new, base))
     if above.shape != below.shape:
@@ -187,7 +191,7 @@ def pairs_needed(comparisons: int, level: float = LEVEL) -> int:
 
 @cache
 def _resamples(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How often each value is drawn in every different resample, and the resample's probability."""
+    """Return how often each value is drawn in every different resample, and the resample's probability."""
     multisets: Sequence[tuple[int, ...]] = list(combinations_with_replacement(range(count), count))
     counts = np.stack([np.bincount(drawn, minlength=count) for drawn in multisets])
     ways = math.factorial(count) / np.prod(np.array([math.factorial(i) for i in range(count + 1)])[counts], 1)
@@ -195,7 +199,7 @@ def _resamples(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _quantile(values: NDArray[np.float64], weights: NDArray[np.float64], share: float) -> float:
-    """The smallest value up to which the weights sum to ``share`` or more."""
+    """Return the smallest value up to which the weights sum to ``share`` or more."""
     order = np.argsort(values)
     place = np.searchsorted(np.cumsum(weights[order]), share)
     return float(values[order[min(int(place), len(order) - 1)]])
@@ -211,12 +215,12 @@ def expected_best(scores: ArrayLike, values: ArrayLike, k: int) -> float:
     performance and estimation of a random variable's maximum*), whose with-replacement one is optimistic.
 
     Args:
-        scores: what the choice is made by, lower is better, shape (P,); +inf is worse than all.
-        values: what is reported of the chosen point, shape (P,).
-        k: 1 … P.
+        scores: The scores that decide, lower is better, shape (P,); +inf is worse than all.
+        values: The values that are reported of the chosen point, shape (P,).
+        k: How many points are drawn, 1 … P.
 
     Raises:
-        ValueError: shapes differ, or there are fewer than ``k`` points.
+        ValueError: Shapes differ, or there are fewer than ``k`` points.
     """
     score, value = (np.asarray(given, dtype=np.float64) for given in (scores, values))
     points = len(score)
@@ -241,8 +245,8 @@ def held_out_best(costs: ArrayLike, k: int) -> NDArray[np.float64]:
     of the seeds that they were chosen on, so they are close to independent, not independent.
 
     Args:
-        costs: of every seed and point, lower is better, shape (seeds, points); +inf for none.
-        k: as in :func:`expected_best`.
+        costs: Of every seed and point, lower is better, shape (seeds, points); +inf for none.
+        k: As in :func:`expected_best`.
 
     Returns:
         Shape (seeds,). A single seed has to serve for both: its value is optimistic for ``k`` > 1.

@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from study.analysis.formatting import iterations, label, listed, method, several, span
+from study.analysis.formatting import (
+    format_iterations,
+    format_median_iterations,
+    format_range,
+    join_names,
+    method_label,
+    pluralize,
+    workload_label,
+)
 from study.config.loader import Study
 from study.config.sections import Search
 from study.execution.planning import Plan
@@ -138,7 +146,7 @@ def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> 
         cells += ["–"] * 3 if best is None else [_number(best.point.alpha0), _number(best.point.beta)]
         if best is not None:
             cells.append("none" if _is_infinite(best.measured) else _number(best.measured, digits=5))
-        points = [f"{len(standing.worths) - standing.count('open')}"]
+        points = [f"{len(standing.scores) - standing.count('open')}"]
         points += [f"{count} {s}" for s in ("pruned", "failed", "open") if (count := standing.count(s))]
         table.add_row(*cells, ", ".join(points))
     console.print(Text(heading, "italic"), soft_wrap=True)
@@ -178,8 +186,8 @@ def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
     for _, lines in rows.groupby("point", sort=False):
         for place, row in enumerate(lines.to_dict("records")):
             first = place == 0
-            cells = [label(row) if first else ""] * many
-            cells += [method(row, with_beta=True) if first else ""] * comparison.of_studies
+            cells = [workload_label(row) if first else ""] * many
+            cells += [method_label(row, with_beta=True) if first else ""] * comparison.of_studies
             cells += [_number(row["alpha0"]) if first else "", row["who"]]
             if timed:
                 cells += [_hits(row, intervals), f"{row['reached']}/{row['seeds']}"]
@@ -215,9 +223,9 @@ def show_plan(
     table = Table(title=Text(study.name), title_justify="left", box=None, pad_edge=False, show_header=False)
     trials = Counter((trial.workload, trial.label) for trial in planned.trials)
     for (workload, optimizer), count in trials.items():
-        table.add_row(Text(workload), Text(optimizer), several(count, "trial"))
+        table.add_row(Text(workload), Text(optimizer), pluralize(count, "trial"))
     console.print(table)
-    lines = [f"{several(len(planned.trials), 'trial')} to run, {done} done already"]
+    lines = [f"{pluralize(len(planned.trials), 'trial')} to run, {done} done already"]
     if study.search is not None:
         lines.append(_search_line(study, study.search))
     lines += [_processes_line(study, planned, slots), _packs_line(planned), *_cost_lines(planned, slots)]
@@ -226,7 +234,7 @@ def show_plan(
         lines.append(f"data: {data_folder}{there}")
     lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
     if unchecked:
-        names = listed(list(unchecked))
+        names = join_names(list(unchecked))
         lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -235,8 +243,9 @@ def show_plan(
 def _search_line(study: Study, search: Search) -> str:
     how = search.sampler + (", asha" if study.scheduler else "")
     return (
-        f"search: {several(search.points, 'point')} of each optimizer by {search.objective} ({how}), "
-        f"each on {several(len(search.seeds), 'seed')}; then the best on {several(len(study.seeds), 'other')}"
+        f"search: {pluralize(search.points, 'point')} of each optimizer by {search.objective} ({how}), "
+        f"each on {pluralize(len(search.seeds), 'seed')}; "
+        f"then the best on {pluralize(len(study.seeds), 'other')}"
     )
 
 
@@ -271,7 +280,7 @@ def _packs_line(planned: Plan) -> str:
     least, most = min(together), max(together)
     sizes = f"{most}" if least == most else f"{least} to {most}"
     alone = len(planned.packs) - len(together)
-    packs = f"{several(len(together), 'pack')} of {sizes} trials"
+    packs = f"{pluralize(len(together), 'pack')} of {sizes} trials"
     return packs + (f", {alone} by themselves" if alone else "")
 
 
@@ -284,10 +293,10 @@ def failure_lines(failures: Iterable[Failure], *, tracebacks: bool = False) -> l
     """
     lines = []
     for failure in failures:
-        lines.append(f"{several(failure.trials, 'trial')} failed: {failure.cause}")
+        lines.append(f"{pluralize(failure.trials, 'trial')} failed: {failure.cause}")
         if failure.place is not None:
             lines.append(f"  at {failure.place}")
-        lines.append(f"  {listed(list(failure.workloads))} with {listed(list(failure.optimizers))}")
+        lines.append(f"  {join_names(list(failure.workloads))} with {join_names(list(failure.optimizers))}")
         if tracebacks:
             lines += [f"  {line}" for line in failure.traceback.rstrip().splitlines()]
     return lines
@@ -313,7 +322,9 @@ def _hits(row: Mapping[Any, Any], interval: bool) -> str:
     """N as a median, with its interval."""
     if math.isnan(row["threshold"]) or not row["seeds"]:
         return "–"
-    inside = span(*(iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high")))
+    inside = format_range(
+        *(format_iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high"))
+    )
     return _middle(row, "iterations") + (f" ({inside})" if inside and interval else "")
 
 
@@ -322,24 +333,17 @@ def _ratio(row: Mapping[Any, Any], name: str, interval: bool) -> str:
     if row["is_base"]:
         return "1"
     value, low, high = (row[f"{name}_ratio{end}"] for end in ("", "_low", "_high"))
-    pairs = f" [{several(row[f'{name}_pairs'], 'pair')}]" if 0 < row[f"{name}_pairs"] < row["seeds"] else ""
+    pairs = f" [{pluralize(row[f'{name}_pairs'], 'pair')}]" if 0 < row[f"{name}_pairs"] < row["seeds"] else ""
     inside = "" if math.isnan(low) or not interval else f" ({_number(low)} – {_number(high)})"
     return _number(value) + inside + pairs
 
 
 def _middle(row: Mapping[Any, Any], name: str) -> str:
     if name == "iterations":
-        return _median_iterations(row)
+        return format_median_iterations(row)
     if name == "alpha_range" and not math.isnan(row["alpha_min_min"]):
         return f"{_number(row['alpha_min_min'])} – {_number(row['alpha_max_max'])}"
     return _number(row.get(name))
-
-
-def _median_iterations(row: Mapping[Any, Any]) -> str:
-    if math.isnan(row["threshold"]) or not row["seeds"]:
-        return "–"
-    median = row["iterations_median"]
-    return iterations(math.inf if math.isnan(median) else median, row["budget"])
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -123,9 +123,10 @@ def export(
             if what == "summary":
                 table = tables.summary_table(table)
             elif what == "claims":
+                from study.analysis.claim_table import claim_table
                 from study.analysis.claims import claims
 
-                table = claims(table)
+                table = claim_table(claims(table))
             exports.write_table(table, what, form, path)
             rows = len(table)
     except (ValueError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from study.analysis.formatting import several
+from study.analysis.formatting import pluralize
 from study.cli import display, progress, results
 from study.cli.options import command_line, err, out, refuse, say
 from study.config.loader import Study
@@ -153,9 +153,9 @@ def _show_failures(
         where = results.folder_options(folder)
         lines.append(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
     if lost := sum(not record.is_final for record in records):
-        lines.append(f"{several(lost, 'trial')} did not end: worker processes died too often")
+        lines.append(f"{pluralize(lost, 'trial')} did not end: worker processes died too often")
     if left := ended.total - len(records):
-        lines.append(f"{several(left, 'trial')} of the search did not begin, as points before them failed")
+        lines.append(f"{pluralize(left, 'trial')} of the search did not begin, as points before them failed")
     if ended.tracking_error:
         lines.append(f"MLflow did not take everything: {ended.tracking_error}")
     if lines:

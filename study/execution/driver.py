@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from study.analysis import objective
-from study.analysis.formatting import listed
+from study.analysis.formatting import join_names
 from study.config.loader import Study
 from study.execution import checks, planning
 from study.execution.executor import Capacity, Executor
@@ -213,7 +213,7 @@ def _failed_at_once(failing: Iterable[Failure]) -> Iterator[str]:
         cause = failure.cause + (f" ({failure.place})" if failure.place else "")
         hit.setdefault(cause, []).append(f"{failure.workloads[0]} with {failure.optimizers[0]}")
     for cause, names in hit.items():
-        yield f"not trained, as one batch fails: {listed(names, 5)}: {cause}"
+        yield f"not trained, as one batch fails: {join_names(names, 5)}: {cause}"
 
 
 def _unused_gpus(capacity: Capacity) -> str:

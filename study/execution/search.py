@@ -319,7 +319,7 @@ class ArmSearch:
     def _score(self, point: Point) -> PointScore:
         records = {record.trial.key: record for record in self.folder.records(self.search_trials(point))}
         prunes = self._halving is not None
-        return objective.worth(self.arm, point, records, self._threshold, prunes=prunes)
+        return objective.score_point(self.arm, point, records, self._threshold, prunes=prunes)
 
 
 def _open_storage(folder: StudyFolder) -> BaseStorage:

@@ -1,4 +1,4 @@
-"""What a reader should not conclude from a study, in plain words."""
+"""Says in plain words what a reader should not conclude from a study."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.analysis.formatting import label, listed, method, percent, several
+from study.analysis.formatting import format_percent, join_names, method_label, pluralize, workload_label
 from study.storage.records import TrialRecord
 
 ENOUGH_SEEDS = 6
@@ -25,10 +25,10 @@ def limits(
     """Return the limits of a study, one sentence or two each.
 
     Args:
-        trials: from ``tables.trial_table``.
-        summary: from ``tables.summary_table``.
-        widths: from ``sensitivity.alpha0_widths``; may be empty.
-        records: of the study's trials.
+        trials: From ``tables.trial_table``.
+        summary: From ``tables.summary_table``.
+        widths: From ``sensitivity.alpha0_widths``; may be empty.
+        records: Of the study's trials.
     """
     found = [*_seeds(trials, summary), *_missing(summary), *_thresholds(trials, summary), *_edges(widths)]
     return [*found, *_machine(records), *_granularity(trials), *_tuning(trials)]
@@ -38,9 +38,11 @@ def _seeds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     complete = bool((summary["missing"] == 0).all())
     seeds = int(summary["seeds"].min()) if complete else trials["seed"].nunique()
     if 0 < seeds < ENOUGH_SEEDS:
-        covers = f"covers the median with {percent(1 - 2.0 ** (1 - seeds))}" if seeds > 1 else "is a point"
+        covers = (
+            f"covers the median with {format_percent(1 - 2.0 ** (1 - seeds))}" if seeds > 1 else "is a point"
+        )
         yield (
-            f"{several(seeds, 'seed')} per cell: the range over seeds {covers}. Six seeds are the fewest "
+            f"{pluralize(seeds, 'seed')} per cell: the range over seeds {covers}. Six seeds are the fewest "
             "with more than 95 %. Differences between optimizers here are indications, not findings."
         )
 
@@ -52,17 +54,17 @@ def _missing(summary: pd.DataFrame) -> Iterator[str]:
         count = sum(row["missing"] for row in gaps)
         cells = [f"{_cell(row, one)} ({row['missing']} of {_size(row)})" for row in gaps]
         yield (
-            f"{several(count, 'trial')} missing: they failed, have not ended, or their records are gone. "
-            f"They are in no median, pair or claim: {listed(cells)}."
+            f"{pluralize(count, 'trial')} missing: they failed, have not ended, or their records are gone. "
+            f"They are in no median, pair or claim: {join_names(cells)}."
         )
     pruned = summary[summary["pruned"] > 0].to_dict("records")
     if pruned:
         count = sum(row["pruned"] for row in pruned)
         cells = [f"{_cell(row, one)} ({row['pruned']} of {_size(row)})" for row in pruned]
         yield (
-            f"{several(count, 'trial')} pruned: the search stopped them before their budget, so whether they "
-            f"would have reached the threshold is unknown. They are in no table but the list of trials: "
-            f"{listed(cells)}."
+            f"{pluralize(count, 'trial')} pruned: the search stopped them before their budget, so nobody "
+            "knows whether they would have reached the threshold. They are in no table but the list of "
+            f"trials: {join_names(cells)}."
         )
 
 
@@ -78,9 +80,9 @@ def _thresholds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     short = int((timed["seeds"] - timed["reached"]).sum())
     if short:
         never = [_cell(row, one) for row in timed[timed["reached"] == 0].to_dict("records")]
-        cells = f" In these cells none did: {listed(never)}." if never else ""
+        cells = f" In these cells none did: {join_names(never)}." if never else ""
         yield (
-            f"{short} of {several(int(timed['seeds'].sum()), 'trial')} that ended did not reach their "
+            f"{short} of {pluralize(int(timed['seeds'].sum()), 'trial')} that ended did not reach their "
             f"threshold within the budget. They are censored: later than the budget, by how much is unknown."
             f"{cells}"
         )
@@ -92,11 +94,13 @@ def _edges(widths: pd.DataFrame) -> Iterator[str]:
     at_edge = widths[widths["edge"].astype(bool)].to_dict("records")
     if at_edge:
         one = _single(widths)
-        cells = (("" if one else f"{label(row)} ") + method(row, with_beta=True) for row in at_edge)
+        cells = (
+            ("" if one else f"{workload_label(row)} ") + method_label(row, with_beta=True) for row in at_edge
+        )
         names = list(dict.fromkeys(cells))
         yield (
             "The range of good α₀ ends where the α₀ that were tried end, so it may be wider than it looks, "
-            f"for {listed(names)}."
+            f"for {join_names(names)}."
         )
 
 
@@ -118,23 +122,23 @@ def _machine(records: Sequence[TrialRecord]) -> Iterator[str]:
             yield f"Trials ran with {len(different)} {what}: {', '.join(different)}."
     notes = Counter(note for record in records for note in set(record.notes))
     for note, count in notes.most_common(MOST_NOTES):
-        yield f"{several(count, 'trial')}: {note}."
+        yield f"{pluralize(count, 'trial')}: {note}."
     if len(notes) > MOST_NOTES:
-        yield f"The journals have {several(len(notes) - MOST_NOTES, 'more note')} of this kind."
+        yield f"The journals have {pluralize(len(notes) - MOST_NOTES, 'more note')} of this kind."
 
 
 def _granularity(trials: pd.DataFrame) -> Iterator[str]:
     adam = trials[trials["optimizer"] == "adam-adam"]
     if (adam["granularity"] == "group").any():
         yield (
-            "adam-adam follows the report's equations (granularity “group”). The curves that the report "
+            "adam-adam follows the paper's equations (granularity “group”). The curves that the paper "
             "published come from its code, which runs the rate rule once per tensor (granularity “released”)."
         )
     released = list(dict.fromkeys(trials[trials["granularity"] == "released"]["optimizer"]))
     if released:
         yield (
             f"Granularity “released” ({', '.join(released)}): the rate rule runs once per "
-            "tensor, as in the report's code, and not once per group, as in its equations."
+            "tensor, as in the paper's code, and not once per group, as in its equations."
         )
 
 
@@ -147,13 +151,13 @@ def _tuning(trials: pd.DataFrame) -> Iterator[str]:
 
 
 def _single(table: pd.DataFrame) -> bool:
-    """Whether there is one workload, which then need not be named."""
+    """Return whether there is one workload, which then need not be named."""
     return len(table[["workload", "workload_args"]].drop_duplicates()) == 1
 
 
 def _cell(row: dict[Any, Any], one: bool) -> str:
     beta = "" if math.isnan(row["beta"]) else f" β={row['beta']:g}"
-    return f"{'' if one else label(row) + ' '}{method(row)} α₀={row['alpha0']:g}{beta}"
+    return f"{'' if one else workload_label(row) + ' '}{method_label(row)} α₀={row['alpha0']:g}{beta}"
 
 
 def _size(row: dict[Any, Any]) -> int:

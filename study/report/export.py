@@ -1,4 +1,4 @@
-"""A study's tables and curves as files for other programs: CSV, Parquet, LaTeX."""
+"""Writes a study's tables and curves as files for other programs: CSV, Parquet, LaTeX."""
 
 from __future__ import annotations
 
@@ -13,26 +13,34 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from study.analysis.curves import CURVES, curve_rows
-from study.analysis.formatting import iterations, label, method, number, span
+from study.analysis.formatting import (
+    format_iterations,
+    format_median_iterations,
+    format_number,
+    format_range,
+    method_label,
+    workload_label,
+)
+from study.analysis.pairing import METHOD
 from study.storage.records import TrialRecord
 
 WHATS = ("summary", "trials", "curves", "claims")
-"""What can be exported."""
+"""The tables that can be exported."""
 SUFFIXES: dict[str, str] = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
-"""The formats, and how their files end."""
+"""The formats, with the suffixes of their files."""
 
 
 def write_table(table: pd.DataFrame, what: str, form: str, path: Path) -> None:
-    """Write the table of a study's summary, trials or claims, whole or not at all.
+    """Write the table of a study's summary, trials or claims, completely or not at all.
 
     Args:
-        table: from ``tables.summary_table``, ``tables.trial_table`` or ``claims.claims``.
-        what: which of them it is.
-        form: CSV and Parquet hold every column as it is, LaTeX what one prints of it.
-        path: an existing file is replaced.
+        table: From ``tables.summary_table``, ``tables.trial_table`` or ``claim_table.claim_table``.
+        what: Which of them it is, one of :data:`WHATS`.
+        form: CSV and Parquet hold every column as it is, LaTeX the columns that a paper prints.
+        path: The file; one that exists is replaced.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     with _replacing(path) as draft:
         if form == "csv":
@@ -44,16 +52,16 @@ def write_table(table: pd.DataFrame, what: str, form: str, path: Path) -> None:
 
 
 def write_curves(records: Iterable[TrialRecord], form: str, path: Path) -> int:
-    """Write every iteration of every trial, one trial at a time; return how many rows there are.
+    """Write every iteration of every trial, one trial at a time; return the number of rows.
 
     Args:
-        records: may be a generator, so that only one trial is in memory.
+        records: May be a generator, so that only one trial is in memory.
         form: CSV or Parquet.
-        path: an existing file is replaced, once all is written.
+        path: The file; one that exists is replaced once all is written.
 
     Raises:
-        ValueError: LaTeX is asked for.
-        OSError: the file cannot be written.
+        ValueError: ``form`` is LaTeX.
+        OSError: The file cannot be written.
     """
     if form == "latex":
         raise ValueError("curves are too long for LaTeX; choose csv or parquet")
@@ -72,27 +80,30 @@ def write_curves(records: Iterable[TrialRecord], form: str, path: Path) -> int:
 def latex(table: pd.DataFrame, what: str) -> str:
     """Return a table as LaTeX, for the package booktabs, and longtable for the trials.
 
-    Names are escaped; Greek letters and signs become mathematics, so that any LaTeX compiles it.
+    pandas escapes every name; Greek letters and signs become mathematics, so that any LaTeX compiles it.
+
+    Args:
+        table: See :func:`write_table`.
+        what: See :func:`write_table`.
     """
+    columns = _LATEX[what]
     shown = pd.DataFrame(
-        [{head: say(row) for head, say in _LATEX[what].items()} for row in table.to_dict("records")],
-        columns=list(_LATEX[what]),
+        [{heading: say(row) for heading, say in columns.items()} for row in table.to_dict("records")],
+        columns=list(columns),
     )
-    text = str(
-        shown.to_latex(
-            index=False,
-            escape=False,
-            longtable=what == "trials",
-            column_format="".join("l" if head in _LEFT else "r" for head in shown.columns),
+    is_long = what == "trials"
+    text = (
+        shown.style.hide(axis="index")
+        .format(_scientific, subset=[name for name in _NUMBERS if name in columns])
+        .format(escape="latex", subset=[name for name in columns if name not in _NUMBERS])
+        .to_latex(
+            column_format="".join("l" if name in _LEFT else "r" for name in columns),
+            environment="longtable" if is_long else None,
+            hrules=True,
         )
     )
-    packages = "booktabs, longtable" if what == "trials" else "booktabs"
-    return f"% needs \\usepackage{{{packages}}}\n{text}"
-
-
-def tex(text: str) -> str:
-    """Return text with what LaTeX would take for its own escaped."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    packages = "booktabs, longtable" if is_long else "booktabs"
+    return f"% needs \\usepackage{{{packages}}}\n{text.translate(_MATHEMATICS)}"
 
 
 @contextmanager
@@ -108,115 +119,100 @@ def _replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _power(value: float, digits: int = 3) -> str:
-    """A number as LaTeX, 1.2e-07 as a power of ten."""
-    mantissa, e, exponent = number(value, digits).replace("−", "-").partition("e")
-    if not e:
-        return tex(number(value, digits))
-    power = f"10^{{{int(exponent)}}}"
-    return f"${power}$" if mantissa == "1" else rf"${mantissa}\times {power}$"
+def _scientific(value: object) -> str:
+    """Return a number as LaTeX, with 1.2e-07 as a power of ten."""
+    number = float(str(value))
+    mantissa, e, exponent = ("–" if math.isnan(number) else f"{number:g}").partition("e")
+    times = "" if mantissa == "1" else rf"{mantissa} \times "
+    return f"${times}10^{{{int(exponent)}}}$" if e else mantissa
 
 
-def _rate(value: float) -> str:
-    """A setting as LaTeX, with the digits that it was given with."""
-    mantissa, e, _ = f"{value:g}".partition("e")
-    digits = len(mantissa.replace(".", ""))
-    return "--" if math.isnan(value) else _power(value, digits) if e else mantissa
+def _with_range(value: str, low: str, high: str) -> str:
+    inside = format_range(low, high)
+    return f"{value} ({inside})" if inside else value
 
 
-def _spread(name: str) -> Callable[[Mapping[Any, Any]], str]:
-    def say(row: Mapping[Any, Any]) -> str:
-        inside = span(number(row[f"{name}_min"]), number(row[f"{name}_max"]))
-        return number(row[name]) + (f" ({inside})" if inside else "")
-
-    return say
+def _median(name: str) -> Callable[[Mapping[Any, Any]], str]:
+    return lambda row: _with_range(*(format_number(row[f"{name}{end}"]) for end in ("", "_min", "_max")))
 
 
-def _median(row: Mapping[Any, Any]) -> str:
-    if math.isnan(row["threshold"]):
-        return "–"
-    low, high = (iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high"))
-    inside = span(low, high)
-    return str(row["iterations_text"]).partition(" (")[0] + (f" ({inside})" if inside else "")
+def _median_iterations(row: Mapping[Any, Any]) -> str:
+    ends = (format_iterations(row[f"iterations_{end}"], row["budget"]) for end in ("low", "high"))
+    return _with_range(format_median_iterations(row), *ends)
 
 
-def _hit(row: Mapping[Any, Any]) -> str:
+def _reached(row: Mapping[Any, Any]) -> str:
+    return "–" if math.isnan(row["threshold"]) else f"{row['reached']}/{row['seeds']}"
+
+
+def _iterations(row: Mapping[Any, Any]) -> str:
     """N of one trial; "> budget" only of one that used its budget up."""
-    hit = math.inf if row["outcome"] == "not_reached" else row["iterations_to_threshold"]
-    return iterations(hit, row["budget"])
+    missed = row["outcome"] == "not_reached"
+    return format_iterations(math.inf if missed else row["iterations_to_threshold"], row["budget"])
 
 
-def _ratio(row: Mapping[Any, Any]) -> str:
-    inside = span(number(row["ratio_low"]), number(row["ratio_high"]))
-    return number(row["ratio"]) + (f" ({inside})" if inside else "")
+def _baseline(row: Mapping[Any, Any]) -> str:
+    settings = {name: row[f"baseline_{name}"] for name in METHOD[1:]}
+    return method_label({**settings, "optimizer": row["baseline"]})
 
 
-def _against(row: Mapping[Any, Any]) -> str:
-    names = ("beta", "granularity", "optimizer_args")
-    other = {name: row.get(f"baseline_{name}", row[name]) for name in names}
-    return method({**other, "optimizer": row["baseline"]})
+_Columns = dict[str, Callable[[Mapping[Any, Any]], Any]]
 
-
-_Say = Callable[[Mapping[Any, Any]], str]
-_Columns = dict[str, _Say]
-
-
-def _text(say: _Say) -> _Say:
-    return lambda row: tex(say(row))
-
-
+# Headings, with what their cells hold; numbers that may be powers of ten stay numbers.
 _POINT: _Columns = {
-    "workload": _text(label),
-    "optimizer": _text(method),
-    r"$\alpha_0$": lambda row: _rate(row["alpha0"]),
-    r"$\beta$": lambda row: _rate(row["beta"]),
+    "workload": workload_label,
+    "optimizer": method_label,
+    "α₀": lambda row: row["alpha0"],
+    "β": lambda row: row["beta"],
 }
 _LATEX: dict[str, _Columns] = {
     "summary": {
         **_POINT,
-        "seeds": lambda row: str(row["seeds"]),
-        "iterations to threshold": _text(_median),
-        "reached": lambda row: "--" if math.isnan(row["threshold"]) else f"{row['reached']}/{row['seeds']}",
-        "final training loss": _text(_spread("final_train_loss")),
-        "best validation loss": _text(_spread("best_val_loss")),
+        "seeds": lambda row: row["seeds"],
+        "iterations to threshold": _median_iterations,
+        "reached": _reached,
+        "final training loss": _median("final_train_loss"),
+        "best validation loss": _median("best_val_loss"),
     },
     "trials": {
         **_POINT,
-        "seed": lambda row: str(row["seed"]),
-        "outcome": lambda row: tex(row["outcome"].replace("_", " ")),
-        "iterations to threshold": lambda row: tex(_hit(row)),
-        "final training loss": lambda row: tex(number(row["final_train_loss"])),
-        "best validation loss": lambda row: tex(number(row["best_val_loss"])),
+        "seed": lambda row: row["seed"],
+        "outcome": lambda row: row["outcome"].replace("_", " "),
+        "iterations to threshold": _iterations,
+        "final training loss": lambda row: format_number(row["final_train_loss"]),
+        "best validation loss": lambda row: format_number(row["best_val_loss"]),
     },
     "claims": {
-        "claim": lambda row: tex(row["claim"]),
-        "workload": _text(label),
-        "optimizer": _text(method),
-        "against": _text(_against),
-        "pairs": lambda row: str(row["pairs"]),
-        "ratio": _text(_ratio),
-        "$p$, corrected": lambda row: _power(row["p_adjusted"], 2),
-        "verdict": lambda row: tex(row["verdict"]),
+        "claim": lambda row: row["claim"],
+        "workload": workload_label,
+        "optimizer": method_label,
+        "against": _baseline,
+        "pairs": lambda row: row["pairs"],
+        "ratio": lambda row: _with_range(
+            *(format_number(row[name]) for name in ("ratio", "ratio_low", "ratio_high"))
+        ),
+        "p, corrected": lambda row: float(f"{row['p_adjusted']:.2g}"),
+        "verdict": lambda row: row["verdict"],
     },
 }
+_NUMBERS = ("α₀", "β", "p, corrected")
 _LEFT = ("workload", "optimizer", "outcome", "claim", "against", "verdict")
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "−": "$-$",
-    "–": "--",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "τ": r"$\tau$",
-    "₀": "$_0$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "×": r"$\times$",
-    "÷": r"$\div$",
-    "“": "``",
-    "”": "''",
-}
+# What LaTeX does not print as it is, beyond what pandas escapes.
+_MATHEMATICS = str.maketrans(
+    {
+        "<": "$<$",
+        ">": "$>$",
+        "−": "$-$",
+        "–": "--",
+        "α": r"$\alpha$",
+        "β": r"$\beta$",
+        "τ": r"$\tau$",
+        "₀": "$_0$",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "×": r"$\times$",
+        "÷": r"$\div$",
+        "“": "``",
+        "”": "''",
+    }
+)

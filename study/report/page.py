@@ -1,4 +1,4 @@
-"""What the report's page says, worked out from the tables, and its HTML."""
+"""Builds the report's HTML page from tables, claims and records."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ from urllib.parse import urlsplit
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from study.analysis import formatting
-from study.analysis.formatting import label
+from study.analysis import claim_text
+from study.analysis.claims import Claim, Family, Kind
+from study.analysis.formatting import (
+    format_count,
+    format_iterations,
+    format_median_iterations,
+    format_number,
+    format_range,
+    format_setting,
+    method_label,
+    pluralize,
+    workload_label,
+)
 from study.analysis.metrics import MEASURED
 from study.analysis.tables import METHOD, SETUP
 from study.config.loader import Study
@@ -31,10 +42,10 @@ OUTCOMES = {
 
 
 class Links(Protocol):
-    """Web pages that show what the report is about; a :class:`study.tracking.Tracker` is one.
+    """Finds the web pages of a study's trials, as every :class:`study.tracking.Tracker` does.
 
-    Each method returns None where there is no such page. The report leaves out addresses that are not http
-    or https.
+    A method returns None if there is no such page. The report leaves out addresses that are not http or
+    https.
     """
 
     def trial_link(self, key: str) -> str | None:
@@ -48,7 +59,7 @@ class Links(Protocol):
 
 
 class NoLinks:
-    """Links of a report that leads nowhere."""
+    """The links of a report without any."""
 
     def trial_link(self, key: str) -> None:
         """Return None."""
@@ -65,13 +76,23 @@ class Tables(NamedTuple):
 
     trials: pd.DataFrame
     summary: pd.DataFrame
-    comparisons: pd.DataFrame
     claims: pd.DataFrame
-    widths: pd.DataFrame
+    alpha0_widths: pd.DataFrame
+
+
+FAMILIES = {
+    Family.NEW_RULES: "New rules against hypergradient descent",
+    Family.HYPERGRADIENT: "Hypergradient descent against a fixed α",
+}
+"""Headings of the families of comparisons, in the order of the page."""
 
 
 def render(**content: Any) -> str:
-    """Return the page; ``content`` is what ``templates/report.html`` names. Every text in it is escaped."""
+    """Return the page.
+
+    Args:
+        content: The names that ``templates/report.html`` uses. Every text in it is escaped.
+    """
     environment = Environment(
         loader=PackageLoader("study.report"),
         autoescape=True,
@@ -79,24 +100,23 @@ def render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (formatting.number, formatting.setting, formatting.whole, formatting.percent)
-    environment.filters |= {filter.__name__: filter for filter in filters}
+    environment.filters |= {"number": format_number, "setting": format_setting, "count": format_count}
     return environment.get_template("report.html").render(**content)
 
 
 def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return what was run, as a label and its values."""
+    """Return the facts about a study and its trials, each as a label and its values."""
 
     def distinct(name: str) -> list[str]:
-        return [formatting.setting(value) for value in dict.fromkeys(trials[name].dropna())]
+        return [format_setting(value) for value in dict.fromkeys(trials[name].dropna())]
 
     counts = Counter(trials["outcome"])
     ended = sum(counts[name] for name in MEASURED)
     states = [f"{counts[name]} {words}" for name, words in OUTCOMES.items() if counts[name]]
     iterations = f"{', '.join(distinct('budget')) or 'unknown number of'} iterations"
-    epochs = [formatting.several(int(value), "epoch") for value in dict.fromkeys(trials["epochs"].dropna())]
+    epochs = [pluralize(int(value), "epoch") for value in dict.fromkeys(trials["epochs"].dropna())]
     return [
-        ("Workloads", list(dict.fromkeys(label(row) for row in trials.to_dict("records")))),
+        ("Workloads", list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))),
         ("Optimizers", list(dict.fromkeys(trials["optimizer"]))),
         ("α₀", distinct("alpha0")),
         ("β", _betas(trials) or ["none"]),
@@ -109,88 +129,88 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     ]
 
 
-def claims(table: pd.DataFrame, links: Links) -> list[dict[str, Any]]:
-    """Return the claims with their rows, those of new optimizers against hypergradient descent first."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in _rows(table):
-        baseline = {name: row.get(f"baseline_{name}", row.get(name)) for name in METHOD[1:]}
-        row["new"] = formatting.method(row, with_beta=True)
-        row["base"] = formatting.method({**row, **baseline, "optimizer": row["baseline"]}, with_beta=True)
-        row["where"] = label(row)
-        row["new_link"], row["base_link"] = (
-            _web_address(links.optimizer_link(row["workload"], row[name]))
-            for name in ("optimizer", "baseline")
-        )
-        groups.setdefault((row["claim"], row["family"]), []).append(row)
-    families = sorted(dict.fromkeys(family for _, family in groups), key=lambda name: "descent" not in name)
+def claim_groups(claims: Sequence[Claim], links: Links) -> list[dict[str, Any]]:
+    """Return the claims by family and kind, in the order of the page, with what their rows show."""
+    groups: dict[tuple[Family, Kind], list[dict[str, Any]]] = {}
+    for claim in claims:
+        row: dict[str, Any] = {
+            **_names(claim),
+            "verdict": claim.verdict,
+            "text": claim_text.text(claim),
+            "notes": claim_text.notes(claim),
+        }
+        for side, method in (("new", claim.method), ("base", claim.baseline)):
+            link = links.optimizer_link(claim.setup.workload, method.optimizer)
+            row[f"{side}_link"] = _web_address(link)
+        groups.setdefault((claim.family, claim.kind), []).append(row)
     return [
-        {"claim": claim, "family": family, "rows": groups[claim, family]}
-        for family in families
-        for claim in dict.fromkeys(claim for claim, _ in groups)
-        if (claim, family) in groups
+        {"family": heading, "claim": str(kind), "rows": groups[family, kind]}
+        for family, heading in FAMILIES.items()
+        for kind in Kind
+        if (family, kind) in groups
     ]
 
 
-def glance(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdicts alone: a row per optimizer, baseline and workload, a column per claim."""
-    columns = list(dict.fromkeys(table["claim"])) if len(table) else []
-    rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
-    for group in claims(table, NoLinks()):
-        for row in group["rows"]:
-            line = rows.setdefault(row["where"], {}).setdefault(
-                (row["new"], row["base"]),
-                {name: row[name] for name in ("where", "new", "base")} | {"verdicts": [""] * len(columns)},
-            )
-            line["verdicts"][columns.index(row["claim"])] = row["verdict"]
-    lines = [line for where in rows.values() for line in where.values()]
-    return {"claims": columns, "rows": lines, "several": len(rows) > 1}
+def glance(claims: Sequence[Claim]) -> dict[str, Any]:
+    """Return the verdicts alone: a row per optimizer, baseline and workload, a column per kind of claim."""
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    order = [*FAMILIES]
+    for claim in sorted(claims, key=lambda claim: order.index(claim.family)):
+        names = _names(claim)
+        line = lines.setdefault(tuple(names.values()), {**names, "verdicts": dict.fromkeys(Kind, "")})
+        line["verdicts"][claim.kind] = claim.verdict
+    workloads = [*dict.fromkeys(line["where"] for line in lines.values())]
+    rows = sorted(lines.values(), key=lambda line: workloads.index(line["where"]))
+    return {"claims": [*map(str, Kind)] if claims else [], "rows": rows, "several": len(workloads) > 1}
+
+
+def _names(claim: Claim) -> dict[str, str]:
+    """Return how a row names a claim's workload, method and baseline."""
+    return {
+        "where": workload_label(claim.setup._asdict()),
+        "new": method_label(claim.method._asdict(), with_beta=True),
+        "base": method_label(claim.baseline._asdict(), with_beta=True),
+    }
 
 
 def widths(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of the table of α₀ widths."""
     rows = _rows(table)
     for row in rows:
-        row |= {"where": label(row), "method": formatting.method(row, with_beta=True)}
+        row |= {"where": workload_label(row), "method": method_label(row, with_beta=True)}
     return rows
 
 
 def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
-    """Return what the page says of each workload."""
-    pages = []
+    """Return the section of each workload: its medians over seeds and its trials."""
+    sections = []
     trials = tables.trials
     for key in dict.fromkeys(zip(trials["workload"], trials["workload_args"], strict=True)):
-        rows, pairs, singles = (
-            _rows(table, key) for table in (tables.summary, tables.comparisons, tables.trials)
-        )
-        runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        rows, singles = (_rows(table, key) for table in (tables.summary, trials))
+        runs: dict[tuple[str, ...], list[tuple[int, str]]] = {}
         for row in singles:
-            row |= {"method": formatting.method(row), "outcome_text": OUTCOMES[row["outcome"]]}
+            row |= {"method": method_label(row), "outcome_text": OUTCOMES[row["outcome"]]}
             row["link"] = _web_address(links.trial_link(row["key"]))
             row["curve"] = _web_address(links.curve_link(row["key"]))
-            runs.setdefault(_cell(row), []).append(row)
+            if row["link"]:
+                runs.setdefault(_cell(row), []).append((row["seed"], row["link"]))
         for row in rows:
-            _say(row)
-            row["runs"] = [(single["seed"], single["link"]) for single in runs[_cell(row)] if single["link"]]
-        for row in pairs:
-            baseline = {name: row[f"baseline_{name}"] for name in METHOD[1:]}
-            row["new"] = formatting.method(row, with_beta=True)
-            row["base"] = formatting.method({**baseline, "optimizer": row["baseline"]}, with_beta=True)
-            row["sentences"] = row["verdict"].split("; ")
-        pages.append(
+            row |= _summary_cells(row)
+            row["runs"] = runs.get(_cell(row), [])
+        sections.append(
             {
-                "name": label({"workload": key[0], "workload_args": key[1]}),
+                "name": workload_label({"workload": key[0], "workload_args": key[1]}),
                 "summary": rows,
-                "comparisons": pairs,
                 "trials": singles,
                 "thresholds": any(not math.isnan(row["threshold"]) for row in rows),
                 "linked": any(row["link"] for row in singles),
             }
         )
-    return pages
+    return sections
 
 
 def machine(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Return what the trials ran on and with, each fact with its different values."""
+    """Return the facts about the trials' machines, each with its different values."""
     values: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in record.machine.items():
@@ -199,7 +219,7 @@ def machine(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 
 def failures(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Return name and last line of the traceback of every failed trial."""
+    """Return the name of every failed trial, and the last line of its traceback."""
     return [
         (
             f"{record.trial.workload} {record.trial.name}",
@@ -210,21 +230,23 @@ def failures(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     ]
 
 
-def _say(row: dict[str, Any]) -> None:
-    """Adds to a row of the summary what its cells say."""
-    row["method"] = formatting.method(row)
+def _summary_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the cells of a summary's row show."""
+    cells = {"method": method_label(row)}
     for name in ("iterations", "smoothed_iterations"):
-        low, high = (formatting.iterations(row[f"{name}_{end}"], row["budget"]) for end in ("low", "high"))
-        row[f"{name}_text"] = row[f"{name}_text"].partition(" (")[0]
-        row[f"{name}_span"] = formatting.span(low, high)
+        low, high = (format_iterations(row[f"{name}_{end}"], row["budget"]) for end in ("low", "high"))
+        cells |= {
+            f"{name}_text": format_median_iterations(row, name),
+            f"{name}_span": format_range(low, high),
+        }
     for name in ("final_train_loss", "best_val_loss", "alpha_final"):
-        ends = (formatting.number(row[f"{name}_{end}"]) for end in ("min", "max"))
-        row[f"{name}_span"] = formatting.span(*ends)
+        cells[f"{name}_span"] = format_range(*(format_number(row[f"{name}_{end}"]) for end in ("min", "max")))
+    return cells
 
 
 def _betas(trials: pd.DataFrame) -> list[str]:
     by_optimizer = {
-        str(name): " or ".join(formatting.setting(beta) for beta in dict.fromkeys(group))
+        str(name): " or ".join(format_setting(beta) for beta in dict.fromkeys(group))
         for name, group in trials[trials["beta"].notna()].groupby("optimizer", sort=False)["beta"]
     }
     if len(set(by_optimizer.values())) == 1:

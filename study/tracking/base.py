@@ -1,4 +1,4 @@
-"""What a study needs of a tracking service, whichever one it is.
+"""The interface between a study and a tracking service, whichever one it is.
 
 A service is a backend: a package with a module of the functions that :class:`Backend` names, listed in
 ``study.tracking.BACKENDS``.

@@ -1,8 +1,9 @@
-"""The figure of sensitivity to α₀: iterations to the threshold and final training loss over α₀."""
+"""Sensitivity to α₀: iterations to the threshold and final training loss over α₀."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,33 +15,69 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
+from study.analysis.formatting import format_percent
 from study.analysis.stats import median_interval
 from study.analysis.tables import ended
-from study.report.figures.panels import by_threshold, first_methods
+from study.report.figures.base import Drawn, Evidence, Section
+from study.report.figures.panels import by_threshold, first_methods, workloads
 from study.report.figures.style import STYLE, finish, in_order, label_log, look, subplots
+
+STEM = "alpha0"
+SECTION: Section = "alpha0"
 
 Floats = NDArray[np.float64]
 
 
+def draw(evidence: Evidence) -> Iterator[Drawn]:
+    """Yield a figure per workload that has trials that ended from two or more α₀."""
+    name = evidence.study.name
+    parts = list(workloads(evidence.trials))
+    for number, (workload, rows) in enumerate(parts, start=1):
+        if has_alpha0_figure(rows):
+            several = len(parts) > 1
+            figure = alpha0_figure(rows, f"{name}, {workload}" if several else name)
+            suffix = f"-{number}" if several else ""
+            yield Drawn(figure, f"Sensitivity to α₀, {workload}", _caption(rows), suffix)
+
+
+def _caption(rows: pd.DataFrame) -> str:
+    seeds = rows["seed"].nunique()
+    covers = format_percent(1 - 2.0 ** (1 - seeds)) if 1 < seeds < 9 else "at least 95 %"
+    bars = (
+        f"Bars: an interval that covers the median with {covers}, from order statistics. "
+        if seeds > 1
+        else ""
+    )
+    timed = (
+        "Above, the first iteration whose minibatch training loss is at or below the threshold; an open "
+        "triangle: at least half of the trials did not get there within the budget. "
+        if rows["threshold"].notna().any()
+        else ""
+    )
+    lower = "Below, m" if timed else "M"
+    loss = f"{lower}ean training loss of the last epoch; trials that diverged count as above all others. "
+    return f"{timed}{loss}Points: medians over seeds. {bars}Steps are not seconds; the tables give both."
+
+
 def has_alpha0_figure(trials: pd.DataFrame) -> bool:
-    """Whether :func:`alpha0_figure` has something to show: trials that ended, from two or more α₀ > 0."""
+    """Return whether :func:`alpha0_figure` can draw: trials have ended from two or more α₀ > 0."""
     return bool(_shown(trials)["alpha0"].nunique() > 1)
 
 
 def alpha0_figure(trials: pd.DataFrame, name: str) -> Figure:
     """Draw what α₀ does on one workload: iterations to the threshold above, final training loss below.
 
-    Points are medians over seeds; bars are ``statistics.median_interval``. What did not reach the threshold
-    counts as later than the budget, what diverged as above every loss; a median that falls there is an open
-    triangle on the upper line. Panels: one per threshold, and per op from five optimizers on. Of several β
-    the first is shown.
+    Points are medians over seeds; bars are ``stats.median_interval``. A trial that did not reach the
+    threshold counts as later than the budget, one that diverged as above every loss; a median that falls
+    there is an open triangle on the upper line. Panels: one per threshold, and per op from five optimizers
+    on. Of several β the first is shown.
 
     Args:
-        trials: rows of ``tables.trial_table`` with one workload.
-        name: the study's, for the title.
+        trials: Rows of ``tables.trial_table`` with one workload.
+        name: The study's name, for the title.
 
     Raises:
-        ValueError: see :func:`has_alpha0_figure`.
+        ValueError: :func:`has_alpha0_figure` is false.
     """
     if not has_alpha0_figure(trials):
         raise ValueError(f"study {name}: no two α₀ above 0 with a trial that ended; nothing to draw")
@@ -74,7 +111,7 @@ _LABELS = {"iterations_to_threshold": "iterations to threshold", "final_train_lo
 
 
 class _Line(NamedTuple):
-    """An optimizer's medians and intervals over its α₀; inf where they fall among what did not get there."""
+    """An optimizer's medians and intervals over its α₀; inf where they fall among censored trials."""
 
     alpha0: Floats
     median: Floats
@@ -101,7 +138,7 @@ def _line(rows: pd.DataFrame, measure: str) -> _Line:
 
 
 def _extent(panels: list[dict[str, _Line]], budget: float | None) -> tuple[float, float, float]:
-    """Smallest and largest value of a row of panels, and where what is above all values is drawn."""
+    """Return the smallest and largest value of a row of panels, and the height of censored points."""
     values = np.concatenate([np.concatenate(line[1:]) for lines in panels for line in lines.values()])
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
@@ -161,7 +198,7 @@ def _mark(panel: Axes, height: float, words: str) -> None:
 
 
 def _scale(panel: Axes, low: float, high: float, ceiling: float, timed: bool) -> None:
-    """The same scale for a row of panels, so that they compare; logarithmic where the range asks for it."""
+    """Give a row of panels the same scale, so that they compare; logarithmic if the range is wide."""
     if timed or _is_wide(low, high):
         panel.set_yscale("log")
         panel.set_ylim(low / 1.5, max(ceiling if timed else high, high) * (1.9 if timed else 1.4))

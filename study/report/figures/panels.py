@@ -1,4 +1,4 @@
-"""What goes into which panel of a figure: one method per optimizer, one panel per workload and threshold."""
+"""Arranges a figure's panels: one method per optimizer, one panel per workload and threshold."""
 
 from __future__ import annotations
 
@@ -7,29 +7,39 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from study.analysis.formatting import label
+from study.analysis.formatting import workload_label
 from study.analysis.tables import METHOD, SETUP
-from study.report.figures.style import FAMILIES, family
+from study.report.figures.style import FAMILIES, family, in_order, label_log, look, subplots
 
 CROWDED = 4
 """More optimizers than this are spread over panels by their op."""
+
+COLUMNS = 3
+"""Panels side by side at most."""
+
+Column = tuple[str, pd.DataFrame]
+"""A title, and the rows of a panel."""
+Places = list[tuple[Axes, str, Column, tuple[bool, bool, bool]]]
 
 _SYMBOLS = {"beta": "β", "granularity": "granularity", "optimizer_args": "options"}
 
 
 class Shown(NamedTuple):
-    """The trials that a figure shows, and a line that says which of several β and options they have."""
+    """The trials that a figure shows, and a line that names the β and options chosen among several."""
 
     trials: pd.DataFrame
     note: str
 
 
 def first_methods(trials: pd.DataFrame) -> Shown:
-    """Return of each optimizer on each workload the trials with its first β, granularity and options.
+    """Return, for each optimizer on each workload, the trials with its first β, granularity and options.
 
     Args:
-        trials: from ``tables.trial_table``; "first" is in the study's order, whatever that of the rows.
+        trials: From ``tables.trial_table``; "first" is in the study's order, whatever the order of the rows.
     """
     kept, chosen = [], {}
     for key, group in trials.sort_index().groupby([*SETUP, "optimizer"], sort=False, dropna=False):
@@ -52,15 +62,16 @@ def first_methods(trials: pd.DataFrame) -> Shown:
 def workloads(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each workload's label and rows, in the study's order."""
     for _, group in trials.sort_index().groupby(["workload", "workload_args"], sort=False, dropna=False):
-        yield label(group.iloc[0].to_dict()), group
+        yield workload_label(group.iloc[0].to_dict()), group
 
 
 def by_threshold(trials: pd.DataFrame, *, spread: bool = False) -> list[tuple[str, pd.DataFrame]]:
-    """Return a workload's rows panel by panel, each with one threshold, and the panels' titles.
+    """Return a workload's rows panel by panel, each with its title and one threshold.
 
     Args:
-        trials: rows of one workload.
-        spread: put optimizers of different op apart where there are more than :data:`CROWDED`.
+        trials: Rows of one workload.
+        spread: Whether optimizers of different op get their own panels where there are more than
+            :data:`CROWDED`.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     apart = spread and trials["optimizer"].nunique() > CROWDED
@@ -78,6 +89,61 @@ def with_thresholds(table: pd.DataFrame, trials: pd.DataFrame, by: Sequence[str]
     """Return ``table`` with each row's threshold, looked up in ``trials`` by the columns ``by``."""
     known = trials[[*by, "threshold"]].drop_duplicates(list(by))
     return table.merge(known, on=list(by), how="left")
+
+
+def rows_of(table: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of ``table`` of the methods that are shown, in the order of these."""
+    methods = shown[[*SETUP, *METHOD]].drop_duplicates()
+    return methods.merge(table, on=[*SETUP, *METHOD], how="inner")
+
+
+def columns_by_threshold(table: pd.DataFrame) -> list[Column]:
+    """Return a table's rows by workload and threshold, each with its title."""
+    groups = [(workload, by_threshold(rows)) for workload, rows in workloads(table)]
+    return [
+        ("\n".join(filter(None, (workload if len(groups) > 1 else "", title))), rows)
+        for workload, panels in groups
+        for title, rows in panels
+    ]
+
+
+def grid(rows: list[str], columns: list[Column], height: float) -> tuple[Figure, Places]:
+    """Return an empty figure and its panels, each with its row, its column, and if it is top, left, bottom.
+
+    More than :data:`COLUMNS` columns continue below.
+    """
+    wide = min(COLUMNS, len(columns))
+    figure, axes = subplots(len(rows) * -(-len(columns) // wide), wide, height=height)
+    places: Places = []
+    for number, column in enumerate(columns):
+        block, left = divmod(number, wide)
+        for place, row in enumerate(rows):
+            panel = axes[block * len(rows) + place, left]
+            places.append((panel, row, column, (place == 0, left == 0, place == len(rows) - 1)))
+    for panel in axes.flat:
+        panel.set_visible(any(panel is used for used, *_ in places))
+    return figure, places
+
+
+def draw_steps(panel: Axes, rows: pd.DataFrame, x: str, share: str, start: float) -> None:
+    """Draw step functions from ``start``, where they are 0 unless they say otherwise, to the largest x."""
+    end = max(float(rows[x].max()), 1.05 * start)
+    for optimizer in in_order(rows["optimizer"]):
+        line = rows[rows["optimizer"] == optimizer].sort_values(x)
+        points = [(start, 0.0), *zip(line[x], line[share], strict=True), (end, float(line[share].iloc[-1]))]
+        style = look(optimizer)
+        panel.step(
+            *zip(*points, strict=True),
+            where="post",
+            color=style.color,
+            ls=style.linestyle,
+            lw=style.linewidth,
+        )
+    panel.set_xscale("log")
+    panel.set_xlim(start, end)
+    panel.set_ylim(-0.02, 1.03)
+    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    label_log(panel.xaxis, start, end)
 
 
 def _title(op: str, threshold: float) -> str:

@@ -1,8 +1,8 @@
-"""How every figure looks: an optimizer's colour and line, legends, sizes, and files that repeat to the byte.
+"""The style of all figures: colours and lines of optimizers, legends, sizes, and reproducible files.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart. For an optimizer of ours the colour says
-the op and the line style the lop. Any other takes colour, line and marker from its name alone, so that it
-looks the same in every figure of every study.
+Colours are Okabe and Ito's, which colour-blind readers tell apart. For an optimizer of ours the colour stands
+for the op and the line style for the lop. Any other takes colour, line and marker from its name alone, so
+that it looks the same in every figure of every study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FAMILIES = (*OPS, "others")
 COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
 _STYLES = (_NEW, _HD, _OTHER)
-_REPORTED = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the report pairs each op with
+_IN_PAPER = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the paper pairs each op with
 _MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
 # Okabe and Ito's other colours, for optimizers that are not ours; their yellow is too light for lines.
 _FURTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,7 +62,7 @@ STYLE: Any = {
 
 
 class Look(NamedTuple):
-    """How an optimizer is drawn."""
+    """The colour, line and marker of an optimizer."""
 
     color: str
     linestyle: Any
@@ -73,8 +73,8 @@ class Look(NamedTuple):
 def look(optimizer: str) -> Look:
     """Return the look of an optimizer, a function of its name alone.
 
-    Of ours, plain ones are dotted, lop SGD is dashed, and the report's new ones are solid; other lops are
-    dash-dotted. Others, ``torch.optim.AdamW``, have colours of their own.
+    Of ours, plain ones are dotted, lop SGD is dashed, and the paper's new ones are solid; other lops are
+    dash-dotted. Others, such as ``torch.optim.AdamW``, have further colours.
     """
     name = OptimizerName.parse(optimizer)
     op, lop = name.op, name.lop
@@ -88,7 +88,7 @@ def look(optimizer: str) -> Look:
     if lop not in _MARKERS:
         chance = crc32(lop.encode())
         return Look(COLOURS[op], _FURTHER_RULES[chance % 3], 1.7, _FURTHER_MARKERS[chance // 3 % 8])
-    style = _HD if lop == "sgd" else _NEW if lop == _REPORTED[op] else _OTHER
+    style = _HD if lop == "sgd" else _NEW if lop == _IN_PAPER[op] else _OTHER
     return Look(COLOURS[op], style, 1.3 if lop == "sgd" else 1.7, _MARKERS[lop])
 
 
@@ -99,7 +99,7 @@ def family(optimizer: str) -> str:
 
 
 def labels(optimizers: Iterable[str]) -> dict[str, str]:
-    """Return what legends call optimizers: a dotted path by its last part, where that is not ambiguous."""
+    """Return the optimizers' names in legends: a dotted path by its last part, unless that is ambiguous."""
     names = list(dict.fromkeys(optimizers))
     short = {name: name.rpartition(".")[2] or name for name in names}
     times = Counter(short.values())
@@ -107,7 +107,7 @@ def labels(optimizers: Iterable[str]) -> dict[str, str]:
 
 
 def in_order(optimizers: Iterable[str]) -> list[str]:
-    """Return optimizers as legends list them: ours by op and lop, then the others as they come."""
+    """Return optimizers in the order of legends: ours by op and lop, then the others as they come."""
     names = list(dict.fromkeys(optimizers))
     known = [name for name in OPTIMIZERS if name in names]
     rest = [name for name in names if name not in known]
@@ -123,7 +123,7 @@ def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[An
 
 
 def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False) -> None:
-    """Title, and a legend below: one column per op, or one row if there is a single op."""
+    """Add a title, and a legend below: one column per op, or one row if there is a single op."""
     shown = in_order(optimizers)
     called = labels(shown)
     columns = [of for op in FAMILIES if (of := [n for n in shown if family(n) == op])]

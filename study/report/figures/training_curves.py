@@ -1,33 +1,57 @@
-"""The report's Figure 1: α_t, training and validation loss over epochs."""
+"""Figure 1 of the paper (Mittal, 2019): α_t, training and validation loss over epochs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from study.analysis.tables import workload_label
+from study.analysis.tables import trial_workload_label
 from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND, SearchState
+from study.report.figures.base import Drawn, Evidence, Section
 from study.report.figures.style import STYLE, finish, look, subplots
 from study.storage.records import EpochRecord, TrialRecord
+
+STEM = "figure1"
+SECTION: Section = "curves"
 
 Floats = NDArray[np.float64]
 _Groups = dict[tuple[str, str], list[TrialRecord]]  # by workload and optimizer
 
 
 class Choice(NamedTuple):
-    """One α₀ and β of each optimizer on each workload, and a line that says which."""
+    """One α₀ and β of each optimizer on each workload, and a line that names them."""
 
     cells: _Groups
     note: str
+
+
+def draw(evidence: Evidence) -> Iterator[Drawn]:
+    """Yield the figure, if a trial that did not fail has finished an epoch."""
+    if any(record.epochs and record.status not in ("failed", "pruned") for record in evidence.records):
+        figure = figure1(evidence.records, evidence.study, state=evidence.search_state)
+        yield Drawn(figure, "Learning rate and losses", _caption(evidence.trials))
+
+
+def _caption(trials: pd.DataFrame) -> str:
+    seeds = trials["seed"].nunique()
+    over = f"median over {seeds} seeds, band from the smallest to the largest" if seeds > 1 else "one seed"
+    diverged = trials["outcome"].eq("diverged").any()
+    cross = " A cross ends the line of an optimizer most of whose trials diverged." if diverged else ""
+    return (
+        "Learning rate and training loss, as means over each epoch's iterations, and validation loss after "
+        f"the epoch; {over}. Colour is the optimizer of the weights, line style that of the learning rate: "
+        f"dotted none, dashed SGD (hypergradient descent), solid and dash-dotted the new ones.{cross}"
+    )
 
 
 def figure1(
@@ -37,22 +61,22 @@ def figure1(
     *,
     state: SearchState = NOTHING_FOUND,
 ) -> Figure:
-    """Draw the report's Figure 1 for what the study contains: α_t, training and validation loss over epochs.
+    """Draw the paper's Figure 1 for a study: α_t, training and validation loss over epochs.
 
     One column per workload. Lines are medians over seeds, bands go from the smallest to the largest. A line
-    goes on while more than half of the seeds have a value; a diverged trial's loss counts as above all
+    continues while more than half of the seeds have a value; a diverged trial's loss counts as above all
     others, and a cross ends the line of an optimizer most of whose trials diverged. Axes fit the trials that
     did not diverge.
 
     Args:
-        records: of the study's trials, in any order; those without an epoch are left out.
-        study: gives the order of workloads and optimizers.
-        alpha0: the α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
+        records: Of the study's trials, in any order; those without an epoch are left out.
+        study: Gives the order of workloads and optimizers.
+        alpha0: The α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
             first is shown; the title names what was chosen.
         state: what the study's search has found; a grid needs none.
 
     Raises:
-        ValueError: no record has an epoch, or the study has no such α₀.
+        ValueError: No record has an epoch, or the study has no such α₀.
     """
     chosen = _choose(records, study, state, alpha0)
     workloads = list(dict.fromkeys(workload for workload, _ in chosen.cells))
@@ -80,7 +104,7 @@ _ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
 
 
 def _ordered(records: Sequence[TrialRecord], study: Study, state: SearchState) -> list[TrialRecord]:
-    """The study's own records that have an epoch, in the study's order."""
+    """Return the study's own records that have an epoch, in the study's order."""
     by_key = {record.trial.key: record for record in records if record.epochs}
     return [by_key[trial.key] for trial in study.trials(state) if trial.key in by_key]
 
@@ -115,7 +139,7 @@ def _choose(records: Sequence[TrialRecord], study: Study, state: SearchState, al
 
 
 def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
-    """Say which β, granularity and options are shown where there are several."""
+    """Return which β, granularity and options are shown where there are several."""
     parts = []
     several = [group for group in cells if len({r.trial.beta for r in groups[group]}) > 1]
     if several:
@@ -134,7 +158,7 @@ def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
 
 
 def _group(record: TrialRecord) -> tuple[str, str]:
-    return workload_label(record.trial), record.trial.label
+    return trial_workload_label(record.trial), record.trial.label
 
 
 def _settings(trial: Trial) -> dict[str, Any]:
@@ -195,9 +219,9 @@ def _draw_curves(
 
 
 def _curves(cell: Sequence[TrialRecord], value: Callable[[EpochRecord], float], is_loss: bool) -> Floats:
-    """Shape (seeds, epochs): NaN where there is nothing, ∞ for the loss of a trial that has diverged.
+    """Return the curves, shape (seeds, epochs): NaN for no value, ∞ for the loss of a diverged trial.
 
-    The α of the epoch in which a trial diverged tells nothing, and is left out.
+    The α of the epoch in which a trial diverged says nothing, and is left out.
     """
     length = max(record.epochs[-1].epoch for record in cell)
     curves = np.full((len(cell), length), np.nan)

@@ -1,4 +1,4 @@
-"""Where MLflow is and how much it keeps: addresses, pages and sizes. Does not import mlflow."""
+"""MLflow's addresses, pages and sizes. Does not import mlflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CURVES = ("alpha", "train_loss", "hypergradient")
 """The curves of a trial that have a value per iteration."""
 
 BYTES_PER_POINT = 150
-"""What a point of a curve takes in MLflow's database, to an order of magnitude."""
+"""The size of a point of a curve in MLflow's database, to an order of magnitude."""
 
 _SECRET_QUERY = re.compile(r"([\w]*(?:pass|pwd|secret|token|odbc_connect)[\w]*)=([^&]*)", re.IGNORECASE)
 

@@ -1,7 +1,7 @@
-"""Looks into a database before MLflow opens it: is it MLflow's, of this version, and may it be written to?
+"""Checks a database before MLflow opens it: is it MLflow's, of this version, and writable?
 
-MLflow itself makes its tables in any database, upgrades some older ones unasked, and tries for two minutes
-to open a file that it may not read.
+MLflow itself makes its tables in any database, upgrades some older ones without asking, and retries for two
+minutes to open a file that it may not read.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _LEAST_POINTS = 120
 
 @dataclass
 class _Kept:
-    """What MLflow has of the study, as far as this process knows."""
+    """The study's experiment and runs in MLflow, as far as this process knows."""
 
     experiment_id: str
     parent_id: str

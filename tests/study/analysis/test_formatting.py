@@ -24,16 +24,16 @@ from study.analysis import formatting
     ],
 )
 def test_numbers_have_three_significant_digits(value, text):
-    assert formatting.number(value) == text
+    assert formatting.format_number(value) == text
 
 
 def test_what_was_not_reached_is_no_number():
-    assert formatting.iterations(math.inf, 9380) == "> 9380"
-    assert formatting.iterations(math.inf, math.nan) == "not reached"
-    assert formatting.iterations(math.nan, 9380) == "–"
-    assert formatting.iterations(12.5, 9380) == "12.5"
+    assert formatting.format_iterations(math.inf, 9380) == "> 9380"
+    assert formatting.format_iterations(math.inf, math.nan) == "not reached"
+    assert formatting.format_iterations(math.nan, 9380) == "–"
+    assert formatting.format_iterations(12.5, 9380) == "12.5"
 
 
 def test_long_lists_say_how_much_they_leave_out():
-    assert formatting.listed(list("abcd"), most=2) == "a, b and 2 more"
-    assert formatting.listed(list("ab"), most=2) == "a, b"
+    assert formatting.join_names(list("abcd"), most=2) == "a, b and 2 more"
+    assert formatting.join_names(list("ab"), most=2) == "a, b"

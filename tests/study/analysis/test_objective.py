@@ -43,7 +43,7 @@ class TestWorth:
             trained(trial, *record)
             for trial, record in zip(arm.trials(point, arm.search.seeds), records, strict=False)
         ]
-        return objective.worth(arm, point, {r.trial.key: r for r in known}, 0.5, prunes=prunes)
+        return objective.score_point(arm, point, {r.trial.key: r for r in known}, 0.5, prunes=prunes)
 
     @pytest.mark.parametrize(
         ("name", "value", "measured"),

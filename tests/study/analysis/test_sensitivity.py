@@ -37,7 +37,7 @@ def made_up(hits, *, val=None, workload="digits-mlp", outcome=None, threshold=0.
                 for name in ("", "smoothed_"):
                     column = f"{name}iterations_to_threshold"
                     rows[-1][column] = math.nan if missing or math.isinf(hit) else float(hit)
-                rows[-1] |= {"gradient_evaluations_to_threshold": math.nan, "seconds_to_threshold": math.nan}
+                rows[-1] |= {"seconds_to_threshold": math.nan}
     table = pd.DataFrame(rows)
     return table if outcome is None else table.assign(outcome=outcome)
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.analysis import metrics, tables
+from study.analysis.pairing import method_pairs
 from study.config.loader import Study, Trial
 from study.storage.records import EpochRecord, TrialRecord
 
@@ -81,9 +82,6 @@ def test_trial_table_has_a_row_per_trial_in_the_study_s_order():
     assert table["beta"].isna().tolist() == [True] * 3 + [False] * 6
     assert set(table["budget"]) == {20.0}
     assert table["final_train_loss"][0] == pytest.approx(0.4)
-    pd.testing.assert_series_equal(
-        table["gradient_evaluations_to_threshold"], table["iterations_to_threshold"], check_names=False
-    )
 
 
 def test_two_records_of_one_trial_are_refused():
@@ -146,7 +144,6 @@ def test_tables_do_not_depend_on_the_order_of_rows():
     table = tables.trial_table(cell_records(study, hits), study)
     shuffled = table.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(tables.summary_table(shuffled), tables.summary_table(table))
-    pd.testing.assert_frame_equal(tables.comparisons(shuffled), tables.comparisons(table))
 
 
 FEW = settings(max_examples=15, deadline=None)
@@ -192,7 +189,8 @@ def test_a_pruned_trial_is_counted_and_enters_nothing_else():
     table.loc[(table["optimizer"] == "adam-adam") & (table["seed"] == 0), "outcome"] = "pruned"
     row = tables.summary_table(table).set_index("optimizer").loc["adam-adam"]
     assert (row["seeds"], row["pruned"], row["missing"], row["reached"]) == (2, 1, 0, 2)
-    assert tables.comparisons(table)["pairs"].tolist() == [2]
+    (pair,) = method_pairs(tables.ended(table))
+    assert (len(pair.new), len(pair.base)) == (2, 3)
 
 
 @FEW
@@ -201,11 +199,10 @@ def test_a_hit_after_the_budget_is_the_same_as_none(hits, late):
     study = make_study(optimizers=["adam-sgd", "adam-adam"], seeds=list(range(len(hits))))
     table = tables.trial_table(cell_records(study, {"adam-sgd": [9] * len(hits), "adam-adam": hits}), study)
     later = table.copy()
-    for name in ("iterations", "smoothed_iterations", "gradient_evaluations"):
+    for name in ("iterations", "smoothed_iterations"):
         later[f"{name}_to_threshold"] = later[f"{name}_to_threshold"].fillna(late)
     later["seconds_to_threshold"] = later["seconds_to_threshold"].fillna(99.0)
     pd.testing.assert_frame_equal(tables.summary_table(later), tables.summary_table(table))
-    pd.testing.assert_frame_equal(tables.comparisons(later), tables.comparisons(table))
 
 
 @FEW
@@ -222,128 +219,6 @@ def test_no_threshold_no_iterations():
     table = tables.trial_table(cell_records(study, {"adam": [3] * 3, "adam-sgd": [3] * 3}), study)
     assert set(table["outcome"]) == {"completed", "pending"}
     assert set(tables.summary_table(table)["iterations_text"]) == {""}
-    (verdict,) = tables.comparisons(table)["verdict"]
-    assert "threshold" not in verdict
-
-
-# comparisons
-
-
-def compare(hits, finals=None, **changes) -> pd.DataFrame:
-    study = make_study(**changes)
-    rows = tables.comparisons(tables.trial_table(cell_records(study, hits, finals), study))
-    return rows.set_index("optimizer")
-
-
-def test_each_optimizer_is_compared_with_its_own_baseline():
-    assert {
-        **{"sgd-sgd": "sgd", "sgdn-sgd": "sgdn", "adam-sgd": "adam"},
-        **{"sgd-sgdn": "sgd-sgd", "sgd-adam": "sgd-sgd", "sgdn-sgdn": "sgdn-sgd"},
-        **{"sgdn-adam": "sgdn-sgd", "adam-sgdn": "adam-sgd", "adam-adam": "adam-sgd"},
-        **{f"{op}-{lop}": f"{op}-sgd" for op in ("sgd", "sgdn", "adam") for lop in ("adagrad", "lion")},
-    } == tables.BASELINES
-
-
-def test_pairs_share_their_seed_and_losses_are_compared_within_them():
-    finals = {"adam-sgd": [1.0, 2.0, 3.0], "adam-adam": [0.5, 1.8, 3.3]}
-    rows = compare({"adam-sgd": [3, 3, 3], "adam-adam": [3, 3, 3]}, finals)
-    row = rows.loc["adam-adam"]
-    assert (row["baseline"], row["pairs"]) == ("adam-sgd", 3)
-    assert (row["final_train_loss_better"], row["final_train_loss_worse"]) == (2, 1)
-    assert row["final_train_loss_ratio"] == pytest.approx(0.9)  # of 0.5, 0.9, 1.1
-    assert "final training loss lower in 2 of 3 pairs (median −10 %)" in row["verdict"].split("; ")
-    assert "threshold reached equally soon in 3 of 3 pairs" in row["verdict"].split("; ")
-
-
-def test_censored_pairs():
-    rows = compare(
-        {"adam-sgd": [None, 7, None, 4, 9], "adam-adam": [None, None, 5, 4, 3]}, seeds=[0, 1, 2, 3, 4]
-    )
-    row = rows.loc["adam-adam"]
-    counts = [row[f"iterations_to_threshold_{how}"] for how in ("better", "worse", "equal")]
-    assert counts == [2, 1, 2]  # better: 5 against none, 3 against 9; equal: none and none, 4 and 4
-    assert row["iterations_to_threshold_ratio"] == pytest.approx((1 + 3 / 9) / 2)
-    assert row["verdict"].startswith("threshold reached sooner in 2 of 5 pairs, equal in 2 (median −33 %)")
-
-
-def test_a_threshold_that_neither_reached_is_said_so():
-    row = compare({"adam-sgd": [None] * 3, "adam-adam": [None] * 3}).loc["adam-adam"]
-    assert row["verdict"].startswith("threshold reached in none of 3 pairs; ")
-    assert math.isnan(row["iterations_to_threshold_ratio"])
-
-
-def test_a_diverged_trial_is_behind_one_that_is_not():
-    study = make_study(optimizers=["adam-sgd", "adam-adam"], threshold={})
-    records = []
-    for trial in study.trials():
-        losses = (
-            [[1.0, 1.0], [0.001, math.nan]] if trial.optimizer == "adam-adam" else [[1.0, 1.0], [0.9, 0.9]]
-        )
-        diverged = trial.optimizer == "adam-adam" and trial.seed < 2
-        records.append(record(trial, losses if diverged else [[1.0, 1.0], [0.9, 0.9]]))
-        if diverged:
-            records[-1] = TrialRecord(trial, status="diverged", epochs=records[-1].epochs)
-    (row,) = tables.comparisons(tables.trial_table(records, study)).to_dict("records")
-    assert [row[f"final_train_loss_{how}"] for how in ("better", "worse", "equal")] == [0, 2, 1]
-    assert (row["diverged"], row["baseline_diverged"]) == (2, 0)
-    assert row["verdict"].endswith("diverged in 2, the baseline in 0 of 3 pairs")
-
-
-def test_trials_that_have_not_ended_make_no_pairs():
-    study = make_study()
-    records = cell_records(study, {"adam-sgd": [3] * 3, "adam-adam": [3] * 3})
-    records = [
-        TrialRecord(r.trial, status="running", epochs=r.epochs[:1]) if r.trial.seed == 1 else r
-        for r in records
-    ]
-    assert tables.comparisons(tables.trial_table(records, study))["pairs"].tolist() == [2]
-    assert tables.comparisons(tables.trial_table([], study)).empty
-
-
-def test_equal_betas_are_paired_and_unequal_ones_named():
-    hits = {"adam": [3] * 3, "adam-sgd": [3] * 3, "adam-adam": [3] * 3}
-
-    def pairs(beta):
-        rows = compare(hits, beta=beta).loc["adam-adam"]
-        rows = rows.to_frame().T if isinstance(rows, pd.Series) else rows
-        return sorted(zip(rows["beta"], rows["baseline_beta"], rows["pairs"], strict=True))
-
-    assert pairs([1e-7, 1e-3]) == [(1e-7, 1e-7, 3), (1e-3, 1e-3, 3)]
-    assert pairs({"adam-sgd": [1e-3], "adam-adam": [1e-7]}) == [(1e-7, 1e-3, 3)]
-    against_plain = compare(hits, beta=[1e-7, 1e-3]).loc["adam-sgd"]
-    assert against_plain["beta"].tolist() == [1e-7, 1e-3]
-    assert against_plain["baseline_beta"].isna().all()
-
-
-def test_every_granularity_is_paired_with_its_own_or_else_with_what_there_is():
-    optimizers = ["adam-sgd", "adam-adam", {"name": "adam-adam", "granularity": "released"}]
-    rows = compare({"adam-sgd": [3] * 3, "adam-adam": [3] * 3}, optimizers=optimizers)
-    assert rows["granularity"].tolist() == ["group", "released"]
-    assert rows["baseline_granularity"].tolist() == ["group", "group"]
-    both = [{"name": "adam-sgd", "granularity": "released"}, *optimizers]
-    rows = compare({"adam-sgd": [3] * 3, "adam-adam": [3] * 3}, optimizers=both)
-    assert sorted(zip(rows["granularity"], rows["baseline_granularity"], strict=True)) == [
-        ("group", "group"),
-        ("released", "released"),
-    ]
-
-
-def test_another_baseline_can_be_asked_for():
-    study = make_study()
-    table = tables.trial_table(cell_records(study, {"adam": [5] * 3, "adam-adam": [3] * 3}), study)
-    (row,) = tables.comparisons(table, {"adam-adam": "adam"}).to_dict("records")
-    assert (row["optimizer"], row["baseline"], row["iterations_to_threshold_better"]) == (
-        "adam-adam",
-        "adam",
-        3,
-    )
-
-
-def test_iterations_to_different_thresholds_are_not_compared():
-    study = make_study(threshold={"adam": 0.05, "adam-adam": 0.06})
-    table = tables.trial_table(cell_records(study, {"adam": [5] * 3, "adam-adam": [3] * 3}), study)
-    (row,) = tables.comparisons(table, {"adam-adam": "adam"}).to_dict("records")
-    assert "threshold" not in row["verdict"]
 
 
 def test_what_only_a_schedule_or_a_label_tells_apart_are_rows_of_their_own():
@@ -360,6 +235,5 @@ def test_what_only_a_schedule_or_a_label_tells_apart_are_rows_of_their_own():
     summary = tables.summary_table(table)
     assert dict(zip(summary["optimizer"], summary["final_train_loss"].round(9), strict=True)) == finals
     assert set(summary["seeds"]) == {3}
-    compared = tables.comparisons(table)
-    assert list(zip(compared["optimizer"], compared["baseline"], strict=True)) == [("adam-sgd", "adam")]
-    assert compared["final_train_loss_ratio"].item() == pytest.approx(0.8)
+    (pair,) = method_pairs(table)
+    assert (pair.method.optimizer, pair.baseline.optimizer) == ("adam-sgd", "adam")

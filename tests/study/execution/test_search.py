@@ -165,7 +165,7 @@ class TestAsking:
             study_name=standing.arm.key, storage=f"sqlite:///{folder.sampler_database}"
         ).get_trials()
         assert [t.params for t in stored] == [
-            {"alpha0": w.point.alpha0, "beta": w.point.beta} for w in standing.worths
+            {"alpha0": w.point.alpha0, "beta": w.point.beta} for w in standing.scores
         ]
         # Both trials' best validation losses; the median of two is their mean.
         for number, trial in enumerate(stored):
@@ -181,7 +181,7 @@ class TestAsking:
         state = folder.search_state()
         records = folder.records(study.trials(state))
         standings = objective.standings(study, state, records)
-        assert [[worth.state for worth in standing.worths] for standing in standings] == [
+        assert [[worth.state for worth in standing.scores] for standing in standings] == [
             ["complete"] * 2,
             ["failed"] * 2,
         ]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
 from study.analysis.tables import summary_table, trial_table
 from study.config.loader import Study
@@ -103,7 +104,11 @@ def test_an_export_that_fails_leaves_the_old_file_as_it_was(records, tmp_path):
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_tables_come_back_as_they_were(study, records, tmp_path, form):
     trials = trial_table(records, study)
-    for what, table in (("trials", trials), ("summary", summary_table(trials)), ("claims", claims(trials))):
+    for what, table in (
+        ("trials", trials),
+        ("summary", summary_table(trials)),
+        ("claims", claim_table(claims(trials))),
+    ):
         path = tmp_path / f"{what}.{form}"
         export.write_table(table, what, form, path)
         back = pd.read_csv(path) if form == "csv" else pd.read_parquet(path)
@@ -119,7 +124,9 @@ def test_the_latex_summary_says_medians_intervals_and_what_was_not_reached(study
     assert "$>$ 6 & 0/6" in slow
     reached = next(line for line in lines if " & 0.01 & --" in line)
     assert " & 4 & 6/6" in reached
-    assert r"a\_b \& 50\% \#1 \{x\} \textbackslash{}" in reached
+    assert (
+        r"a\_b \& 50\% \#1 \{x\} \textbackslash \textbackslash input\{y\} \$z\$ \textasciitilde " in reached
+    )
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert text.count(rule) == 1
 
@@ -128,7 +135,9 @@ def test_the_latex_summary_says_medians_intervals_and_what_was_not_reached(study
 @pytest.mark.parametrize("what", ["summary", "trials", "claims"])
 def test_latex_compiles(study, records, tmp_path, what):
     trials = trial_table(records, study)
-    table = {"summary": summary_table, "trials": lambda t: t, "claims": claims}[what](trials)
+    table = {"summary": summary_table, "trials": lambda t: t, "claims": lambda t: claim_table(claims(t))}[
+        what
+    ](trials)
     export.write_table(table, what, "latex", tmp_path / "table.tex")
     document = (
         "\\documentclass{article}\\usepackage{booktabs,longtable}"

@@ -9,7 +9,7 @@ import pytest
 from study.analysis import profiles
 from study.analysis.tables import trial_table
 from study.config.loader import Study
-from study.report.figures import profiles as figures
+from study.report.figures import best_of_k, panels, performance, runtime, step_size
 from study.storage.records import EpochRecord, TrialRecord
 
 
@@ -49,7 +49,7 @@ def hits(trial):
 
 def test_the_runtime_distribution_rises_at_each_hit_and_ends_below_one_if_some_never_get_there():
     trials = make_trials(hits)
-    figure = figures.runtime_figure(profiles.runtime_distribution(trials), trials, "made-up")
+    figure = runtime.runtime_figure(profiles.runtime_distribution(trials), trials, "made-up")
     assert [panel.get_title() for panel in figure.axes] == [
         "digits-logreg\ntraining loss ≤ 0.3",
         "digits-mlp\ntraining loss ≤ 0.3",
@@ -63,7 +63,7 @@ def test_the_runtime_distribution_rises_at_each_hit_and_ends_below_one_if_some_n
 def test_the_step_size_profile_is_relative_to_its_own_best_above_and_to_all_below():
     trials = make_trials(hits, workloads=["digits-logreg"])
     profile = profiles.step_size_profile(trials)
-    figure = figures.profile_figure(profile, trials, "made-up")
+    figure = step_size.profile_figure(profile, trials, "made-up")
     own, overall = figure.axes
     assert steps(own.lines[1])[2.5] == 1.0  # 50 is 2.5 times 20
     assert steps(overall.lines[1])[2.0] == 0.5  # 20 is twice adam's 10
@@ -73,7 +73,7 @@ def test_the_step_size_profile_is_relative_to_its_own_best_above_and_to_all_belo
 def test_best_of_k_has_a_row_per_measure_and_the_same_k_for_all():
     trials = make_trials(hits, workloads=["digits-logreg"], beta=[1e-3, 1e-4])
     best = profiles.best_of_k(trials)
-    figure = figures.best_of_k_figure(best, "made-up")
+    figure = best_of_k.best_of_k_figure(best, "made-up")
     timed, loss = figure.axes
     for line in (*timed.lines, *loss.lines):
         assert line.get_xdata().tolist() == [1, 2]  # adam has two points, though adam-sgd has four
@@ -84,11 +84,11 @@ def test_best_of_k_has_a_row_per_measure_and_the_same_k_for_all():
 def test_more_workloads_than_fit_side_by_side_go_on_below():
     workloads = [{"use": "digits-mlp", "width": width} for width in (8, 16, 32, 64, 128)]
     trials = make_trials(hits, workloads=workloads)
-    figure = figures.profile_figure(profiles.step_size_profile(trials), trials, "made-up")
+    figure = step_size.profile_figure(profiles.step_size_profile(trials), trials, "made-up")
     visible = [panel for panel in figure.axes if panel.get_visible()]
     assert len(visible) == 2 * 5
-    assert len(figure.axes) == 4 * figures.COLUMNS
+    assert len(figure.axes) == 4 * panels.COLUMNS
     assert figure.get_size_inches()[0] < 12
-    performance = profiles.performance_profile(trials)
-    drawn = figures.performance_figure(performance, "made-up")
+    profile = profiles.performance_profile(trials)
+    drawn = performance.performance_figure(profile, "made-up")
     assert steps(drawn.axes[0].lines[0])[1.0] == pytest.approx(1.0)  # adam is the fastest on all five

@@ -1,0 +1,50 @@
+"""The interface of the modules that draw the report's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from study.config.loader import Study
+from study.config.search_space import NOTHING_FOUND, SearchState
+from study.storage.records import TrialRecord
+
+Section = Literal["curves", "alpha0", "budget"]
+"""A section of the page."""
+
+
+class Evidence(NamedTuple):
+    """The data that figures are drawn from."""
+
+    study: Study
+    records: Sequence[TrialRecord]
+    """Of the study's own trials, in its order."""
+    trials: pd.DataFrame
+    """From ``tables.trial_table``."""
+    search_state: SearchState = NOTHING_FOUND
+    """What the search of the study has found; a grid needs none."""
+
+
+class Drawn(NamedTuple):
+    """One figure, with what the page says of it."""
+
+    figure: Figure
+    title: str
+    caption: str
+    suffix: str = ""
+    """Of the file's name, where a module draws several figures."""
+
+
+class FigureModule(Protocol):
+    """A module of this package that draws a figure of the report; ``registry`` lists it."""
+
+    STEM: str
+    """How the names of its files begin."""
+    SECTION: Section
+    """Where the page shows it."""
+
+    def draw(self, evidence: Evidence) -> Iterator[Drawn]:
+        """Yield the figure, or several; nothing if there is nothing to show."""
