@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from hypergrad import _param_groups, _validation, directions, functional
-from hypergrad._numbers import as_float, with_floats
+from hypergrad._numbers import as_float
 from hypergrad._scheduler_view import Schedule
 from hypergrad._state_checks import check_shapes
 
@@ -21,7 +21,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
     """What the optimizers share. Subclasses name their direction."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(params, with_floats(defaults))
+        super().__init__(params, _validation.with_floats(defaults))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         raise NotImplementedError
@@ -65,7 +65,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: for an option that is unknown or out of range.
         """
-        param_group = with_floats(param_group)
+        param_group = _validation.with_floats(param_group)
         _validation.check(self.defaults | param_group)
         super().add_param_group(param_group)
         try:

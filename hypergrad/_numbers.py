@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Any, SupportsFloat
 
-from torch import Tensor
-
 Number = SupportsFloat
 """A number of any kind: Python's, numpy's, a tensor of one element."""
-
-NUMBERS = ("lr", "hypergrad_lr", "weight_decay", "momentum", "eps", "lop_momentum", "lop_eps")
-PAIRS = ("betas", "lop_betas", "lr_bounds")
 
 
 def as_float(name: str, value: Any) -> float:
@@ -45,20 +40,3 @@ def as_floats(name: str, values: Any) -> Any:
         return values
     floats = [as_float(name, value) for value in values]
     return floats if isinstance(values, list) else tuple(floats)
-
-
-def with_floats(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of ``options`` in which each number is Python's; what is none is left for a check.
-
-    A learning rate that is a tensor stays one: it may be one α per parameter tensor.
-    """
-    plain = dict(options)
-    for name, convert in [*((name, as_float) for name in NUMBERS), *((name, as_floats) for name in PAIRS)]:
-        value = options.get(name)
-        if value is None or (name == "lr" and isinstance(value, Tensor)):
-            continue
-        try:
-            plain[name] = convert(name, value)
-        except ValueError:
-            continue
-    return plain

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hypergrad import functional, kernels, rates
 from hypergrad._hypergradients import begin
-from hypergrad._numbers import NUMBERS, PAIRS, as_float, as_floats
+from hypergrad._numbers import as_float, as_floats
+from hypergrad._validation import NUMBERS, PAIRS
 from hypergrad.directions import Direction
 
 
@@ -62,7 +63,9 @@ def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
     """
     plain = dict(group)
     for name in NUMBERS[1:]:
-        if name in group and not (name == "hypergrad_lr" and isinstance(group[name], Tensor)):
+        if group.get(name) is None and (name not in group or name in rates.OPTIONS):
+            continue
+        if name != "hypergrad_lr" or not isinstance(group[name], Tensor):
             plain[name] = as_float(name, group[name])
             if not isinstance(group[name], float | Tensor):
                 group[name] = plain[name]
@@ -74,19 +77,7 @@ def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
 
 def rate(group: dict[str, Any]) -> rates.Rate | None:
     """Return the group's lop."""
-    betas = {} if group["lop_betas"] is None else {"betas": tuple(group["lop_betas"])}
-    match group["lop"]:
-        case "sgd":
-            return rates.SGD()
-        case "sgdn":
-            return rates.SGDN(group["lop_momentum"])
-        case "adam":
-            return rates.Adam(**betas, eps=group["lop_eps"])
-        case "adagrad":
-            return rates.AdaGrad(group["lop_eps"])
-        case "lion":
-            return rates.Lion(**betas)
-    return None
+    return rates.from_options(group["lop"], group)
 
 
 def update_options(group: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergrad import rates
+from hypergrad._numbers import as_float, as_floats
 from hypergrad.functional import GRANULARITIES
+from hypergrad.rates import are_fractions, is_number
 
 OPS = ("sgd", "sgdn", "adam")
-LOPS = (None, "sgd", "sgdn", "adam", "adagrad", "lion")
+LOPS = (None, *rates.RATE_RULES)
+
+_PAIRS_OF_RULES = tuple(name for name, own in rates.OPTIONS.items() if isinstance(own.default, tuple))
+_NUMBERS_OF_RULES = tuple(name for name in rates.OPTIONS if name not in _PAIRS_OF_RULES)
+NUMBERS = ("lr", "hypergrad_lr", "weight_decay", "momentum", "eps", *_NUMBERS_OF_RULES)
+PAIRS = ("betas", "lr_bounds", *_PAIRS_OF_RULES)
+
+
+def with_floats(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of ``options`` in which each number is Python's; what is none is left for ``check``.
+
+    A learning rate that is a tensor stays one: it may be one α per parameter tensor.
+    """
+    plain = dict(options)
+    for name, convert in [*((name, as_float) for name in NUMBERS), *((name, as_floats) for name in PAIRS)]:
+        value = options.get(name)
+        if value is None or (name == "lr" and isinstance(value, Tensor)):
+            continue
+        try:
+            plain[name] = convert(name, value)
+        except ValueError:
+            continue
+    return plain
 
 
 def check(options: dict[str, Any]) -> None:
@@ -30,18 +55,11 @@ def check(options: dict[str, Any]) -> None:
             )
     for key in ("lr", "hypergrad_lr", "weight_decay", "momentum", "eps"):
         value = options.get(key, 0)
-        if not ((_is_number(value) and 0 <= value < math.inf) or (value is lr and isinstance(lr, Tensor))):
+        if not ((is_number(value) and 0 <= value < math.inf) or (value is lr and isinstance(lr, Tensor))):
             raise ValueError(f"{key} must be a finite number, at least 0, got {value!r}")
-    for key in ("betas", "lop_betas"):
-        value = options.get(key, (0, 0))
-        if key == "lop_betas" and value is None:
-            continue
-        if not (isinstance(value, Sequence) and len(value) == 2 and all(map(_is_fraction, value))):
-            raise ValueError(f"{key} must be two numbers, each at least 0 and below 1, got {value!r}")
-    if not _is_fraction(options["lop_momentum"]):
-        raise ValueError(f"lop_momentum must be at least 0 and below 1, got {options['lop_momentum']!r}")
-    if not (_is_number(options["lop_eps"]) and 0 < options["lop_eps"] < math.inf):
-        raise ValueError(f"lop_eps must be above 0, since h is 0 at first, got {options['lop_eps']!r}")
+    if "betas" in options and not are_fractions(options["betas"]):
+        raise ValueError(f"betas must be two numbers, each at least 0 and below 1, got {options['betas']!r}")
+    rates.check_options(options)
     if options.get("nesterov") and not options["momentum"]:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9")
     for key in ("multiplicative", "normalize", "decoupled_weight_decay"):
@@ -63,7 +81,7 @@ def _check_range(options: dict[str, Any]) -> None:
         raise ValueError(f"multiplicative=True needs an lr above 0, got {options['lr']!r}")
     if bounds is None:
         return
-    if not (isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(_is_number, bounds))):
+    if not (isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(is_number, bounds))):
         raise ValueError(f"lr_bounds must be None or two numbers, got {bounds!r}")
     low, high = bounds
     if not low < high:
@@ -98,11 +116,3 @@ def _has_gaps(tensor: Tensor) -> bool:
             return True
         expected *= size
     return False
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float | int)
-
-
-def _is_fraction(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 1

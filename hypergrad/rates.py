@@ -1,15 +1,19 @@
 # ruff: noqa: D102  (the methods are documented once, in Rate)
-"""How the learning rate is learned: the rate rules (lop), elementwise on the hypergradients h of any shape.
+"""Rate rules (lops): how the learning rate α is learned from the hypergradients h.
 
-A rule turns h_t into what α moves along, α ← α − β·update(h_t). That never depends on α itself, so one call
-serves one α per group, per tensor or per member, and a sequence of moves is a cumulative sum.
+A rule turns h_t into the step that α takes, α ← α − β·update(h_t). The step never depends on α itself, so one
+call serves one α per group, per tensor or per member, and a sequence of steps is a cumulative sum.
+
+To add a rule, write its class here and name it in ``RATE_RULES``: the optimizers, their validation and their
+names follow. Then add a case to ``reference.move`` and a row to ``tests/hypergrad/rules.py``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,13 +22,49 @@ RateState = dict[str, Tensor]
 
 
 class Rate(Protocol):
-    """A lop."""
+    """A rate rule. Those in ``RATE_RULES`` are dataclasses whose field ``x`` the option ``lop_x`` sets."""
 
     def init(self, h: Tensor) -> RateState:
         """Return the state before the first step, for hypergradients like ``h``."""
 
     def update(self, h: Tensor, state: RateState) -> Tensor:
-        """Move ``state`` by h_t in place and return what α moves along, shaped like ``h``."""
+        """Move ``state`` by h_t in place and return the step of α, shaped like ``h``."""
+
+
+def _option(default: Any, is_allowed: Callable[[Any], bool], allowed: str) -> Any:
+    """Declare a field with what it may be; ``allowed`` completes "must be ..." in messages."""
+    return field(default=default, metadata={"is_allowed": is_allowed, "allowed": allowed})
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a number of Python's."""
+    return isinstance(value, float | int)
+
+
+def is_fraction(value: Any) -> bool:
+    """Whether ``value`` is a number from 0 to below 1."""
+    return is_number(value) and 0 <= value < 1
+
+
+def are_fractions(value: Any) -> bool:
+    """Whether ``value`` is a pair of numbers from 0 to below 1."""
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_fraction, value))
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and 0 < value < math.inf
+
+
+def _momentum(default: float) -> Any:
+    return _option(default, is_fraction, "at least 0 and below 1")
+
+
+def _betas(default: tuple[float, float]) -> Any:
+    return _option(default, are_fractions, "two numbers, each at least 0 and below 1")
+
+
+def _eps(default: float) -> Any:
+    return _option(default, _is_positive, "above 0, since h is 0 at first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +82,7 @@ class SGD:
 class SGDN:
     """v ← μv + h; α ← α − β(h + μv) (Mittal 2019, Algorithm 1)."""
 
-    momentum: float = 0.9
+    momentum: float = _momentum(0.9)
 
     def init(self, h: Tensor) -> RateState:
         return {"momentum_buffer": torch.zeros_like(h)}
@@ -59,8 +99,8 @@ class Adam:
     t counts from the first step, h_1 = 0 included, so ``eps`` must be positive.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[float, float] = _betas((0.9, 0.999))
+    eps: float = _eps(1e-8)
 
     def init(self, h: Tensor) -> RateState:
         return {name: torch.zeros_like(h) for name in ("step", "exp_avg", "exp_avg_sq")}
@@ -78,10 +118,10 @@ class Adam:
 class AdaGrad:
     """v ← v + h²; α ← α − β h/(√v + ε): AdaGrad (Duchi et al. 2011) on α.
 
-    Each move is at most β, and moves get smaller as h² adds up. h_1 = 0, so ``eps`` must be positive.
+    Each step is at most β, and steps get smaller as h² adds up. h_1 = 0, so ``eps`` must be positive.
     """
 
-    eps: float = 1e-8
+    eps: float = _eps(1e-8)
 
     def init(self, h: Tensor) -> RateState:
         return {"sum": torch.zeros_like(h)}
@@ -95,10 +135,10 @@ class AdaGrad:
 class Lion:
     """α ← α − β sign(β₁m + (1−β₁)h), then m ← β₂m + (1−β₂)h: Lion (Chen et al. 2023) on α.
 
-    Every move is β, 0 or −β. With ``betas=(0, 0)`` it is sign descent (Bernstein et al. 2018), sign(h).
+    Every step is β, 0 or −β. With ``betas=(0, 0)`` it is sign descent (Bernstein et al. 2018), sign(h).
     """
 
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = _betas((0.9, 0.99))
 
     def init(self, h: Tensor) -> RateState:
         return {"exp_avg": torch.zeros_like(h)}
@@ -106,9 +146,46 @@ class Lion:
     def update(self, h: Tensor, state: RateState) -> Tensor:
         beta1, beta2 = self.betas
         m = state["exp_avg"]
-        move = torch.lerp(m, h, 1 - beta1).sign_()
+        step = torch.lerp(m, h, 1 - beta1).sign_()
         m.lerp_(h, 1 - beta2)
-        return move
+        return step
+
+
+RATE_RULES: dict[str, type[Any]] = {"sgd": SGD, "sgdn": SGDN, "adam": Adam, "adagrad": AdaGrad, "lion": Lion}
+"""The rate rules by the names that the option ``lop`` takes."""
+
+OPTIONS = {f"lop_{own.name}": own for rule in RATE_RULES.values() for own in fields(rule)}
+"""The optimizers' options that set a rule's fields, and for each such a field."""
+
+# Read once: torch.compile cannot.
+_FIELDS = {lop: tuple(own.name for own in fields(rule)) for lop, rule in RATE_RULES.items()}
+
+
+def from_options(lop: str | None, options: Mapping[str, Any]) -> Rate | None:
+    """Make the rate rule of an optimizer.
+
+    Args:
+        lop: a name in ``RATE_RULES``, or ``None`` for a fixed α.
+        options: the optimizer's options; one that is missing or ``None`` leaves the rule its default.
+    """
+    if lop is None:
+        return None
+    rule = RATE_RULES[lop]
+    given = {name: options.get(f"lop_{name}") for name in _FIELDS[lop]}
+    made: Rate = rule(**{name: value for name, value in given.items() if value is not None})
+    return made
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of all rules, whichever is used.
+
+    Raises:
+        ValueError: if one is not what its rule allows.
+    """
+    for name, own in OPTIONS.items():
+        value = options.get(name)
+        if value is not None and not own.metadata["is_allowed"](value):
+            raise ValueError(f"{name} must be {own.metadata['allowed']}, got {value!r}")
 
 
 def correction(beta: float, step: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Reference:
         betas: β₁ and β₂ of op ``adam``.
         eps: ε of op ``adam``.
         lop_mu: μ of lop ``sgdn``.
-        lop_betas: β₁ and β₂ of lop ``adam`` and ``lion``.
+        lop_betas: β₁ and β₂ of lop ``adam``, by default (0.9, 0.999), and ``lion``, (0.9, 0.99).
         lop_eps: ε of lop ``adam`` and ``adagrad``.
     """
 
@@ -55,7 +55,7 @@ class Reference:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         lop_mu: float = 0.9,
-        lop_betas: tuple[float, float] = (0.9, 0.999),
+        lop_betas: tuple[float, float] | None = None,
         lop_eps: float = 1e-8,
     ) -> None:
         op, _, lop = name.partition("-")
@@ -136,23 +136,24 @@ class Reference:
 
 def move(kind: dict[str, Any], g: Tensor, memory: dict[str, Any]) -> Any:
     """Return what ``kind`` moves along at gradient ``g``: an op of θ, and a lop of α where g is h."""
-    if kind["rule"] == "sgd":
-        return g
-    if kind["rule"] == "sgdn":
-        memory["v"] = v = kind["mu"] * memory.get("v", 0.0) + g
-        return g + kind["mu"] * v if kind["nesterov"] else v
-    if kind["rule"] == "adam":
-        beta1, beta2 = kind["betas"]
-        memory["t"] = t = memory.get("t", 0) + 1
-        memory["m"] = m = beta1 * memory.get("m", 0.0) + (1 - beta1) * g
-        memory["v"] = v = beta2 * memory.get("v", 0.0) + (1 - beta2) * g**2
-        return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + kind["eps"])
-    if kind["rule"] == "adagrad":
-        memory["v"] = v = memory.get("v", 0.0) + g**2
-        return g / (v.sqrt() + kind["eps"])
-    if kind["rule"] == "lion":
-        beta1, beta2 = kind["betas"]
-        m = memory.get("m", 0.0)
-        memory["m"] = beta2 * m + (1 - beta2) * g
-        return torch.sign(beta1 * m + (1 - beta1) * g)
-    raise ValueError(f"no rule {kind['rule']!r}: sgd, sgdn, adam, adagrad, lion")
+    match kind["rule"]:
+        case "sgd":
+            return g
+        case "sgdn":
+            memory["v"] = v = kind["mu"] * memory.get("v", 0.0) + g
+            return g + kind["mu"] * v if kind["nesterov"] else v
+        case "adam":
+            beta1, beta2 = kind["betas"] or (0.9, 0.999)
+            memory["t"] = t = memory.get("t", 0) + 1
+            memory["m"] = m = beta1 * memory.get("m", 0.0) + (1 - beta1) * g
+            memory["v"] = v = beta2 * memory.get("v", 0.0) + (1 - beta2) * g**2
+            return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + kind["eps"])
+        case "adagrad":
+            memory["v"] = v = memory.get("v", 0.0) + g**2
+            return g / (v.sqrt() + kind["eps"])
+        case "lion":
+            beta1, beta2 = kind["betas"] or (0.9, 0.99)
+            m = memory.get("m", 0.0)
+            memory["m"] = beta2 * m + (1 - beta2) * g
+            return torch.sign(beta1 * m + (1 - beta1) * g)
+    raise ValueError(f"no rule {kind['rule']!r}")

@@ -22,13 +22,7 @@ from torch import Tensor
 
 from hypergrad import directions, functional, rates
 
-LOPS = {
-    "sgd": rates.SGD(),
-    "sgdn": rates.SGDN(),
-    "adam": rates.Adam(),
-    "adagrad": rates.AdaGrad(),
-    "lion": rates.Lion(),
-}
+LOPS = {name: rule() for name, rule in rates.RATE_RULES.items()}
 TRANSFORMS: dict[str, dict[str, bool]] = {
     "additive": {},
     "multiplicative": {"multiplicative": True},

@@ -12,16 +12,13 @@ from torch import Tensor
 import hypergrad
 from hypergrad.reference import Reference
 
+from .rules import RULES
+
 
 class Problem:
     """Regression by a 5-6-3 tanh network on minibatches of 8, one per step: four parameter tensors."""
 
-    # α₀ and β for each op and lop, such that α moves by a tenth or more within 50 steps.
-    RATES = {  # noqa: RUF012
-        "sgd": (0.02, {"sgd": 1e-3, "sgdn": 2e-4, "adam": 1e-3, "adagrad": 1e-3, "lion": 5e-4}),
-        "sgdn": (0.005, {"sgd": 5e-5, "sgdn": 5e-6, "adam": 2e-4, "adagrad": 2e-4, "lion": 1e-4}),
-        "adam": (0.005, {"sgd": 1e-5, "sgdn": 2e-6, "adam": 2e-4, "adagrad": 2e-4, "lion": 1e-4}),
-    }
+    ALPHA0 = {"sgd": 0.02, "sgdn": 0.005, "adam": 0.005}  # noqa: RUF012
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -45,8 +42,7 @@ class Problem:
     def rates(self, name: str) -> tuple[float, float]:
         """(α₀, β) for an optimizer's name; β = 0 where α is fixed."""
         op, _, lop = name.partition("-")
-        alpha0, betas = self.RATES[op]
-        return alpha0, betas.get(lop, 0.0)
+        return self.ALPHA0[op], RULES[lop].beta[op] if lop else 0.0
 
     def train(
         self,
@@ -90,7 +86,7 @@ class Problem:
             name, granularity, weight_decay: of the optimizer and the reference.
             groups: the tensors of each parameter group.
             missing: as for ``train``.
-            rates: α₀ and β, if not those of ``RATES``.
+            rates: α₀ and β, if not those of ``Problem.rates``.
             options: further arguments of the optimizer.
             reference: further arguments of the reference.
             schedule: s of each step.
@@ -123,7 +119,6 @@ class Problem:
             **(options or {}),
             **kwargs,
         )
-        given = {"lop_betas": (0.9, 0.99)} if name.endswith("-lion") else {}  # the paper's
         references = [
             Reference(
                 name,
@@ -132,7 +127,7 @@ class Problem:
                 hypergrad_lr,
                 weight_decay=weight_decay,
                 granularity=granularity,
-                **given | (reference or {}),
+                **(reference or {}),
             )
             for members, (lr, hypergrad_lr) in zip(groups, settings, strict=True)
         ]

@@ -25,23 +25,13 @@ import numpy as np
 import pytest
 import torch
 
-from hypergrad import directions, functional, rates
+from hypergrad import directions, functional
+
+from .rules import RULES
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
-LOPS = {
-    "sgd": rates.SGD(),
-    "sgdn": rates.SGDN(),
-    "adam": rates.Adam(),
-    "adagrad": rates.AdaGrad(),
-    "lion": rates.Lion(),
-}
 FACTORS = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
 COSINE = {"multiplicative": True, "normalize": True}
-# The cosine's β is the same for both problems and all ops, which is what normalising is for; but for lop Adam
-# with op SGD, whose moves have a size of their own: the quadratic needs 0.05 or more, the regression 0.03 or
-# less.
-COSINE_BETAS = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.3, "adagrad": 1.5, "lion": 0.2}
-COSINE_EXCEPTIONS = {("quadratic", "sgd", "adam"): 0.1, ("logistic", "sgd", "adam"): 0.02}
 
 EIGENVALUES = torch.logspace(0, 1.5, 20, dtype=torch.float64)
 RIDGE = 0.01
@@ -111,7 +101,7 @@ def problem_named(name):
 def left(problem, op, lop, beta, steps=None, **options):
     """What is left of the distance to the optimum, for each α₀; infinite where it left the numbers."""
     params = [param.requires_grad_() for param in problem.start()]
-    rate = LOPS.get(lop)
+    rate = RULES[lop].rate if lop else None
     state = functional.init(params, rate, lr=FACTORS * problem.rates[op], members=3)
     first = problem.loss(params).detach() - problem.optimum
     for _ in range(steps or problem.steps):
@@ -131,11 +121,12 @@ def test_a_fixed_rate_needs_the_right_one(name, op):
         assert large > 1  # Adam's steps are bounded: on the quadratic it comes back
 
 
-@pytest.mark.parametrize("lop", LOPS)
+@pytest.mark.parametrize("lop", RULES)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("name", ["quadratic", "logistic"])
 def test_the_cosine_mends_both_ways_with_one_beta(name, op, lop):
-    beta = COSINE_EXCEPTIONS.get((name, op, lop), COSINE_BETAS[lop])
+    # The same for both problems and all ops, which is what normalising is for, but for a few exceptions.
+    beta = RULES[lop].exceptions.get((name, op), RULES[lop].cosine_finds)
     gaps, params = left(problem_named(name), op, lop, beta, **COSINE)
     assert max(gaps) <= 1e-6
     if name == "logistic":
@@ -143,51 +134,31 @@ def test_the_cosine_mends_both_ways_with_one_beta(name, op, lop):
         np.testing.assert_allclose(found, np.tile(problem_named(name).solution, (3, 1)), atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("name", "op", "betas"),
-    [
-        ("quadratic", "adam", {"sgd": 3e-4, "sgdn": 1e-6, "adam": 0.02, "adagrad": 6e-3, "lion": 6e-4}),
-        (
-            "rosenbrock",
-            "adam",
-            {"sgd": 2.4e-4, "sgdn": 1.8e-5, "adam": 0.056, "adagrad": 0.3, "lion": 1.3e-4},
-        ),
-    ],
-)
-@pytest.mark.parametrize("lop", LOPS)
-def test_additive_rules_mend_adam_both_ways(name, op, betas, lop):
-    gaps, _ = left(problem_named(name), op, lop, betas[lop])
+@pytest.mark.parametrize("lop", RULES)
+@pytest.mark.parametrize("name", ["quadratic", "rosenbrock"])
+def test_additive_rules_mend_adam_both_ways(name, lop):
+    gaps, _ = left(problem_named(name), "adam", lop, RULES[lop].finds[name, "adam"])
     assert max(gaps) <= 1e-5
 
 
-@pytest.mark.parametrize("lop", LOPS)
+@pytest.mark.parametrize("lop", RULES)
 @pytest.mark.parametrize(
-    ("name", "op", "betas", "enough"),
+    ("name", "op", "enough"),
     [
-        ("quadratic", "sgd", {"sgd": 1e-5, "sgdn": 6e-7, "adam": 3e-3, "adagrad": 0.03, "lion": 1e-4}, 1e-6),
-        ("quadratic", "sgdn", {"sgd": 3e-6, "sgdn": 3e-7, "adam": 0.02, "adagrad": 0.01, "lion": 6e-5}, 1e-6),
-        (
-            "rosenbrock",
-            "sgd",
-            {"sgd": 1.2e-8, "sgdn": 8e-10, "adam": 1.8e-4, "adagrad": 1.8e-3, "lion": 3e-6},
-            0.02,
-        ),
-        (
-            "rosenbrock",
-            "sgdn",
-            {"sgd": 2.4e-9, "sgdn": 7e-10, "adam": 4e-4, "adagrad": 1.3e-3, "lion": 6e-7},
-            1e-3,
-        ),
+        ("quadratic", "sgd", 1e-6),
+        ("quadratic", "sgdn", 1e-6),
+        ("rosenbrock", "sgd", 0.02),
+        ("rosenbrock", "sgdn", 1e-3),
     ],
 )
-def test_additive_rules_mend_sgd_upwards_only(name, op, betas, enough, lop):
-    (small, _, large), _ = left(problem_named(name), op, lop, betas[lop])
+def test_additive_rules_mend_sgd_upwards_only(name, op, enough, lop):
+    (small, _, large), _ = left(problem_named(name), op, lop, RULES[lop].finds[name, op])
     assert small <= enough
     assert large > 1
 
 
 @pytest.mark.parametrize("op", ["sgd", "sgdn"])
 def test_no_rule_saves_sgd_on_rosenbrock_from_a_rate_100_times_too_large(op):
-    for lop, beta in COSINE_BETAS.items():
-        (_, _, large), _ = left(problem_named("rosenbrock"), op, lop, beta, steps=50, **COSINE)
+    for lop, rule in RULES.items():
+        (_, _, large), _ = left(problem_named("rosenbrock"), op, lop, rule.cosine_finds, steps=50, **COSINE)
         assert large == torch.inf

@@ -8,15 +8,10 @@ import torch
 import hypergrad
 from hypergrad import directions, functional, kernels, rates
 
+from .rules import RULES
+
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
-LOPS = {
-    "": None,
-    "sgd": rates.SGD(),
-    "sgdn": rates.SGDN(),
-    "adam": rates.Adam(),
-    "adagrad": rates.AdaGrad(),
-    "lion": rates.Lion(),
-}
+LOPS = {"": None} | {name: rule.rate for name, rule in RULES.items()}
 
 
 @pytest.mark.parametrize("missing", [{}, {0: {1}, 4: {0, 2}, 6: {3}}], ids=["all", "missing"])

@@ -15,6 +15,8 @@ from hypergrad import directions, kernels, rates
 from hypergrad.kernels import build, cpu
 from hypergrad.reference import Reference
 
+from .rules import RULES
+
 
 @pytest.fixture(autouse=True)
 def _kernels(_own_folders):
@@ -140,7 +142,7 @@ def test_members_move_as_they_would_alone(kind):
 
 
 @pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
-@pytest.mark.parametrize("lop", ["sgd", "sgdn", "adam", "adagrad", "lion"])
+@pytest.mark.parametrize("lop", RULES)
 @pytest.mark.parametrize("op", ["sgd", "sgdn", "heavy ball", "adam"])
 def test_steps_equal_those_without_kernels(problem, op, lop, granularity):
     """In one call, and in two passes around torch's rule (as with bounds); with holes."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 
 import pytest
 import torch
 
 import hypergrad
+from hypergrad import rates
 from hypergrad.reference import Reference
+
+from .rules import RULES
 
 GRANULARITIES = ("group", "tensor", "released")
 OPS = ("sgd", "sgdn", "adam")
-LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 GROUPS = ((0, 3), (1,), (2,))
 MISSING = {0: {1}, 1: {1}, 7: {0, 2}, 8: {2}, 9: {0, 1, 2, 3}, 20: {3}}
 
@@ -20,12 +24,6 @@ MULTIPLICATIVE = {"multiplicative": True}
 NORMALIZE = {"normalize": True}
 COSINE = {"multiplicative": True, "normalize": True}
 DECOUPLED = {"decoupled_weight_decay": True}
-# What each combination asks of β, by lop, for α to move by some tenths in 50 steps.
-BETAS = {
-    "multiplicative": {"sgd": 1.0, "sgdn": 0.3, "adam": 0.02, "adagrad": 0.02, "lion": 0.01},
-    "normalize": {"sgd": 1e-4, "sgdn": 2e-5, "adam": 2e-4, "adagrad": 2e-4, "lion": 1e-4},
-    "cosine": {"sgd": 0.02, "sgdn": 0.005, "adam": 0.02, "adagrad": 0.02, "lion": 0.01},
-}
 
 
 def in_reference(options, alpha0):
@@ -37,7 +35,7 @@ def in_reference(options, alpha0):
 def check(problem, op, lop, granularity, kind, options, missing=MISSING, groups=GROUPS, **more):
     name = f"{op}-{lop}"
     alpha0, beta = problem.rates(name)
-    beta = BETAS[kind][lop] if kind else beta
+    beta = getattr(RULES[lop], kind) if kind else beta
     return problem.check_against_reference(
         name,
         granularity,
@@ -68,7 +66,7 @@ def test_options_equal_the_reference(problem, op, granularity, kind, options):
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS, ids=str)
-@pytest.mark.parametrize("lop", [lop for lop in LOPS if lop != "adam"])
+@pytest.mark.parametrize("lop", [lop for lop in RULES if lop != "adam"])
 def test_options_with_every_lop_equal_the_reference(problem, lop, kind, options):
     for granularity, op in zip(GRANULARITIES, OPS, strict=True):
         check(problem, op, lop, granularity, kind, options)
@@ -187,18 +185,18 @@ def test_a_gradient_of_zero_has_no_direction(problem):
     assert optimizer.learning_rates[0] == 0.02
 
 
+def test_there_is_a_row_per_rule():
+    assert {name: type(rule.rate) for name, rule in RULES.items()} == rates.RATE_RULES
+    for name, rule in RULES.items():
+        assert rates.from_options(name, {}) == rule.rate
+        options = {f"lop_{own.name}": getattr(rule.other, own.name) for own in dataclasses.fields(rule.other)}
+        assert rates.from_options(name, options) == rule.other
+        assert set(options) <= set(inspect.signature(hypergrad.SGD).parameters)
+
+
 # One parameter θ ∈ R, L = g·θ with these gradients given: u = g for op sgd, so h = 0, −2, 2, 1.
 GRADIENTS = [1.0, 2.0, -1.0, 1.0]
-
-
-def adagrad():
-    # v = 0, 4, 8, 9
-    return [1.0, 1 + 0.1 * 2 / 2, 1.1 - 0.1 * 2 / math.sqrt(8), 1.1 - 0.2 / math.sqrt(8) - 0.1 / 3]
-
-
-def lion():
-    # m = 0, −0.02, 0.0002, …; c = −0.2, 0.9·(−0.02) + 0.2 > 0, 0.9·0.0002 + 0.1 > 0
-    return [1.0, 1.1, 1.0, 0.9]
+H = [0.0, -2.0, 2.0, 1.0]
 
 
 def sign():
@@ -218,8 +216,7 @@ def cosine():
 @pytest.mark.parametrize(
     ("lop", "options", "alphas"),
     [
-        ("adagrad", {}, adagrad()),
-        ("lion", {}, lion()),
+        *((lop, {}, rule.by_hand) for lop, rule in RULES.items()),
         ("lion", {"lop_betas": (0.0, 0.0)}, sign()),
         ("sgd", MULTIPLICATIVE, multiplicative()),
         ("sgd", COSINE, cosine()),
@@ -230,14 +227,19 @@ def cosine():
 def test_rules_by_hand(lop, options, alphas):
     theta = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
     optimizer = hypergrad.create(f"sgd-{lop}", [theta], lr=1.0, hypergrad_lr=0.1, **options)
-    given = {"lop_betas": (0.9, 0.99)} if lop == "lion" else {}
-    oracle = Reference(f"sgd-{lop}", [theta], 1.0, 0.1, **given | in_reference(options, 1.0))
-    for gradient, alpha in zip(GRADIENTS, alphas, strict=True):
+    oracle = Reference(f"sgd-{lop}", [theta], 1.0, 0.1, **in_reference(options, 1.0))
+    position = 0.5
+    for gradient, h, alpha in zip(GRADIENTS, H, alphas, strict=True):
         theta.grad = torch.tensor([gradient], dtype=torch.float64)
         optimizer.step()
         oracle.step([theta.grad])
-        assert optimizer.learning_rates[0].item() == pytest.approx(alpha, rel=1e-7)
-        assert oracle.alpha[0].item() == pytest.approx(alpha, rel=1e-7)
+        position -= alpha * gradient
+        if "normalize" not in options:
+            assert optimizer.hypergradients[0].item() == oracle.h[0].item() == h
+        assert optimizer.learning_rates[0].item() == pytest.approx(alpha, rel=1e-12)
+        assert oracle.alpha[0].item() == pytest.approx(alpha, rel=1e-12)
+        assert theta.item() == pytest.approx(position, rel=1e-12)
+        assert oracle.theta[0].item() == pytest.approx(position, rel=1e-12)
 
 
 @pytest.mark.parametrize(

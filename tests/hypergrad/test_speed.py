@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad import _alpha_update, _host, kernels, rates
+from hypergrad import _alpha_update, _host, kernels
+
+from .rules import RULES
 
 WAYS = {"torch": {"fused": False}, "kernels": {}}
 NAMES = ["sgd-sgd", "sgdn-sgdn", "adam-adam", "adam-lion"]
@@ -195,21 +197,12 @@ def test_a_missing_gradient_is_noticed(way):
     assert torch.equal(params[0], before)
 
 
-RULES = {
-    "sgd": rates.SGD(),
-    "sgdn": rates.SGDN(0.8),
-    "adam": rates.Adam((0.8, 0.9), 1e-6),
-    "adagrad": rates.AdaGrad(1e-6),
-    "lion": rates.Lion((0.8, 0.9)),
-}
-
-
 @pytest.mark.parametrize("bounds", [None, (0.09, 0.11)])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("multiplicative", [False, True])
 @pytest.mark.parametrize("rule", RULES)
 def test_the_host_learns_what_torch_does(rule, multiplicative, normalize, bounds):
-    rate, values = RULES[rule], [0.0, 0.3, -0.2, 1.0, 0.1]
+    rate, values = RULES[rule].other, [0.0, 0.3, -0.2, 1.0, 0.1]
     alphas = [torch.tensor(0.1, dtype=torch.float64) for _ in range(2)]
     states = [rate.init(alpha.new_zeros(())) for alpha in alphas]
     for value in values:
@@ -245,7 +238,7 @@ def test_the_host_learns_what_torch_does(rule, multiplicative, normalize, bounds
 @pytest.mark.parametrize("multiplicative", [False, True])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_diverging_alpha_is_no_error(rule, multiplicative, value):
-    rate, alpha = RULES[rule], torch.tensor(0.1)
+    rate, alpha = RULES[rule].other, torch.tensor(0.1)
     state = rate.init(alpha.new_zeros(()))
     for _ in range(3):
         _host.learn((value,), alpha, rate, state, 1.0, multiplicative=multiplicative)
