@@ -157,6 +157,9 @@ RATE_RULES: dict[str, type[Any]] = {"sgd": SGD, "sgdn": SGDN, "adam": Adam, "ada
 OPTIONS = {f"lop_{own.name}": own for rule in RATE_RULES.values() for own in fields(rule)}
 """The optimizers' options that set a rule's fields, and for each such a field."""
 
+# Read once: torch.compile cannot.
+_FIELDS = {lop: tuple(own.name for own in fields(rule)) for lop, rule in RATE_RULES.items()}
+
 
 def from_options(lop: str | None, options: Mapping[str, Any]) -> Rate | None:
     """Make the rate rule of an optimizer.
@@ -168,7 +171,7 @@ def from_options(lop: str | None, options: Mapping[str, Any]) -> Rate | None:
     if lop is None:
         return None
     rule = RATE_RULES[lop]
-    given = {own.name: options.get(f"lop_{own.name}") for own in fields(rule)}
+    given = {name: options.get(f"lop_{name}") for name in _FIELDS[lop]}
     made: Rate = rule(**{name: value for name, value in given.items() if value is not None})
     return made
 
