@@ -612,12 +612,10 @@ def asha(curves, grace, reduction):
 
 
 # A process of its own: where Ray finds something amiss it ends the process that it is in, without a word.
-ON_RAY = """
+RUN = """
 import json, sys
 from pathlib import Path
 from study.execution import driver
-from study.execution.ray_backend.cluster import Connection
-from study.execution.ray_backend.executor import RayExecutor
 from study.storage.study_folder import StudyFolder
 from study.config.loader import load_study
 from study.tracking import Tracker, embedded_uri
@@ -628,22 +626,28 @@ def tell(progress):
 study, runs = load_study(sys.argv[1]), Path(sys.argv[2])
 folder = StudyFolder(runs, study.name)
 tracker = Tracker(study, embedded_uri(runs), folder)
-executor = RayExecutor(Connection(cpus=2))
+if sys.argv[3] == "ray":
+    from study.execution.ray_backend.cluster import Connection
+    from study.execution.ray_backend.executor import RayExecutor
+    executor = RayExecutor(Connection(cpus=2))
+else:
+    from study.execution.in_process import InProcessExecutor
+    executor = InProcessExecutor()
 tell(driver.run(study, folder, tracker, executor, on_progress=tell))
 """
 
 
-def run_on_ray(study_file, folder):
-    """Run a study to its end; return how it stood each time that the driver told."""
-    words = [sys.executable, "-c", ON_RAY, study_file, folder.runs]
+def run_on(executor, study_file, folder):
+    """Run a study to its end; return how it stood each time that the driver reported it."""
+    words = [sys.executable, "-c", RUN, study_file, folder.runs, executor]
     done = subprocess.run(words, cwd=study_file.parent, capture_output=True, text=True)
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched, tmp_path):
+@pytest.mark.parametrize("executor", ["in process", pytest.param("ray", marks=pytest.mark.ray)])
+def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched, tmp_path, executor):
     settings = {
         "sampler": "random",
         "points": 6,
@@ -654,7 +658,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
     whole, study = searched(**settings), searched(**settings, scheduler={"name": "asha", "grace": 2})
     full, folder = StudyFolder(tmp_path / "full", study.name), StudyFolder(tmp_path / "runs", study.name)
     run_here(whole, full)
-    told = run_on_ray(tmp_path / "small.yaml", folder)
+    told = run_on(executor, tmp_path / "small.yaml", folder)
     tracker = Tracker(study, embedded_uri(folder.runs), folder)
 
     # Points drawn at random do not depend on results, so the curves are those of the whole search.
@@ -713,7 +717,7 @@ def test_asha_stops_what_the_paper_says_and_only_the_best_are_reported(searched,
         assert "iterations_to_threshold" not in run.data.metrics or not stopped
 
     journals = {file.name: file.read_bytes() for file in (folder.path / "trials").iterdir()}
-    assert run_on_ray(tmp_path / "small.yaml", folder)[-1]["done"] == 28
+    assert run_on(executor, tmp_path / "small.yaml", folder)[-1]["done"] == 28
     assert {file.name: file.read_bytes() for file in (folder.path / "trials").iterdir()} == journals
     assert len(client.search_runs([tracker.experiment_id])) == len(runs)
 
