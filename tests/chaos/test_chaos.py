@@ -18,7 +18,7 @@ from study.config.loader import load_study
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri
 
-from .blows import Driver, Stage, beat, command, schedule_of_blows
+from .faults import Driver, Stage, command, run_under_faults, schedule_of_faults
 from .services import MlflowServer, Postgres, can_mount, postgres_binaries, small_disk
 
 TIMED = {"seconds", "seconds_to_threshold"}
@@ -57,7 +57,7 @@ def run_undisturbed(path: Path, folder: Path) -> str:
 
 
 def what_stands(uri: str, folder: Path) -> dict[str, dict[str, object]]:
-    """Return all that MLflow has of the study, by trial, without times and identifiers."""
+    """Return everything that MLflow has of the study, by trial, without times and identifiers."""
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("chaos")
     assert experiment is not None
@@ -102,17 +102,17 @@ def assert_same(found: dict[str, dict[str, object]], expected: dict[str, dict[st
 
 
 def assert_civil(driver: Driver) -> None:
-    """Every start that ended by itself said why, in lines that a person can read."""
+    """Assert that every start that ended by itself said why, without a traceback."""
     for said in driver.said():
-        # Interrupted before the interpreter came to our first line, it is Python that complains.
+        # If it was interrupted before the interpreter came to our first line, Python printed its own.
         ours = "__main__.py" in said
         assert not (ours and "Traceback (most recent call last)" in said), said[-3000:]
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_few_blows(tmp_path):
-    """A small dose: SQLite behind the server, a blow of each kind that needs no more."""
+def test_a_few_faults(tmp_path):
+    """SQLite behind the server, and one fault of each kind that needs no more."""
     path = study_file(tmp_path, epochs=30, seeds=2)
     expected = what_stands(run_undisturbed(path, tmp_path), tmp_path / "expected")
     store = tmp_path / "store"
@@ -122,7 +122,7 @@ def test_a_few_blows(tmp_path):
     stage = Stage(driver, server)
     try:
         kinds = ["worker killed", "driver killed", "MLflow killed", "Ray node killed"]
-        beat(stage, load_study(path), StudyFolder(tmp_path / "runs", "chaos"), kinds)
+        run_under_faults(stage, load_study(path), StudyFolder(tmp_path / "runs", "chaos"), kinds)
         assert_same(what_stands(server.uri, tmp_path / "found"), expected)
         assert_civil(driver)
     finally:
@@ -133,7 +133,7 @@ def test_a_few_blows(tmp_path):
 @pytest.mark.chaos
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize("seed", [20261123])
-def test_thirty_blows(tmp_path, seed):
+def test_thirty_faults(tmp_path, seed):
     """All kinds, over PostgreSQL, on disks of their own."""
     if postgres_binaries() is None or importlib.util.find_spec("psycopg2") is None:
         pytest.skip("PostgreSQL's binaries or psycopg2 are not here, or its user is not")
@@ -149,8 +149,8 @@ def test_thirty_blows(tmp_path, seed):
         driver = Driver(command(path, runs, server.uri), tmp_path, {})
         stage = Stage(driver, server, postgres, runs_disk, artifacts_disk)
         try:
-            kinds = list(schedule_of_blows(sorted(stage.blows()), 36, Random(seed)))
-            beat(stage, load_study(path), StudyFolder(runs, "chaos"), kinds)
+            kinds = list(schedule_of_faults(sorted(stage.faults()), 36, Random(seed)))
+            run_under_faults(stage, load_study(path), StudyFolder(runs, "chaos"), kinds)
             assert_same(what_stands(server.uri, tmp_path / "found"), expected)
             assert_civil(driver)
         finally:

@@ -1,4 +1,4 @@
-"""A driver that is started again whenever it ends, and the blows dealt to it and to what it leans on."""
+"""Fault injection: kills drivers, workers and servers, and fills disks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BY_ITSELF_SECONDS = 240.0
 
 
 class Driver:
-    """``hypergrad-study run`` as a process, and what every one of its starts said."""
+    """``hypergrad-study run`` as a process that can be started again, and what each start printed."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         self._command, self._folder = command, folder
@@ -34,17 +34,17 @@ class Driver:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started last."""
+        """Process id of the last start."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """The exit code of the last start; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
-        """Start it; nothing happens while it runs."""
+        """Start it unless it runs."""
         if self._process is not None and self._process.poll() is None:
             return
         self.starts += 1
@@ -63,7 +63,7 @@ class Driver:
         return [log.read_text(errors="replace") for log in sorted(self._folder.glob("driver-*.log"))]
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Its descendants whose title begins with ``name``: ``raylet``, or ``ray::`` for workers."""
+        """Return its descendants whose title begins with ``name``: ``raylet``, or ``ray::`` for workers."""
         found = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.pid).children(recursive=True):
@@ -81,7 +81,7 @@ class Driver:
 
 
 class Stage:
-    """What blows can be dealt to: the driver, the servers, and the disks that they write to."""
+    """What can be hit: the driver, the servers, and the disks that they write to."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Stage:
         self.driver, self.server, self.postgres = driver, server, postgres
         self.runs_disk, self.artifacts_disk = runs_disk, artifacts_disk
 
-    def blows(self) -> dict[str, Callable[[], None]]:
-        """Return the kinds of blow that this machine allows, by name."""
+    def faults(self) -> dict[str, Callable[[], None]]:
+        """Return the kinds of fault that this machine allows, by name."""
         kinds: dict[str, Callable[[], None]] = {
             "driver killed": lambda: self._signal_driver(signal.SIGKILL),
             "driver interrupted": lambda: self._signal_driver(signal.SIGINT),
@@ -149,7 +149,7 @@ class Stage:
         subprocess.run([word.format("rw") for word in remount], check=True)
 
 
-def schedule_of_blows(kinds: list[str], count: int, random: Random) -> Iterator[str]:
+def schedule_of_faults(kinds: list[str], count: int, random: Random) -> Iterator[str]:
     """Yield ``count`` kinds, every kind as often as the others give or take one, in a shuffled order."""
     left = count
     while left:
@@ -158,30 +158,30 @@ def schedule_of_blows(kinds: list[str], count: int, random: Random) -> Iterator[
         yield from round_
 
 
-def beat(
+def run_under_faults(
     stage: Stage, study: Study, folder: StudyFolder, kinds: list[str], last_share: float = 0.9
 ) -> list[str]:
-    """Run ``study`` to its end under blows of these kinds; return a line per blow.
+    """Run ``study`` to its end while faults of these kinds happen; return a line per fault.
 
-    The blows are spread evenly over the study's progress, not over time, so that a slow machine has as many
-    of them and each finds something new done. A driver that ended is started again at once.
+    The faults are spread evenly over the study's progress, not over time, so that a slow machine has as many
+    of them and each comes after some new work. A driver that ended is started again at once.
     """
-    driver, dealt = stage.driver, []
-    blows = stage.blows()
+    driver, done = stage.driver, []
+    faults = stage.faults()
     driver.start()
     for number, kind in enumerate(kinds, start=1):
         due = last_share * (number - 1) / len(kinds)
         share = _await_share(driver, study, folder, due)
-        blows[kind]()
-        dealt.append(f"{number:3d} at {share:4.0%} of the study: {kind}")
-        print(dealt[-1], flush=True)
+        faults[kind]()
+        done.append(f"{number:3d} at {share:4.0%} of the study: {kind}")
+        print(done[-1], flush=True)
         driver.start()
     deadline = time.monotonic() + 4 * BY_ITSELF_SECONDS
     while driver.code != 0:
         assert time.monotonic() < deadline, driver.said()[-1]
         driver.start()
         time.sleep(0.5)
-    return dealt
+    return done
 
 
 def _await_share(driver: Driver, study: Study, folder: StudyFolder, due: float) -> float:
