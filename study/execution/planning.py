@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from study import tracking
 from study.config.catalogue import CATALOGUE, BuiltIn
 from study.config.optimizer_name import OPTIMIZERS
 from study.config.trial import Trial
@@ -161,6 +160,8 @@ def plan(
         packed = built_in.packed_seconds if limit(trial) >= load_balancing.LEAST_PIECE else None
         rate = rates.get((trial.workload, trial.optimizer), packed or built_in.seconds)
         seconds.append(None if count is None or rate is None else count * rate)
+    from study import tracking  # brings numpy, which a study file is read without
+
     total = _total(seconds)
     known = _total(counts)
     measured = all((trial.workload, trial.optimizer) in rates for trial in trials)

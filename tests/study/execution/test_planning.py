@@ -42,8 +42,8 @@ def test_costs_by_hand():
     assert planned.trials == tuple(trials)
     assert planned.iterations == 1100
     assert planned.seconds == 700.0
-    # 16 B per iteration twice; 1000 and 300 points of 150 B.
-    assert planned.bytes == pytest.approx(1100 * 32 + 1300 * 150)
+    # 16 B per iteration twice; three curves each of 320 and 100 points of 150 B.
+    assert planned.bytes == pytest.approx(1100 * 32 + 3 * (320 + 100) * 150)
     assert planned.estimated == "measured"
 
 

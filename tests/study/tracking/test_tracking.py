@@ -87,7 +87,8 @@ tracking.BACKENDS["memory"] = "memory_backend"
 
 from study.cli import commands
 from study.config.loader import load_study
-from study.execution.publisher import RunPublisher
+from study.execution.live_records import LiveRecords
+from study.execution.publisher import RunPublisher, Uploader
 from study.storage.study_folder import StudyFolder
 from study.training.worker import run_bundle
 
@@ -97,8 +98,8 @@ folder.save_study(study)
 tracker = tracking.open_tracker(study, "memory://here", folder)
 tracker.check()
 tracker.begin()
-publisher = RunPublisher(study, folder, tracker, lambda progress: None)
-for _ in run_bundle(study.trials(), folder, None, cpus=1):
+publisher = RunPublisher(LiveRecords(study, folder), Uploader(tracker), lambda progress: None)
+for _ in run_bundle(study.trials(), folder):
     pass
 progress = publisher.finish()
 tracker.close(completed=progress.done == progress.total)

@@ -202,7 +202,7 @@ def trained(tmp_path_factory):
     home = tmp_path_factory.mktemp("trained")
     study = load_study_from(home)
     there = StudyFolder(home, study.name)
-    list(run_bundle(study.trials(), there, None, cpus=1))
+    list(run_bundle(study.trials(), there))
     return study, there
 
 
