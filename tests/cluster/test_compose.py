@@ -441,9 +441,7 @@ def test_a_worker_that_joins_is_used_and_one_that_is_killed_costs_nothing(cluste
     def in_the_middle() -> str | None:
         """A worker of the first two that is not near the end of what it does."""
         hosts = [
-            each.hosts[-1]
-            for each in journals(cluster, "paced")
-            if not each.is_complete and each.epochs < 120
+            each.hosts[-1] for each in journals(cluster, "paced") if not each.ended and each.epochs < 120
         ]
         return next((name for name in before for host in hosts if name.startswith(host)), None)
 
