@@ -22,18 +22,20 @@ HAS = {
     *("sortedcontainers",),
 }
 """torch, torchvision, pytest, hypothesis and what they need: a part of what such a machine has."""
-SEEN = HAS | {"gpu", "hypergrad", "study", "tests", "sitecustomize", *sys.stdlib_module_names}
+
+INSTALLED = ("site-packages", "dist-packages")
 
 
 class Bare:
-    """Finds on ``sys.path`` what the machine has and what is of this repository; nothing else is there."""
+    """Finds everything on ``sys.path`` but installed packages that the machine lacks."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        root = name.partition(".")[0]
-        if path is None and root not in SEEN and not root.startswith("_sysconfigdata"):
-            return None
-        return PathFinder.find_spec(name, path, target)
+        spec = PathFinder.find_spec(name, path, target)
+        if path is not None or spec is None or name in HAS:
+            return spec
+        places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+        return None if any(folder in place for folder in INSTALLED for place in places) else spec
 
     @staticmethod
     def find_distributions(*args, **options):
