@@ -65,13 +65,8 @@ def uses_own_code_only(study: Study) -> bool:
 
     Such a study seldom fails, so its workers may start before anything was tried.
     """
-    return all(
-        trial.workload in CATALOGUE
-        and trial.optimizer in OPTIMIZERS
-        and not trial.workload_args
-        and not trial.optimizer_args
-        for trial in study.planned_trials()
-    )
+    workloads = all(workload.use in CATALOGUE and not workload.args for workload in study.workloads)
+    return workloads and all(use.name in OPTIMIZERS and not use.args for use in study.optimizers)
 
 
 def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:

@@ -101,6 +101,8 @@ class StudySearch:
 
     def __init__(self, arms: Sequence[ArmSearch], size: int) -> None:
         self.arms = {arm.arm.key: arm for arm in arms}
+        self.given_up: list[str] = []
+        """Workloads that are searched no further, as the first point of every arm failed for one cause."""
         self._size = size
 
     @property
@@ -112,12 +114,6 @@ class StudySearch:
     def total_points(self) -> int:
         """How many points the search comes to."""
         return sum(arm.arm.search.points for arm in self.arms.values())
-
-    @property
-    def abandoned(self) -> list[str]:
-        """Workloads of which no further point is asked, because every first one failed for one cause."""
-        names = [arm.arm.template.workload for arm in self.arms.values() if arm.is_abandoned]
-        return list(dict.fromkeys(names))
 
     def next(self) -> Unit | None:
         """Return points to train; None if all arms wait for results, or the search is over."""
@@ -153,7 +149,7 @@ class StudySearch:
         for key, point in zip(unit.arms, unit.points, strict=True):
             arm = self.arms[key]
             arm.settle(arm.final_score(point, stopped=stopped))
-        self._abandon_what_always_fails()
+        self._give_up_what_always_fails()
 
     def fail(self, kind: str, error: str) -> None:
         """Let a point of every arm of a kind fail with a traceback, untrained, and ask these arms no more.
@@ -164,12 +160,13 @@ class StudySearch:
         """
         for arm in self.arms.values():
             if arm.arm.template.kind == kind and (point := arm.next()) is not None:
-                for trial in arm.search_trials(point):
-                    journal.mark_failed(arm.folder.journal(trial), trial, error)
+                for record in arm.folder.records(arm.search_trials(point)):
+                    if not record.is_complete:
+                        journal.mark_failed(arm.folder.journal(record.trial), record.trial, error)
                 arm.settle(arm.final_score(point, stopped=False))
                 arm.is_abandoned = True
 
-    def _abandon_what_always_fails(self) -> None:
+    def _give_up_what_always_fails(self) -> None:
         """Stop asking the arms of a workload if each has a point, and all points failed for one cause."""
         workloads: dict[str, list[ArmSearch]] = {}
         for arm in self.arms.values():
@@ -177,11 +174,14 @@ class StudySearch:
             workloads.setdefault(f"{template.workload} {template.workload_args}", []).append(arm)
         for arms in workloads.values():
             scores = [arm.all_scores() for arm in arms]
-            if all(scores) and all(score.state == "failed" for known in scores for score in known):
-                records = [record for arm in arms for record in arm.failed_records()]
-                if len(failures(records)) == 1:
-                    for arm in arms:
-                        arm.is_abandoned = True
+            if all(arm.is_abandoned for arm in arms) or not all(scores):
+                continue
+            if any(score.state != "failed" for known in scores for score in known):
+                continue
+            if len(failures(record for arm in arms for record in arm.failed_records())) == 1:
+                self.given_up.append(arms[0].arm.template.workload)
+                for arm in arms:
+                    arm.is_abandoned = True
 
 
 class ArmSearch:
