@@ -75,6 +75,9 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="Train in this process, without Ray, e.g. to debug.")
     ] = False,
+    preflight: Annotated[
+        bool, typer.Option(help="Train one batch of everything here before the start.")
+    ] = True,
     no_imports: Annotated[
         bool,
         typer.Option("--no-imports", help="Import no code that the study names: for strangers' files."),
@@ -88,8 +91,8 @@ def run(
 
     executor = running.make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
     folder = StudyFolder(runs_folder(runs), spec.name)
-    code = running.run(spec, folder, executor, data_folder=data, tracking_uri=tracking_uri, in_terminal=local)
-    sys.exit(code)
+    options = running.RunOptions(data, tracking_uri, in_terminal=local, preflight=preflight)
+    sys.exit(running.run(spec, folder, executor, options))
 
 
 @app.command()

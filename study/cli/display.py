@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,8 +20,6 @@ from study.analysis.formatting import (
     workload_label,
 )
 from study.config.loader import Study
-from study.config.sections import Search
-from study.execution.planning import Plan
 from study.storage.failures import Failure
 from study.storage.progress import Progress
 
@@ -72,15 +68,6 @@ def duration(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as people say it: 40 kB, 2 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def show_summary(console: Console, summary: pd.DataFrame) -> None:
@@ -195,93 +182,6 @@ def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
             cells.append(_spread(row, "best_val_loss") if intervals else _middle(row, "best_val_loss"))
             table.add_row(*cells, _ratio(row, "loss", intervals), str(row["seeds"]))
     return table
-
-
-def show_plan(
-    console: Console,
-    study: Study,
-    planned: Plan,
-    *,
-    done: int,
-    slots: int,
-    single: Mapping[str, str],
-    unchecked: Sequence[str] = (),
-    data_folder: Path | None = None,
-) -> None:
-    """Print what would run and what it would cost.
-
-    Args:
-        console: where to print.
-        study: the study.
-        planned: the plan of the trials that are left.
-        done: how many trials have ended already.
-        slots: how many processes run at a time; 0 if the machine cannot hold one.
-        single: workloads and optimizers whose trials do not pack, and why.
-        unchecked: names of the user's own code that was not imported.
-        data_folder: of the data sets, if the user named one.
-    """
-    table = Table(title=Text(study.name), title_justify="left", box=None, pad_edge=False, show_header=False)
-    trials = Counter((trial.workload, trial.label) for trial in planned.trials)
-    for (workload, optimizer), count in trials.items():
-        table.add_row(Text(workload), Text(optimizer), pluralize(count, "trial"))
-    console.print(table)
-    lines = [f"{pluralize(len(planned.trials), 'trial')} to run, {done} done already"]
-    if study.search is not None:
-        lines.append(_search_line(study, study.search))
-    lines += [_processes_line(study, planned, slots), _packs_line(planned), *_cost_lines(planned, slots)]
-    if data_folder is not None:
-        there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
-        lines.append(f"data: {data_folder}{there}")
-    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
-    if unchecked:
-        names = join_names(list(unchecked))
-        lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _search_line(study: Study, search: Search) -> str:
-    how = search.sampler + (", asha" if study.scheduler else "")
-    return (
-        f"search: {pluralize(search.points, 'point')} of each optimizer by {search.objective} ({how}), "
-        f"each on {pluralize(len(search.seeds), 'seed')}; "
-        f"then the best on {pluralize(len(study.seeds), 'other')}"
-    )
-
-
-def _processes_line(study: Study, planned: Plan, slots: int) -> str:
-    needs = study.resources
-    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
-    if not slots:
-        return f"a trial needs {takes}: more than there are here"
-    number = (
-        "processes"
-        if study.search
-        else f"{len(planned.bundles)} " + ("process" if len(planned.bundles) == 1 else "processes")
-    )
-    return f"{number}, {slots} at a time, each with {takes}"
-
-
-def _cost_lines(planned: Plan, slots: int) -> list[str]:
-    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
-    if planned.seconds is None:
-        time = "unknown, until a trial has run"
-    else:
-        time = f"about {duration(planned.seconds / max(1, slots))}"
-    if planned.estimated is not None:
-        time += f" ({planned.estimated})"
-    return [f"iterations: {iterations}", f"time: {time}", f"disk: about {size(planned.bytes or 0)}"]
-
-
-def _packs_line(planned: Plan) -> str:
-    together = [len(pack) for pack in planned.packs if len(pack) > 1]
-    if not together:
-        return "every trial trains by itself"
-    least, most = min(together), max(together)
-    sizes = f"{most}" if least == most else f"{least} to {most}"
-    alone = len(planned.packs) - len(together)
-    packs = f"{pluralize(len(together), 'pack')} of {sizes} trials"
-    return packs + (f", {alone} by themselves" if alone else "")
 
 
 def failure_lines(failures: Iterable[Failure], *, tracebacks: bool = False) -> list[str]:

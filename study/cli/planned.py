@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from study.cli import display
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from study.analysis.formatting import join_names, pluralize
+from study.cli.display import duration
 from study.cli.options import out, refuse
 from study.config import plugins
 from study.config.loader import Study
+from study.config.sections import Search
+from study.execution.planning import Plan
 from study.storage.study_folder import StudyFolder
 
 
@@ -61,7 +70,7 @@ def show(
     if planned.seconds is not None:
         starts = planning.search_starts(study, folder.search_state(), max(1, slots), rates)
         planned = replace(planned, seconds=planned.seconds + starts)
-    display.show_plan(
+    _print(
         out,
         study,
         planned,
@@ -71,3 +80,99 @@ def show(
         unchecked=unchecked,
         data_folder=data_folder,
     )
+
+
+def _print(
+    console: Console,
+    study: Study,
+    planned: Plan,
+    *,
+    done: int,
+    slots: int,
+    single: Mapping[str, str],
+    unchecked: Sequence[str] = (),
+    data_folder: Path | None = None,
+) -> None:
+    """Print what would run and what it would cost.
+
+    Args:
+        console: where to print.
+        study: the study.
+        planned: the plan of the trials that are left.
+        done: how many trials have ended already.
+        slots: how many processes run at a time; 0 if the machine cannot hold one.
+        single: workloads and optimizers whose trials do not pack, and why.
+        unchecked: names of the user's own code that was not imported.
+        data_folder: of the data sets, if the user named one.
+    """
+    table = Table(title=Text(study.name), title_justify="left", box=None, pad_edge=False, show_header=False)
+    trials = Counter((trial.workload, trial.label) for trial in planned.trials)
+    for (workload, optimizer), count in trials.items():
+        table.add_row(Text(workload), Text(optimizer), pluralize(count, "trial"))
+    console.print(table)
+    lines = [f"{pluralize(len(planned.trials), 'trial')} to run, {done} done already"]
+    if study.search is not None:
+        lines.append(_search_line(study, study.search))
+    lines += [_processes_line(study, planned, slots), _packs_line(planned), *_cost_lines(planned, slots)]
+    if data_folder is not None:
+        there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
+        lines.append(f"data: {data_folder}{there}")
+    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
+    if unchecked:
+        names = join_names(list(unchecked))
+        lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _search_line(study: Study, search: Search) -> str:
+    how = search.sampler + (", asha" if study.scheduler else "")
+    return (
+        f"search: {pluralize(search.points, 'point')} of each optimizer by {search.objective} ({how}), "
+        f"each on {pluralize(len(search.seeds), 'seed')}; "
+        f"then the best on {pluralize(len(study.seeds), 'other')}"
+    )
+
+
+def _processes_line(study: Study, planned: Plan, slots: int) -> str:
+    needs = study.resources
+    takes = f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs"
+    if not slots:
+        return f"a trial needs {takes}: more than there are here"
+    number = (
+        "processes"
+        if study.search
+        else f"{len(planned.bundles)} " + ("process" if len(planned.bundles) == 1 else "processes")
+    )
+    return f"{number}, {slots} at a time, each with {takes}"
+
+
+def _cost_lines(planned: Plan, slots: int) -> list[str]:
+    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
+    if planned.seconds is None:
+        time = "unknown, until a trial has run"
+    else:
+        time = f"about {duration(planned.seconds / max(1, slots))}"
+    if planned.estimated is not None:
+        time += f" ({planned.estimated})"
+    return [f"iterations: {iterations}", f"time: {time}", f"disk: about {_size(planned.bytes or 0)}"]
+
+
+def _packs_line(planned: Plan) -> str:
+    together = [len(pack) for pack in planned.packs if len(pack) > 1]
+    if not together:
+        return "every trial trains by itself"
+    least, most = min(together), max(together)
+    sizes = f"{most}" if least == most else f"{least} to {most}"
+    alone = len(planned.packs) - len(together)
+    packs = f"{pluralize(len(together), 'pack')} of {sizes} trials"
+    return packs + (f", {alone} by themselves" if alone else "")
+
+
+def _size(count: float) -> str:
+    """Return a number of bytes as people say it: 40 kB, 2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

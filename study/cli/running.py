@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from study.analysis.formatting import pluralize
@@ -47,27 +48,34 @@ def make_executor(
     return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each))
 
 
-def run(
-    study: Study,
-    folder: StudyFolder,
-    executor: Executor,
-    *,
-    data_folder: Path | None,
-    tracking_uri: str | None,
-    in_terminal: bool,
-) -> int:
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run a study.
+
+    Args:
+        data_folder: of the data sets; None for the default.
+        tracking_uri: of MLflow; None for the default.
+        in_terminal: whether the user's own code may use the terminal, as a debugger does.
+        preflight: train one batch of everything here before the start.
+    """
+
+    data_folder: Path | None = None
+    tracking_uri: str | None = None
+    in_terminal: bool = False
+    preflight: bool = True
+
+
+def run(study: Study, folder: StudyFolder, executor: Executor, options: RunOptions) -> int:
     """Run a study to its end and print how it went; return the exit code.
 
     Args:
         study: the study.
         folder: its folder.
         executor: what trains it.
-        data_folder: of the data sets; None for the default.
-        tracking_uri: of MLflow; None for the default.
-        in_terminal: whether the user's own code may use the terminal, as a debugger does.
+        options: how.
     """
     try:
-        return _run(study, folder, executor, data_folder, tracking_uri, in_terminal)
+        return _run(study, folder, executor, options)
     except KeyboardInterrupt:
         if executor.is_starting:
             err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
@@ -76,26 +84,14 @@ def run(
         executor.shutdown()
 
 
-def _start_early(study: Study, folder: StudyFolder, executor: Executor) -> None:
-    """Start the executor while this process imports the rest, if the study is not likely to be refused."""
+def _run(study: Study, folder: StudyFolder, executor: Executor, options: RunOptions) -> int:
     pending = planning.pending_trials(study, folder.planned_records(study))
     if pending and planning.uses_own_code_only(study):
-        executor.check(study.resources)
-        executor.start()
-
-
-def _run(
-    study: Study,
-    folder: StudyFolder,
-    executor: Executor,
-    data_folder: Path | None,
-    tracking_uri: str | None,
-    in_terminal: bool,
-) -> int:
-    try:
-        _start_early(study, folder, executor)
-    except ExecutorError as error:
-        refuse(str(error))
+        try:
+            executor.check(study.resources)
+        except ExecutorError as error:
+            refuse(str(error))
+        executor.start()  # while this process imports the rest
     from study import tracking
     from study.execution import driver
     from study.execution.samplers import SamplerError
@@ -105,23 +101,24 @@ def _run(
 
     again = command_line(*sys.argv[1:])
     try:
-        driver.check(study, folder, executor, data_folder)
+        driver.check(study, pending, executor, options.data_folder)
         folder.runs.mkdir(parents=True, exist_ok=True)
-        uri = tracking.tracking_uri(tracking_uri, folder.runs)
+        uri = tracking.tracking_uri(options.tracking_uri, folder.runs)
         tracker = tracking.open_tracker(study, uri, folder, say)
         tracker.check()
         say(f"{study.name}: {len(study.planned_trials())} trials; MLflow at {tracker.location}")
-        with progress.watching(out, live=not in_terminal) as on_progress:
+        with progress.watching(out, live=not options.in_terminal) as on_progress:
             ended = driver.run(
                 study,
                 folder,
                 tracker,
                 executor,
-                data_folder=data_folder,
+                data_folder=options.data_folder,
+                preflight=options.preflight,
                 on_progress=on_progress,
                 on_message=say,
             )
-        _show_failures(study, folder, ended, again, tracebacks=in_terminal)
+        _show_failures(study, folder, ended, again, tracebacks=options.in_terminal)
         results.show(study, folder, tracker)
     except LostWorkersError as error:
         err.print(f"{error}; resume with: {again}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from study.analysis import objective
 from study.analysis.formatting import join_names
-from study.config.loader import Study
+from study.config.loader import Study, Trial
 from study.execution import checks, planning
 from study.execution.executor import Capacity, Executor
 from study.execution.live_records import LiveRecords
@@ -33,12 +33,14 @@ class BusyError(RuntimeError):
     """Another process runs the same study, or has taken it over."""
 
 
-def check(study: Study, folder: StudyFolder, executor: Executor, data_folder: Path | None = None) -> None:
+def check(
+    study: Study, pending: Sequence[Trial], executor: Executor, data_folder: Path | None = None
+) -> None:
     """Refuse what :func:`run` would refuse, before anything is written.
 
     Args:
         study: the study.
-        folder: its folder.
+        pending: its trials that are to be trained; see :func:`.planning.pending_trials`.
         executor: what is to train it.
         data_folder: of the data sets; None for the default.
 
@@ -46,14 +48,12 @@ def check(study: Study, folder: StudyFolder, executor: Executor, data_folder: Pa
         WorkloadError, OptimizerError, SamplerError: a name or an argument in the study file is wrong.
         DataError: data are missing and cannot be downloaded.
         ExecutorError: no cluster answers, or it cannot hold one worker.
-        OSError: a journal cannot be read.
     """
-    todo = planning.pending_trials(study, folder.planned_records(study))
-    if todo:
+    if pending:
         executor.check(study.resources)
-        checks.check_names(study, todo)
+        checks.check_names(study, pending)
         if executor.is_local:
-            checks.check_data(todo, data_folder)
+            checks.check_data(pending, data_folder)
 
 
 def run(
@@ -63,6 +63,7 @@ def run(
     executor: Executor,
     *,
     data_folder: Path | None = None,
+    preflight: bool = True,
     on_progress: OnProgress = lambda progress: None,
     on_message: OnMessage = lambda line: None,
 ) -> Progress:
@@ -77,6 +78,8 @@ def run(
         tracker: where its runs are published.
         executor: what trains it. It is shut down as soon as there is nothing more to train.
         data_folder: of the data sets; None for the default.
+        preflight: train one batch of every combination of workload and optimizer here, before the executor
+            starts. Trials of those that fail are marked as failed, and the rest trains.
         on_progress: called once per second with the current progress.
         on_message: called with a one-line status message.
 
@@ -93,7 +96,7 @@ def run(
         live = LiveRecords(study, folder)
         publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress)
         try:
-            _train(study, folder, executor, publisher, data_folder, on_message)
+            _train(study, folder, executor, publisher, data_folder, preflight, on_message)
         finally:
             executor.shutdown()
             publisher.stop()
@@ -110,6 +113,7 @@ def _train(
     executor: Executor,
     publisher: RunPublisher,
     data_folder: Path | None,
+    preflight: bool,
     on_message: OnMessage,
 ) -> None:
     """Train what is left: of a grid its trials, of a search its points and then the best of them."""
@@ -117,13 +121,15 @@ def _train(
     pending = _pending(study, folder)
     if not pending:
         return
-    failing = checks.try_one_batch(
-        pending,
-        data_folder,
-        gpus=study.resources.gpus,
-        is_local=executor.is_local,
-        on_message=on_message,
-    )
+    failing: dict[str, Failure] = {}
+    if preflight:
+        failing = checks.try_one_batch(
+            pending,
+            data_folder,
+            gpus=study.resources.gpus,
+            is_local=executor.is_local,
+            on_message=on_message,
+        )
     _mark_failed(pending, failing, folder, study)
     if all(record.trial.kind in failing for record in pending):
         if study.search is not None:
@@ -155,7 +161,7 @@ def _search(
         search.fail(kind, failure.traceback)
     if not search.is_over:
         executor.search(search, folder, WorkerOptions.of(study, data_folder))
-        for workload in search.abandoned:
+        for workload in search.given_up:
             on_message(f"the search of {workload} stops: the first point of every optimizer failed alike")
 
 

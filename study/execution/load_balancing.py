@@ -1,7 +1,7 @@
-"""How trials are dealt among bundles: in pieces, of which those that pack are as large as the balance allows.
+"""Assigns trials to worker bundles, longest processing time first, splitting packs only where it saves time.
 
-Pure: runs nothing. A *piece* is a trial, or trials of one kind that train together; a *bundle* is what Tune
-schedules and starts again where a process dies, some pieces.
+Pure: runs nothing. A *piece* is a trial, or trials of one kind that train together. A *bundle* is some pieces
+that one worker process trains, and starts again if it dies.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from study.config.trial import Trial
 from study.training import packs as packing
 from study.training.packs import Limit
 
-# A bundle should be worth about this many seconds; and more than so many bundles per slot balance no better.
 BUNDLE_SECONDS = 10.0
+"""A bundle should take about so long."""
 BUNDLES_PER_SLOT = 8
+"""More bundles per slot do not balance the load any better."""
 
 PACK_START = 20
-"""An iteration of a pack costs as much as this many members more would: 15, 30 and 60 members of
-``mnist-logreg`` with ``adam-adam`` took 2.6, 3.7 and 6.1 ms (one core, PyTorch 2.15)."""
+"""The fixed cost of a pack's iteration, in members: 15, 30 and 60 members of ``mnist-logreg`` with
+``adam-adam`` took 2.6, 3.7 and 6.1 ms (one core, PyTorch 2.15)."""
 LEAST_PIECE = 8
-"""Of members; smaller packs no longer pay."""
+"""Members of a pack; smaller packs do not pay."""
 WORTH_CUTTING = 0.99
-"""A pack is cut for the balance if that leaves no more than this part of the whole time."""
+"""A pack is split if that brings the makespan to this share of what it was, or less."""
 
 
 def bundles(
     trials: Sequence[Trial], seconds: Sequence[float | None], slots: int, limit: Limit
 ) -> tuple[tuple[Trial, ...], ...]:
-    """Deal ``trials`` to bundles of about equal cost, the costliest first.
+    """Return bundles of about equal cost, the costliest first.
 
     Args:
         trials: distinct trials.
-        seconds: of each in as large a pack as there may be; ``None``, where nobody knows, counts as much as
-            the longest known.
-        slots: how many bundles run at once; at least 1.
+        seconds: of each trial, how long it takes in as large a pack as there may be; an unknown time, None,
+            counts as much as the longest known.
+        slots: how many bundles run at a time; at least 1.
         limit: how many trials of a trial's kind may train together.
     """
     if not trials:
@@ -55,11 +56,11 @@ def bundles(
 def _packs(
     trials: Sequence[Trial], alone: Sequence[Trial], costs: Mapping[Trial, float], slots: int, limit: Limit
 ) -> list[list[Trial]]:
-    """Cut each kind into packs: as few as its limit allows, or more if all is done sooner for it."""
+    """Cut each kind into packs: as few as its limit allows, or more if everything is done sooner."""
     kinds = packing.group_packable(trials)
     counts = [-(-len(members) // limit(members[0])) for members in kinds]
     while kinds and len(alone) + sum(counts) < min(slots, len(trials) + len(alone)):
-        # Rather small packs than slots without work.
+        # Prefer smaller packs to idle slots.
         largest = max(range(len(counts)), key=lambda i: len(kinds[i]) / counts[i])
         counts[largest] += 1
     others = [costs[trial] for trial in alone]
@@ -86,7 +87,7 @@ def _makespan(
     slots: int,
     limit: Limit,
 ) -> tuple[float, int | None]:
-    """Return when the last slot is done, and the kind of the smallest pack that it has; ``None`` if none."""
+    """Return when the last slot is done, and the kind of its smallest pack; None if it has no pack."""
     loads = list(others)
     owners: list[int | None] = [None] * len(loads)
     for kind, (members, count) in enumerate(zip(kinds, counts, strict=True)):
@@ -99,14 +100,17 @@ def _makespan(
 
 
 def _load(pack: Sequence[Trial], costs: Mapping[Trial, float], limit: Limit) -> float:
-    """The costs of its trials, and what it loses by being smaller than it might be."""
+    """Return the cost of a pack's trials, and of the pack being smaller than it might be."""
     most = limit(pack[0])
     return sum(costs[trial] for trial in pack) * (1 + PACK_START / len(pack)) / (1 + PACK_START / most)
 
 
 def _deal(loads: Sequence[float], number: int) -> list[tuple[float, list[int]]]:
-    """Deal to ``number`` hands, the next costliest to the lightest; return loads and indices, the costliest
-    first."""
+    """Give each load, the largest first, to the lightest of ``number`` hands.
+
+    Returns:
+        Of each hand, its total load and the indices of its loads; the largest total first.
+    """
     heap: list[tuple[float, int, list[int]]] = [(0.0, hand, []) for hand in range(number)]
     for index in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
         load, hand, held = heap[0]

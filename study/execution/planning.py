@@ -1,4 +1,4 @@
-"""What a study's trials will cost, and how they are shared out among workers. Pure: runs nothing."""
+"""Plans a study: what its trials will cost, and how workers share them. Pure: runs nothing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 START_SECONDS = 3.0
-"""What starting a worker process and importing torch cost, to an order of magnitude."""
+"""To start a worker process and import torch takes about so long."""
 
 UNIT_SECONDS = 60.0
-"""What a search asks for at a time should be worth about this much, where all slots have work."""
+"""The points that a search asks for at a time should take about so long, if all slots have work."""
 
 # The journal keeps three float32 per iteration in base64, the Parquet file about as much.
 BYTES_PER_ITERATION = 2 * 12 * 4 / 3
@@ -36,24 +36,24 @@ _UNKNOWN = BuiltIn("")
 
 @dataclass(frozen=True)
 class Plan:
-    """What would run, and what it would cost. A total is ``None`` if any trial's share is unknown."""
+    """What would run, and what it would cost. A total is None if any trial's part of it is unknown."""
 
     trials: tuple[Trial, ...]
     bundles: tuple[tuple[Trial, ...], ...]
-    """Trials that one worker runs; the costliest bundle first."""
+    """For each bundle, the trials that one worker runs; the costliest bundle first."""
     packs: tuple[tuple[Trial, ...], ...]
-    """How the workers take the trials together; a trial by itself is a pack of one."""
+    """The trials that train together; a trial by itself is a pack of one."""
     iterations: int | None
     seconds: float | None
-    """Of one slot working alone."""
+    """How long one slot would take for everything."""
     bytes: int | None
-    """On disk, when all is done: journals, Parquet files, MLflow's database."""
+    """On disk at the end: journals, Parquet files, MLflow's database."""
     estimated: Literal["measured", "rough"] | None
-    """Where ``seconds`` comes from: ``"measured"`` only if every rate was."""
+    """How ``seconds`` was estimated; ``"measured"`` only if every rate was."""
 
 
 def iterations(trial: Trial) -> int | None:
-    """Iterations of a trial's budget; ``None`` if it is in epochs of a data set of unknown size."""
+    """Return the iterations of a trial's budget; None for epochs of a data set of unknown size."""
     if trial.epochs is None:
         return trial.iterations
     size = CATALOGUE.get(trial.workload, _UNKNOWN).train_size
@@ -65,21 +65,16 @@ def uses_own_code_only(study: Study) -> bool:
 
     Such a study seldom fails, so its workers may start before anything was tried.
     """
-    return all(
-        trial.workload in CATALOGUE
-        and trial.optimizer in OPTIMIZERS
-        and not trial.workload_args
-        and not trial.optimizer_args
-        for trial in study.planned_trials()
-    )
+    workloads = all(workload.use in CATALOGUE and not workload.args for workload in study.workloads)
+    return workloads and all(use.name in OPTIMIZERS and not use.args for use in study.optimizers)
 
 
 def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
-    """Return the trials that are still to be trained, with stand-ins for those that a search has ahead.
+    """Return the trials to train, with stand-ins for those that a search has yet to find.
 
     Args:
         study: the study.
-        records: of all that it comes to.
+        records: the records of everything that it comes to.
     """
     pruned_counts = study.scheduler is not None
     return [
@@ -91,10 +86,15 @@ def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
 
 
 def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
-    """Return how many arms' points a search asks for at a time, for one process to train.
+    """Return how many points, of different arms, a search gives to one worker at a time.
 
-    As many as are worth :data:`UNIT_SECONDS`, if all slots have work; one if a scheduler stops trials, which
-    would stop those beside it, or if nobody knows how long a point takes.
+    As many as take :data:`UNIT_SECONDS`, if all slots have work. One if a scheduler stops trials, which would
+    stop those beside it as well, or if it is unknown how long a point takes.
+
+    Args:
+        study: has a search.
+        slots: how many workers run at a time.
+        rates: from :func:`measured_rates`.
     """
     arms = study.arms()
     points = plan([trial for arm in arms for trial in arm.trials(arm.middle, arm.search.seeds)], 1, rates)
@@ -106,7 +106,7 @@ def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) 
 def search_starts(
     study: Study, state: SearchState, slots: int, rates: Mapping[tuple[str, str], float]
 ) -> float:
-    """Return the seconds that a search has yet to spend on starting a process in each slot; 0 for a grid."""
+    """Return the seconds per slot that a search has yet to spend on starting workers; 0 for a grid."""
     if study.search is None:
         return 0.0
     ahead = sum(arm.search.points - len(arm.points(state)) for arm in study.arms())
@@ -114,7 +114,7 @@ def search_starts(
 
 
 def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:
-    """Seconds per iteration by (workload, optimizer), over all iterations that the records have."""
+    """Return the seconds per iteration by (workload, optimizer), over all iterations of the records."""
     seconds: dict[tuple[str, str], float] = defaultdict(float)
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for record in records:
@@ -135,7 +135,7 @@ def plan(
     rates: Mapping[tuple[str, str], float] | None = None,
     limit: Limit = _alone,
 ) -> Plan:
-    """Say what would run, in which bundles and packs, and what it would cost.
+    """Return what would run, in which bundles and packs, and what it would cost.
 
     Args:
         trials: distinct trials.

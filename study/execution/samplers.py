@@ -1,9 +1,8 @@
-"""Optuna's samplers as a study file names them, and their memory of an arm: the only module, besides
-``study.analysis.tuning``, that imports optuna.
+"""Makes Optuna's samplers as a study file names them, and restores what they know of an arm.
 
-A sampler's random draws depend on the search's seed, the arm and the number of the point alone, and all else
-that it goes by is in its storage. So a search that was interrupted asks for the points that it would have
-asked for undisturbed.
+A sampler's random draws depend on the search's seed, the arm and the number of the point alone, and
+everything else that it needs is in its storage. So a search that was interrupted asks for the points that it
+would have asked for undisturbed.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ STATES = {
 
 
 class SamplerError(ValueError):
-    """A sampler cannot be made as the study file says."""
+    """A sampler cannot be made as the study file says; the message is one line."""
 
 
 class ArmSampler(BaseSampler):
-    """The sampler of one arm: as the study file names it, seeded by point, its values rounded.
+    """The sampler that the study file names, for one arm: seeded for every point, with rounded values.
 
     Args:
-        arm: whose points are asked for.
+        arm: the arm whose points it draws.
 
     Raises:
-        SamplerError: the sampler does not take the arguments, or needs a package that is not there.
+        SamplerError: the sampler does not take the arguments, or needs a package that is not installed.
     """
 
     def __init__(self, arm: Arm) -> None:
@@ -55,22 +54,22 @@ class ArmSampler(BaseSampler):
         self._inner = self._make(0)
 
     def reseed_rng(self) -> None:
-        """Nothing: draws are seeded by point."""
+        """Do nothing: every point has a seed of its own."""
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Turn to the trial's own random draws."""
+        """Use the random draws of the trial's number."""
         self._of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """As the named sampler."""
+        """Return what the named sampler returns."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the named sampler, rounded."""
+        """Return what the named sampler draws, rounded."""
         drawn = self._of(trial).sample_relative(study, trial, search_space)
         return {name: self._arm.space[name].round(value) for name, value in drawn.items()}
 
@@ -81,7 +80,7 @@ class ArmSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """As the named sampler, rounded."""
+        """Return what the named sampler draws, rounded."""
         drawn = self._of(trial).sample_independent(study, trial, param_name, param_distribution)
         return self._arm.space[param_name].round(drawn)
 
@@ -92,11 +91,11 @@ class ArmSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """As the named sampler."""
+        """Let the named sampler take in how the trial ended."""
         self._of(trial).after_trial(study, trial, state, values)
 
     def _of(self, trial: FrozenTrial) -> BaseSampler:
-        # A quasi-random sequence is one sequence: its seed is the arm's, and its place is in the storage.
+        # A quasi-random sequence has one seed, the arm's; the storage keeps how far it was drawn.
         if trial.number != self._number and self._arm.search.sampler != "qmc":
             self._number, self._inner = trial.number, self._make(trial.number)
         return self._inner
@@ -120,20 +119,20 @@ class ArmSampler(BaseSampler):
 
 
 def space(arm: Arm) -> dict[str, BaseDistribution]:
-    """Return what is searched in Optuna's terms."""
+    """Return what an arm searches, in Optuna's terms."""
     return {name: _distribution(values) for name, values in arm.space.items()}
 
 
 def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> None:
-    """Bring the storage's memory of an arm to what the points and the journals say, if it says otherwise.
+    """Make Optuna's study of an arm say what the points and the journals say, unless it does.
 
-    They are the truth; a storage may be lost, cut off between two writes, or have been told values by another
-    threshold. Where it agrees it is left alone, for some samplers keep more in it than that.
+    The journals are the truth. A storage may be lost, cut off between two writes, or have values by another
+    threshold. If it agrees it is left alone, because some samplers keep more in it.
 
     Args:
-        storage: Optuna's; the arm's study in it goes by the arm's key.
-        arm: whose memory it is.
-        worths: of all its points that were asked, in their order.
+        storage: Optuna's storage; the arm's study in it is named by the arm's key.
+        arm: the arm.
+        worths: the scores of all points that were asked, in their order.
     """
     try:
         known = optuna.load_study(study_name=arm.key, storage=storage).get_trials(deepcopy=False)
@@ -168,7 +167,7 @@ def _params(arm: Arm, worth: PointScore) -> dict[str, float]:
 
 
 def _agree(trial: FrozenTrial, worth: PointScore, arm: Arm) -> bool:
-    # Of a trial that the storage has as running, the rest is still to be told.
+    # How a trial that is running in the storage has ended is told to it later.
     return trial.params == _params(arm, worth) and (
         trial.state == TrialState.RUNNING
         or (trial.state == STATES[worth.state] and (worth.value is None or trial.value == worth.value))

@@ -12,19 +12,15 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-import optuna
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import TrialState
 
 from study.analysis import objective
-from study.analysis.objective import PointScore
 from study.config.loader import Study, Trial
-from study.config.search_space import Arm, Point
-from study.execution import planning, samplers
-from study.execution.asha import SuccessiveHalving
-from study.storage import journal, search_journal
+from study.config.search_space import Point
+from study.execution import planning
+from study.execution.arm_search import ArmSearch
+from study.storage import journal
 from study.storage.failures import failures
-from study.storage.records import TrialRecord
 from study.storage.sqlite import sqlite_uri
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
@@ -101,6 +97,8 @@ class StudySearch:
 
     def __init__(self, arms: Sequence[ArmSearch], size: int) -> None:
         self.arms = {arm.arm.key: arm for arm in arms}
+        self.given_up: list[str] = []
+        """Workloads that are searched no further, as the first point of every arm failed for one cause."""
         self._size = size
 
     @property
@@ -112,12 +110,6 @@ class StudySearch:
     def total_points(self) -> int:
         """How many points the search comes to."""
         return sum(arm.arm.search.points for arm in self.arms.values())
-
-    @property
-    def abandoned(self) -> list[str]:
-        """Workloads of which no further point is asked, because every first one failed for one cause."""
-        names = [arm.arm.template.workload for arm in self.arms.values() if arm.is_abandoned]
-        return list(dict.fromkeys(names))
 
     def next(self) -> Unit | None:
         """Return points to train; None if all arms wait for results, or the search is over."""
@@ -153,7 +145,7 @@ class StudySearch:
         for key, point in zip(unit.arms, unit.points, strict=True):
             arm = self.arms[key]
             arm.settle(arm.final_score(point, stopped=stopped))
-        self._abandon_what_always_fails()
+        self._give_up_what_always_fails()
 
     def fail(self, kind: str, error: str) -> None:
         """Let a point of every arm of a kind fail with a traceback, untrained, and ask these arms no more.
@@ -164,12 +156,13 @@ class StudySearch:
         """
         for arm in self.arms.values():
             if arm.arm.template.kind == kind and (point := arm.next()) is not None:
-                for trial in arm.search_trials(point):
-                    journal.mark_failed(arm.folder.journal(trial), trial, error)
+                for record in arm.folder.records(arm.search_trials(point)):
+                    if not record.is_complete:
+                        journal.mark_failed(arm.folder.journal(record.trial), record.trial, error)
                 arm.settle(arm.final_score(point, stopped=False))
                 arm.is_abandoned = True
 
-    def _abandon_what_always_fails(self) -> None:
+    def _give_up_what_always_fails(self) -> None:
         """Stop asking the arms of a workload if each has a point, and all points failed for one cause."""
         workloads: dict[str, list[ArmSearch]] = {}
         for arm in self.arms.values():
@@ -177,149 +170,14 @@ class StudySearch:
             workloads.setdefault(f"{template.workload} {template.workload_args}", []).append(arm)
         for arms in workloads.values():
             scores = [arm.all_scores() for arm in arms]
-            if all(scores) and all(score.state == "failed" for known in scores for score in known):
-                records = [record for arm in arms for record in arm.failed_records()]
-                if len(failures(records)) == 1:
-                    for arm in arms:
-                        arm.is_abandoned = True
-
-
-class ArmSearch:
-    """One arm while it is searched: which points wait for training, which are out, which are settled.
-
-    Args:
-        arm: the arm.
-        study: its study.
-        folder: the study's folder.
-        storage: Optuna's; the arm's study in it goes by the arm's key.
-
-    Raises:
-        SamplerError: the sampler cannot be made as the study says.
-    """
-
-    def __init__(self, arm: Arm, study: Study, folder: StudyFolder, storage: BaseStorage) -> None:
-        self.arm = arm
-        self.folder = folder
-        self.is_abandoned = False
-        """Whether it is asked for no further points."""
-        self._storage = storage
-        self._threshold = study.threshold(arm.template)
-        self._halving = None if study.scheduler is None else SuccessiveHalving(study.scheduler)
-        known = arm.points(folder.search_state())
-        self._points = {point.number: point for point in known}
-        scores = [self._score(point) for point in self._points.values()]
-        # What failed before is tried again.
-        reopened = [score if score.state != "failed" else PointScore(score.point, "open") for score in scores]
-        samplers.remember(storage, arm, reopened)
-        self._optuna = optuna.create_study(
-            study_name=arm.key,
-            storage=storage,
-            sampler=samplers.ArmSampler(arm),
-            direction="minimize",
-            load_if_exists=True,
-        )
-        running = self._optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        self._waiting = [self._points[trial.number] for trial in running]
-        self._out: dict[int, PointScore | None] = {}
-        self.settled = [score for score in scores if score.point not in self._waiting]
-        """What was told to the sampler."""
-        for score in self.settled:
-            self._replay(score)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no point is out and no further one is asked for."""
-        if self._out and (not self.is_abandoned or None in self._out.values()):
-            return False
-        return self.is_abandoned or (len(self._points) >= self.arm.search.points and not self._waiting)
-
-    @property
-    def reported_objective(self) -> str | None:
-        """What a scheduler decides by; None if the study has no scheduler."""
-        return None if self._halving is None else self.arm.search.objective
-
-    def search_trials(self, point: Point) -> list[Trial]:
-        """Return a point's trials on the search's seeds."""
-        return self.arm.trials(point, self.arm.search.seeds)
-
-    def next(self) -> Point | None:
-        """Return a point to train; None if there is none now."""
-        while not self.is_abandoned:
-            if not self._waiting and not self._out and not self.is_over:
-                self._ask()
-            if not self._waiting:
-                return None
-            point = self._waiting.pop(0)
-            self._out[point.number] = None
-            # What other searches trained, or this one before it was interrupted, is not trained again.
-            score = self._score(point)
-            if score.state in ("open", "failed"):
-                return point
-            self._replay(score)
-            self.settle(score)
-        return None
-
-    def stops(self, point: Point, epoch: int, value: float) -> bool:
-        """Take in a point's value after an epoch and return whether the scheduler stops it."""
-        return self._halving is not None and self._halving.stops(point.number, epoch=epoch, value=value)
-
-    def settle(self, score: PointScore) -> None:
-        """Take in what a point is worth; the sampler is told when all points asked together are settled."""
-        self._out[score.point.number] = score
-        if self._waiting or None in self._out.values():
-            return
-        for number in sorted(self._out):
-            known = self._out[number]
-            assert known is not None
-            self._tell(known)
-            self.settled.append(known)
-        self._out.clear()
-
-    def final_score(self, point: Point, *, stopped: bool) -> PointScore:
-        """Score a point whose worker exited, or was ``stopped`` by the scheduler."""
-        score = self._score(point)
-        if score.state == "open" and stopped and self._halving is not None:
-            for trial in self.search_trials(point):
-                if not journal.read(self.folder.journal(trial), trial).is_complete:
-                    journal.mark_pruned(self.folder.journal(trial), trial)
-            score = self._score(point)
-        return score if score.state != "open" else PointScore(point, "failed")
-
-    def all_scores(self) -> list[PointScore]:
-        """Return the scores of all points that are settled, told to the sampler or not."""
-        return [*self.settled, *(score for score in self._out.values() if score is not None)]
-
-    def failed_records(self) -> list[TrialRecord]:
-        """Return the records of trials that failed."""
-        trials = [trial for score in self.all_scores() for trial in self.search_trials(score.point)]
-        return [record for record in self.folder.records(trials) if record.status == "failed"]
-
-    def _ask(self) -> None:
-        together, asked = self.arm.search.parallel, len(self._points)
-        numbers = range(asked, min(self.arm.search.points, asked - asked % together + together))
-        for number in numbers:
-            drawn = self._optuna.ask(fixed_distributions=samplers.space(self.arm)).params
-            self._points[number] = self.arm.point(number, drawn)
-        self._waiting = [self._points[number] for number in numbers]
-        search_journal.ask(self.folder.search_journal, self._waiting)
-
-    def _tell(self, score: PointScore) -> None:
-        number = score.point.number
-        if score.state == "pruned":
-            study = self._storage.get_study_id_from_name(self.arm.key)
-            trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
-            optuna.Trial(self._optuna, trial).report(score.epochs[-1], step=len(score.epochs))
-        self._optuna.tell(number, score.value, state=samplers.STATES[score.state])
-
-    def _replay(self, score: PointScore) -> None:
-        """Let the scheduler take in a point that was trained before this run."""
-        for epoch, value in enumerate(score.epochs, start=1):
-            self.stops(score.point, epoch, value)
-
-    def _score(self, point: Point) -> PointScore:
-        records = {record.trial.key: record for record in self.folder.records(self.search_trials(point))}
-        prunes = self._halving is not None
-        return objective.score_point(self.arm, point, records, self._threshold, prunes=prunes)
+            if all(arm.is_abandoned for arm in arms) or not all(scores):
+                continue
+            if any(score.state != "failed" for known in scores for score in known):
+                continue
+            if len(failures(record for arm in arms for record in arm.failed_records())) == 1:
+                self.given_up.append(arms[0].arm.template.workload)
+                for arm in arms:
+                    arm.is_abandoned = True
 
 
 def _open_storage(folder: StudyFolder) -> BaseStorage:

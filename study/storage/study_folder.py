@@ -1,4 +1,4 @@
-"""Where a study keeps what it makes: one folder per study under a folder of runs.
+"""The folder of a study, one of those in a folder of runs.
 
 ::
 
@@ -6,11 +6,11 @@
       mlflow.db, artifacts/     the embedded MLflow store, shared by the studies
       NAME/
         study.yaml              the study as it was last run, resolved
-        driver.lease            who runs it, or ran it last
+        driver.lease            the lock: who runs it, or ran it last
         trials/KEY.journal      one journal per trial
         checkpoints/KEY.pt      the last checkpoint of a trial under way
-        search/points.journal   which points a search has asked for and chosen
-        search/optuna.db        the sampler's memory, for Optuna's own tools as well
+        search/points.journal   the points that a search has asked for and chosen
+        search/optuna.db        Optuna's storage, which its own tools open as well
         tune/                   Ray Tune's own state
         report/                 figures, tables, index.html
 """
@@ -36,7 +36,12 @@ RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The folder of one study. ``runs`` is absolute; nothing is made until something is written."""
+    """The folder of one study. It is made when something is written into it.
+
+    Args:
+        runs: the folder of runs, absolute.
+        name: the study's name.
+    """
 
     runs: Path
     name: str
@@ -68,7 +73,7 @@ class StudyFolder:
 
     @property
     def lock_file(self) -> Path:
-        """Who runs the study, or ran it last."""
+        """The lock that names who runs the study, or ran it last."""
         return self.path / "driver.lease"
 
     @property

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from study.config.loader import load_study
-from study.execution import driver
+from study.execution import driver, planning
 from study.execution.executor import Capacity, ExecutorError, LostWorkersError
 from study.execution.in_process import InProcessExecutor
 from study.execution.search import open_search
@@ -14,6 +14,7 @@ from study.storage.failures import failures
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, open_tracker
 from study.training.optimizers import OptimizerError
+from study.training.worker import run_bundle
 from study.workloads.datasets import DataError
 from study.workloads.registry import WorkloadError
 
@@ -88,6 +89,10 @@ def module(home):
     return name
 
 
+def pending(study, folder):
+    return planning.pending_trials(study, folder.planned_records(study))
+
+
 @pytest.fixture
 def run(home):
     def run(study, executor=None):
@@ -96,7 +101,7 @@ def run(home):
         folder.runs.mkdir(exist_ok=True)
         executor = executor or Executor()
         said = []
-        driver.check(study, folder, executor)
+        driver.check(study, pending(study, folder), executor)
         tracker = open_tracker(study, embedded_uri(folder.runs), folder)
         progress = driver.run(study, folder, tracker, executor, on_message=said.append)
         return progress, said, folder.records(study.trials(folder.search_state()))
@@ -168,6 +173,18 @@ def test_a_trial_under_way_keeps_its_epochs_when_its_code_breaks(write_study, mo
     assert after.train_loss.tobytes() == before.train_loss.tobytes()
 
 
+def test_without_preflight_everything_is_left_to_the_workers(write_study, module, home):
+    study, _ = write_study(
+        workloads=[{"use": f"{module}:make", "width": 9}], optimizers=["sgd"], seeds=2, threshold=None
+    )
+    folder, executor = StudyFolder(home / "runs", study.name), Executor()
+    folder.runs.mkdir()
+    tracker = open_tracker(study, embedded_uri(folder.runs), folder)
+    progress = driver.run(study, folder, tracker, executor, preflight=False)
+    assert executor.calls == ["wait", "train", "shutdown"]
+    assert progress.failed == 2
+
+
 @pytest.mark.parametrize(("gpus", "asked"), [(2.0, 0), (0.0, 0), (2.0, 1)])
 def test_gpus_that_a_study_leaves_unused_are_said_in_a_line(write_study, run, gpus, asked, monkeypatch):
     study, _ = write_study(optimizers=["sgd"], seeds=1, epochs=1, resources={"cpus": 1, "gpus": asked})
@@ -200,7 +217,7 @@ def test_data_are_not_wanted_here_if_trials_run_elsewhere(write_study, module, h
     study, _ = write_study(
         workloads=[{"use": f"{module}:make", "absent": True}], optimizers=["sgd"], threshold=None
     )
-    driver.check(study, StudyFolder(home / "runs", study.name), Executor(is_local=False))
+    driver.check(study, study.trials(), Executor(is_local=False))
 
 
 def test_a_study_that_is_done_needs_neither_its_code_nor_a_cluster(write_study, module, run, home):
@@ -245,6 +262,30 @@ def test_a_search_of_which_one_batch_fails_asks_one_point_and_starts_nothing(wri
     assert progress.total == 2 * (4 + 2)
 
 
+def test_a_trial_that_is_done_stays_so_when_its_point_fails_untrained(write_study, home):
+    study, _ = write_study(
+        optimizers=["sgd"], epochs=1, **{**SEARCH, "search": {"points": 2, "seeds": [7, 8]}}
+    )
+    folder, (arm,) = StudyFolder(home / "runs", study.name), study.arms()
+    search = open_search(study, folder, 1)
+    unit = search.next()
+    done, left = unit.trials[0]
+    list(run_bundle([done], folder))
+    search = open_search(study, folder, 1)
+    search.fail(arm.template.kind, "Traceback (most recent call last):\nValueError: broken")
+    assert [record.status for record in folder.records([done, left])] == ["finished", "failed"]
+    assert search.is_over
+
+
+def test_of_a_search_that_fails_in_part_at_once_only_the_rest_is_said_to_stop(write_study, module, run):
+    wide, late = {"use": f"{module}:make", "width": 9}, {"use": f"{module}:make", "fail_after": 1}
+    study, _ = write_study(workloads=[wide, late], optimizers=["sgd"], batch_size=16, epochs=1, **SEARCH)
+    _, said, records = run(study)
+    assert [record.status for record in records] == ["failed"] * 2
+    assert len([line for line in said if "not trained, as one batch fails" in line]) == 1
+    assert len([line for line in said if line.startswith(f"the search of {module}:make stops")]) == 1
+
+
 def test_a_search_that_always_fails_stops_after_the_first_point_of_every_optimizer(
     write_study, module, run, home
 ):
@@ -277,7 +318,7 @@ def test_one_optimizer_that_always_fails_does_not_stop_the_search_of_the_others(
     InProcessExecutor().search(search, folder, driver.WorkerOptions())
     trials = study.trials(folder.search_state())
     statuses = [record.status for record in folder.records(trials)]
-    assert search.abandoned == []
+    assert search.given_up == []
     assert statuses.count("finished") == 4
     assert statuses.count("failed") == 4
 
@@ -300,5 +341,5 @@ def test_no_room_for_a_worker_is_found_before_anything_is_written(write_study, h
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ExecutorError):
-        driver.check(study, folder, InProcessExecutor())
+        driver.check(study, pending(study, folder), InProcessExecutor())
     assert not folder.runs.exists()
