@@ -22,6 +22,9 @@ CURVES = ("alpha", "train_loss", "hypergradient")
 BYTES_PER_POINT = 150
 """The size of a point of a curve in MLflow's database, to an order of magnitude."""
 
+_SHORT = 4
+"""Shorter passwords are parts of other words."""
+
 _SECRET_QUERY = re.compile(r"([\w]*(?:pass|pwd|secret|token|odbc_connect)[\w]*)=([^&]*)", re.IGNORECASE)
 
 
@@ -72,8 +75,11 @@ def without_secrets(text: str, uri: str) -> str:
     """Return ``text`` with every password that ``uri`` holds replaced by stars, as written or decoded."""
     secrets = [_split(uri)[1].partition(":")[2], *(value for _, value in _SECRET_QUERY.findall(uri))]
     for secret in secrets:
-        for written in (secret, unquote_plus(secret), unquote(secret)):
-            text = text.replace(written, "***") if written else text
+        for written in {secret, unquote_plus(secret), unquote(secret)} - {""}:
+            if len(written) >= _SHORT:
+                text = text.replace(written, "***")
+            else:  # only where it stands as a password
+                text = text.replace(f":{written}@", ":***@").replace(f"={written}", "=***")
     return text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +19,6 @@ WAIT_SECONDS = 90.0
 """How long a server or database that is only busy is waited for."""
 
 RETRY_SECONDS = 2.0
-
-# MLflow reads it where it makes a database's default experiment. Otherwise that gets an artifact folder in
-# the working folder, whose name MLflow puts into SQL as it is.
-_ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 
 
 def check(uri: str, say: Say) -> None:
@@ -59,16 +54,20 @@ def open_client(uri: str, say: Say, artifact_root: str) -> MlflowClient:
         TrackingError: See :func:`check`.
     """
     deadline = time.monotonic() + WAIT_SECONDS
+    said = False
     while True:
         check(uri, say)
         try:
-            database.make_file(uri)
-            with _artifacts_under(artifact_root):
-                return MlflowClient(tracking_uri=uri)
+            if not is_server(uri):
+                database.make(uri, artifact_root)
+            return MlflowClient(tracking_uri=uri)
         except Exception as error:
             problem = diagnosis.explain(error, uri)
             if not problem.passes or time.monotonic() > deadline:
                 raise TrackingError(problem.text) from error
+            if not said:
+                say(f"{problem.text}; waiting for it")
+                said = True
             time.sleep(RETRY_SECONDS)
 
 
@@ -106,16 +105,3 @@ def complete_status(run: Run) -> str | None:
 
 def _problem(uri: str) -> Problem | None:
     return server.problem(uri) if is_server(uri) else database.problem(uri)
-
-
-@contextmanager
-def _artifacts_under(root: str) -> Iterator[None]:
-    before = os.environ.get(_ARTIFACT_ROOT_VARIABLE)
-    os.environ[_ARTIFACT_ROOT_VARIABLE] = root
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_ARTIFACT_ROOT_VARIABLE]
-        else:
-            os.environ[_ARTIFACT_ROOT_VARIABLE] = before

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -19,9 +20,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, make_url
 from sqlalchemy.pool import NullPool
 
+from study.storage.sqlite import sqlite_uri
 from study.tracking.mlflow_backend import diagnosis
 from study.tracking.mlflow_backend.address import without_password
 from study.tracking.mlflow_backend.diagnosis import Problem
@@ -49,22 +52,35 @@ def problem(uri: str) -> Problem | None:
         return diagnosis.explain(error, uri)
 
 
-def make_file(uri: str) -> None:
-    """Make the file of an SQLite database that is still to be made, and lock it once for writing.
+def make(uri: str, artifact_root: str) -> None:
+    """Make MLflow's tables in a database that has none.
 
-    So an error of the file system comes at once; nothing happens for other databases.
+    An SQLite file appears complete or not at all: MLflow makes its tables in dozens of steps, which two
+    programs must not take at once, and which a program that is killed leaves unfinished.
+
+    Args:
+        uri: The tracking URI.
+        artifact_root: The URI under which the database keeps artifacts by default. MLflow's own default is
+            the working folder, whose name it puts into SQL as it is.
 
     Raises:
-        OSError: The folder cannot be made.
-        sqlite3.Error: The file cannot be made or written to.
+        Exception: Whatever MLflow, SQLAlchemy or the file system raises.
     """
     file = sqlite_file(uri)
-    if file is None or "mode=" in uri:
+    if file is None:
+        SqlAlchemyStore(uri, artifact_root)
+        return
+    if file.exists() and file.stat().st_size:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(file, timeout=1)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+        draft = Path(folder) / file.name
+        SqlAlchemyStore(sqlite_uri(draft), artifact_root).engine.dispose()
+        try:
+            os.link(draft, file)  # unless another program was faster
+        except OSError:
+            if not (file.exists() and file.stat().st_size):  # no hard links here, or an empty file
+                draft.replace(file)
 
 
 def _schema_problem(engine: Engine, uri: str) -> Problem | None:
@@ -81,8 +97,13 @@ def _schema_problem(engine: Engine, uri: str) -> Problem | None:
             f"the database at {where} is not MLflow's: it has other tables, such as "
             f"{min(tables)}; give another --tracking-uri"
         )
+    upgrade = f"mlflow db upgrade {shlex.quote(where)}"
     if found is None:
-        return Problem(f"MLflow's database at {where} has no version yet; its tables are being made", True)
+        return Problem(
+            f"MLflow's database at {where} has no version: another program is making its tables, or was "
+            f"stopped while it did; if so, run: {upgrade}",
+            passes=True,
+        )
     migrations = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
     if found in migrations.get_heads():
         return None
@@ -95,7 +116,7 @@ def _schema_problem(engine: Engine, uri: str) -> Problem | None:
         )
     return Problem(
         f"MLflow's database at {where} was made by an older MLflow (schema {found}); make a copy of it, then "
-        f"run: mlflow db upgrade {shlex.quote(where)}"
+        f"run: {upgrade}"
     )
 
 

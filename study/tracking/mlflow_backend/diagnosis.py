@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from study.config.messages import first_line, one_line
 from study.tracking.mlflow_backend.address import (
     URI_VARIABLE,
+    is_server,
     without_password,
     without_secrets,
 )
@@ -54,10 +55,17 @@ def _known(error: BaseException, uri: str) -> Problem | None:
         return network_problem(error, uri)
     if isinstance(error, SQLAlchemyError | CommandError | sqlite3.Error):
         return database_problem(error, uri)
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, OSError) and not is_server(uri):
         return Problem(
-            f"MLflow at {where} needs the Python package {error.name!r}, which is not installed; "
-            f"install it: pip install {_PACKAGES.get(error.name or '', error.name)}"
+            f"MLflow's database at {where}: {error.strerror or _said(error)}; check its folder and its "
+            f"permissions, {_OTHER}"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        name = error.name or ""
+        other = ", or write postgresql+psycopg2://" if name == "psycopg" else ""
+        return Problem(
+            f"MLflow at {where} needs the Python package {name!r}, which is not installed; "
+            f"pip install {_PACKAGES.get(name, name)}{other}"
         )
     if isinstance(error, configparser.Error):
         return Problem(
@@ -68,7 +76,7 @@ def _known(error: BaseException, uri: str) -> Problem | None:
     return None
 
 
-_PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+_PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
 
 
 def unsupported_files(uri: str) -> Problem:

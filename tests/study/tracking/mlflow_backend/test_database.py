@@ -2,6 +2,7 @@
 
 import shlex
 import sqlite3
+import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -151,7 +152,7 @@ def test_a_driver_that_is_not_installed(problem):
     except ModuleNotFoundError:
         assert problem(f"mysql://me:{SECRET}@host/db") == (
             "error: MLflow at mysql://me@host/db needs the Python package 'MySQLdb', which is not installed; "
-            "install it: pip install mysqlclient"
+            "pip install mysqlclient"
         )
     else:
         pytest.skip("the driver is installed")
@@ -214,7 +215,37 @@ def test_tables_that_another_program_is_making_are_waited_for(write_study, tmp_p
 
     open_tracker(study, uri, StudyFolder(tmp_path, "small"), say).begin()
     (line,) = said
-    assert "has no version yet; its tables are being made; waiting for it" in line
+    assert "has no version: another program is making its tables" in line
+    assert line.endswith("; waiting for it")
+
+
+def test_programs_that_make_a_database_at_the_same_time_all_get_it(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from study.tracking import embedded_uri\n"
+        "from study.tracking.mlflow_backend.client import open_client\n"
+        "folder = Path(sys.argv[1]); (folder / f'ready-{sys.argv[2]}').touch()\n"
+        "while len(list(folder.glob('ready-*'))) < 3: time.sleep(0.01)\n"
+        "client = open_client(embedded_uri(folder), print, folder.as_uri())\n"
+        "client.create_experiment(sys.argv[2])\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    started = [subprocess.Popen([*words, name], stderr=subprocess.PIPE, text=True) for name in "abc"]
+    for process in started:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+    found = MlflowClient(tracking_uri=embedded_uri(tmp_path)).search_experiments()
+    assert {experiment.name for experiment in found} == {"Default", "a", "b", "c"}
+    assert not list(tmp_path.glob(".mlflow*"))
+
+
+def test_a_new_database_keeps_nothing_in_the_working_folder(write_study, tmp_path, monkeypatch):
+    """MLflow would put artifacts of its default experiment there."""
+    monkeypatch.chdir(tmp_path)
+    study, _ = write_study()
+    open_tracker(study, embedded_uri(tmp_path / "runs"), StudyFolder(tmp_path / "runs", "small")).begin()
+    client = MlflowClient(tracking_uri=embedded_uri(tmp_path / "runs"))
+    default = client.get_experiment_by_name("Default")
+    assert default.artifact_location.startswith((tmp_path / "runs" / "artifacts").as_uri())
 
 
 def test_reading_makes_no_database(write_study, tmp_path):
