@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hypergrad._state import StepOptions
 from hypergrad.rates import Rate, RateState
 
 
@@ -24,14 +25,9 @@ def learn(
     h: Tensor,
     rate: Rate,
     state: RateState,
-    *,
-    hypergrad_lr: Tensor | float,
-    granularity: str,
+    options: StepOptions,
     present: Sequence[int],
     total: int,
-    multiplicative: bool = False,
-    normalized: bool = False,
-    bounds: tuple[float, float] | None = None,
 ) -> Tensor | list[Tensor]:
     """Move ``alpha`` and ``state`` in place; return the α that the tensors move by: one, or one for each.
 
@@ -48,22 +44,19 @@ def learn(
         h: (*members) for ``"group"``, else (T', *members), a row for each of the tensors ``present``.
         rate: the lop.
         state: its state, with a row for each of the ``total`` tensors unless ``"group"``.
-        hypergrad_lr: β: a number, or a tensor of shape (*members).
-        granularity: see ``hypergrad.functional``.
-        present: the tensors that have a gradient; rows of others stay.
+        options: β, granularity, bounds, and whether to multiply; ``normalize`` says that h has no scale.
+        present: the places of the T' tensors that have a gradient; rows of others stay.
         total: T.
-        multiplicative: see above.
-        normalized: see above.
-        bounds: the smallest and the largest α.
     """
+    granularity, bounds, multiplicative = options.granularity, options.lr_bounds, options.multiplicative
     if granularity == "group":
-        if multiplicative and not normalized:
+        if multiplicative and not options.normalize:
             h = h * alpha
-        return _move(alpha, rate.update(h, state) * hypergrad_lr, multiplicative, bounds)
-    if multiplicative and not normalized:
+        return _move(alpha, rate.update(h, state) * options.beta, multiplicative, bounds)
+    if multiplicative and not options.normalize:
         every = granularity == "released" or len(present) == total
         h = h * (alpha if every else torch.stack([alpha[index] for index in present]))
-    moves = _by_tensor(rate, h, state, present, total) * hypergrad_lr
+    moves = _by_tensor(rate, h, state, present, total) * options.beta
     if granularity == "tensor":
         _move(alpha, scattered(moves, present, total), multiplicative, bounds)
         return [alpha[index] for index in present]

@@ -124,23 +124,18 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         if not params:
             return
         grads = [param.grad for param in params]
-        for grad in grads:
-            if grad is not None and grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} takes no sparse gradients: give the layer sparse=False"
-                )
         settings = self._settings_of(group)
         learned = settings.rate is not None
         if not learned and not isinstance(group["lr"], float | Tensor):
             group["lr"] = as_float("lr", group["lr"])
         elif learned and not _param_groups.is_settled(group):
             _param_groups.settle(group)
-        found_inf = getattr(self, "found_inf", None)
+        found_inf, states = getattr(self, "found_inf", None), self.state
         state = functional.State(
             group["lr"],
-            group.get("lop_state", {}),
+            group["lop_state"] if learned else {},
             [
-                self.state.get(param, {}) if grad is None else self.state[param]
+                states.get(param, {}) if grad is None else states[param]
                 for param, grad in zip(params, grads, strict=True)
             ],
             group.get("moves", {}),
@@ -154,7 +149,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 state,
                 settings.direction,
                 settings.rate,
-                **settings.options,
+                settings.options,
                 schedule=group.get("lr_factor"),
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=found_inf,

@@ -17,6 +17,11 @@ NAMES: tuple[str, ...] = tuple(
 """``op`` for a fixed learning rate, ``op-lop`` for a learned one."""
 
 
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor that are options of a parameter group."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
+
+
 class SGD(HypergradientOptimizer):
     """Stochastic gradient descent, with or without momentum, that learns its learning rate α.
 
@@ -110,27 +115,7 @@ class SGD(HypergradientOptimizer):
         fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "lop": lop,
-            "hypergrad_lr": hypergrad_lr,
-            "lop_momentum": lop_momentum,
-            "lop_betas": lop_betas,
-            "lop_eps": lop_eps,
-            "granularity": granularity,
-            "multiplicative": multiplicative,
-            "normalize": normalize,
-            "lr_bounds": lr_bounds,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         if not group["momentum"]:
@@ -192,28 +177,7 @@ class Adam(HypergradientOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "lop": lop,
-            "hypergrad_lr": hypergrad_lr,
-            "lop_momentum": lop_momentum,
-            "lop_betas": lop_betas,
-            "lop_eps": lop_eps,
-            "granularity": granularity,
-            "multiplicative": multiplicative,
-            "normalize": normalize,
-            "lr_bounds": lr_bounds,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         on_device = bool(group["capturable"] or group["fused"])

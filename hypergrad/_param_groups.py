@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from operator import is_, itemgetter
 from typing import Any
 
@@ -27,7 +28,7 @@ class Settings:
     Attributes:
         direction: the op.
         rate: the lop.
-        options: what ``functional.update`` takes by these names.
+        options: those of a step.
         kernel: that of the last step, which the next one may take up.
     """
 
@@ -39,7 +40,7 @@ class Settings:
         plain = _with_floats(group)
         self.direction = direction(plain)
         self.rate = rate(plain)
-        self.options = update_options(plain)
+        self.options = step_options(plain)
         self.kernel: kernels.Kernel | None = None
         self._read = itemgetter(*names)
         self._values: tuple[Any, ...] = self._read(group)
@@ -80,21 +81,12 @@ def rate(group: dict[str, Any]) -> rates.Rate | None:
     return rates.from_options(group["lop"], group)
 
 
-def update_options(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the group's options that ``functional.update`` takes by these names."""
-    names = (
-        "hypergrad_lr",
-        "weight_decay",
-        "decoupled_weight_decay",
-        "maximize",
-        "granularity",
-        "multiplicative",
-        "normalize",
-        "lr_bounds",
-        "foreach",
-        "fused",
-    )
-    return {name: group[name] for name in names}
+_STEP_OPTIONS = tuple(own.name for own in fields(functional.StepOptions) if own.init)
+
+
+def step_options(group: dict[str, Any]) -> functional.StepOptions:
+    """Return the group's options of a step."""
+    return functional.StepOptions(**{name: group[name] for name in _STEP_OPTIONS})
 
 
 def is_settled(group: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What comes before and after the direction in ``functional.update``: the gradients it sees, and the move."""
+"""The move of the parameters along their directions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from hypergrad._cache_blocking import step_pieces
-from hypergrad.directions import Direction, ParamState
+from hypergrad._cache_blocking import step_chunks
+from hypergrad._operands import Operands
+from hypergrad.directions import Direction
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -39,25 +40,6 @@ def without_grad(function: Callable[Arguments, Result]) -> Callable[Arguments, R
     return wrapped
 
 
-def prepared(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    weight_decay: float,
-    maximize: bool,
-    scale: Tensor | None,
-) -> list[Tensor]:
-    """The gradients as the op is to see them: unscaled, of what is to fall, with coupled weight decay."""
-    grads = list(grads)
-    if scale is not None:
-        inverse = scale.double().reciprocal().float()  # as GradScaler does
-        grads = list(torch._foreach_mul(grads, inverse))
-    if maximize:
-        grads = list(torch._foreach_neg(grads))
-    if weight_decay:
-        grads = list(torch._foreach_add(grads, list(params), alpha=weight_decay))
-    return grads
-
-
 @contextmanager
 def kept_if(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[None]:
     """Undo at the end what happened to ``tensors`` if ``found_inf`` is not 0. For small ones: it copies."""
@@ -71,15 +53,13 @@ def kept_if(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[Non
 
 
 def move_all(
-    operands: tuple[list[Tensor], list[Tensor], list[ParamState]],
+    operands: Operands,
     direction: Direction,
     alphas: Alphas,
-    blocks: Sequence[slice],
     *,
     decay: float,
     fused: bool,
     found_inf: Tensor | None,
-    with_members: bool,
 ) -> None:
     """Move the states to u_t, then θ ← θ − α (u_t + λθ).
 
@@ -87,26 +67,26 @@ def move_all(
         operands: the parameters, their gradients and states.
         direction: the op.
         alphas: α, the schedule's factor included.
-        blocks: the parts of the lists that are worked on at a time.
         decay: λ.
-        fused: by torch's fused kernels.
-        found_inf: if it is not 0, nothing moves; for ``fused`` alone.
-        with_members: whether the first axis of a tensor is that of the members.
+        fused: use torch's fused kernels.
+        found_inf: 0-d, 0 or 1; if it is 1, nothing moves. For ``fused`` alone.
     """
+    blocks = operands.blocks
     if fused and isinstance(alphas, list):
         blocks = [slice(index, index + 1) for index in range(len(alphas))]
     for block in blocks:
         lr = alphas[block] if isinstance(alphas, list) else alphas
-        part = (operands[0][block], operands[1][block], operands[2][block])
+        part = (operands.params[block], operands.grads[block], operands.states[block])
         if fused:
             lr = lr[0] if isinstance(lr, list) else lr
             direction.fused(*part, lr, decay=decay, found_inf=found_inf)
             continue
-        for thetas, gs, its in [part] if with_members else step_pieces(*part):
-            directions = direction.update(gs, its)
+        chunks = [part] if operands.members is not None else step_chunks(*part)
+        for chunk_params, chunk_grads, chunk_states in chunks:
+            directions = direction.update(chunk_grads, chunk_states)
             if decay:
-                directions = list(torch._foreach_add(directions, thetas, alpha=decay))
-            _move(thetas, directions, lr)
+                directions = list(torch._foreach_add(directions, list(chunk_params), alpha=decay))
+            _move(list(chunk_params), directions, lr)
 
 
 def _move(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether ``view`` would return ``tensor`` itself."""
-    return not tensor.is_complex() and (type(tensor) in _PLAIN or not is_sharded(tensor))
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether ``view`` would return each of ``tensors`` itself."""
+    if any(map(Tensor.is_complex, tensors)):
+        return False
+    return PLAIN.issuperset(map(type, tensors)) or not any(map(is_sharded, tensors))
 
 
 def view(tensor: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def sum_over_shards(products: Tensor, whole: Sequence[Tensor]) -> Tensor:
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether this rank has a part of ``tensor`` only."""
-    if type(tensor) in _PLAIN:
+    if type(tensor) in PLAIN:
         # nn.Parameter(DTensor) is a DTensor, so these two types hold what they say.
         return False
     module = sys.modules.get("torch.distributed.tensor")  # without it there are none

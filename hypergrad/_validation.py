@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad import rates
 from hypergrad._numbers import as_float, as_floats
-from hypergrad.functional import GRANULARITIES
+from hypergrad._state import GRANULARITIES
 from hypergrad.rates import are_fractions, is_number
 
 OPS = ("sgd", "sgdn", "adam")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hypergrad._cache_blocking import pieces
+from hypergrad._cache_blocking import chunks
 from hypergrad.rates import correction
 
 ParamState = dict[str, Tensor]
@@ -158,7 +158,7 @@ class Adam:
         scales, shifts = self._corrections(states)
         if len(states) == 1:
             direction = torch.empty_like(states[0]["exp_avg"])
-            for u, m, v in pieces(direction, states[0]["exp_avg"], states[0]["exp_avg_sq"]):
+            for u, m, v in chunks(direction, states[0]["exp_avg"], states[0]["exp_avg_sq"]):
                 torch.sqrt(v, out=u).mul_(scales[0]).add_(shifts[0])
                 torch.div(m, u, out=u)
             return [direction]
