@@ -1,7 +1,7 @@
 """Cache blocking for elementwise work on large CPU tensors.
 
-Chunk by chunk, an operation finds in the cache what the operation before it left there. The bits are those of
-the whole, since no operation here sums.
+If a sequence of operations works chunk by chunk, each finds in the cache what the one before it left there. No
+operation here sums, so the bits are the same as without chunks.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 18
-"""Elements of a chunk: a handful of such tensors fit into the cache that the cores share."""
+"""Elements per chunk. A handful of chunks fit into the cache that the cores share."""
 
 State = dict[str, Tensor]
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield tensors of one shape, or flat views of a chunk of each after the other, if they are large."""
+    """Yield ``tensors``, all of one shape; if they are large, yield flat views of them chunk by chunk."""
     large = tensors[0].is_cpu and tensors[0].numel() > CHUNK and not torch.compiler.is_compiling()
     if large and all(tensor.is_contiguous() for tensor in tensors):
         yield from zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
@@ -29,10 +29,10 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def step_chunks(
     params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[State]
 ) -> Iterator[tuple[list[Tensor], list[Tensor], list[State]]]:
-    """Yield the operands of a step, of one tensor alone in ``chunks``.
+    """Yield the parameters, gradients and states of a step, those of a single tensor chunk by chunk.
 
-    A count, such as Adam's ``step``, is the tensor's own in the first chunk and a copy in the others: each
-    update moves it, and the tensor's own moves once.
+    Every chunk updates the step count, such as Adam's ``step``. So only the first chunk has the tensor's own
+    count, and the others have copies.
     """
     if len(params) > 1:
         yield list(params), list(grads), list(states)

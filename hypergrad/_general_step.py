@@ -8,7 +8,8 @@ from torch import Tensor
 from hypergrad._alpha_update import learn, scattered
 from hypergrad._hypergradients import begin, hypergradients, remember
 from hypergrad._operands import Operands
-from hypergrad._param_update import kept_if, move_all
+from hypergrad._param_update import move_all
+from hypergrad._skipped_steps import restore_if
 from hypergrad._state import State, StepOptions
 from hypergrad.directions import Direction
 from hypergrad.rates import Rate
@@ -27,14 +28,14 @@ def step(
     """Take a step in place and return h in the shape of α.
 
     Args:
-        operands: the tensors that have a gradient.
-        state: the group's state.
-        direction: the op.
-        rate: the lop.
-        options: the options of the step.
-        alpha: the state's α.
-        schedule: s, a factor of this step's α; ``None`` for 1.
-        found_inf: 0-d; if it is not 0, nothing moves.
+        operands: The tensors that have a gradient.
+        state: The group's state.
+        direction: The op.
+        rate: The lop.
+        options: The options of the step.
+        alpha: The state's α.
+        schedule: s, the factor of this step's α. ``None`` for 1.
+        found_inf: 0-d. If it is not 0, nothing changes.
     """
     if found_inf is not None:
         # Summed over devices it may be 2, and torch's kernels look for 1.
@@ -42,7 +43,7 @@ def step(
     decay, moves, by_tensor = options.decoupled_decay, state.moves, options.granularity == "tensor"
     if decay or schedule is not None or (operands.resting and not by_tensor):
         begin(moves, operands.total, alpha, by_tensor=by_tensor, decay=decay)
-    with kept_if(found_inf, [alpha, *state.rate.values(), *moves.values()]):
+    with restore_if(found_inf, [alpha, *state.rate.values(), *moves.values()]):
         h = hypergradients(operands, direction, alpha, moves, options)
         alphas = learn(alpha, h, rate, state.rate, options, operands.present, operands.total)
         if not (decay or operands.resting) and schedule is None and found_inf is None:

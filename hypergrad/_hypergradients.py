@@ -1,17 +1,22 @@
-"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of tensors: dot products with what α multiplied in the last step.
+"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor, where d is what α multiplied in the last step.
 
-    d = s(u + λθ)        s the schedule's factor, λ the decoupled weight decay; plainly d = u
+.. code-block:: text
 
-Of d only u is at hand. θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1} gives the rest back without keeping θ_{t−2}:
+    d = s(u + λθ)        s: the schedule's factor, λ: decoupled weight decay; without both d = u
+
+Of d only u is stored. The rest follows without storing θ_{t−2}, since θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1}:
+
+.. code-block:: text
 
     d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
 
-so that two numbers remember a tensor's last move: its ``gain`` c, (T, *members), and its ``decay`` λ, (T,).
-That holds as long as nothing but the optimizer moves the parameters.
+So two numbers describe a tensor's last move: its ``gain`` c and its ``decay`` λ. This holds as long as nothing
+but the optimizer moves the parameters.
 
-``Moves`` holds them. It is empty where c is 1 and λ is 0 for every tensor, so that d = u. Tensors that share
-an α move in the same steps, those of them that have a gradient. One that rests has d = 0, so its c is 0. A
-tensor with an α of its own rests with it: its c and λ stay, and its h is the slope along its own last move.
+``Moves`` stores them, as tensors of shape (T, *members) and (T,). It is empty if c is 1 and λ is 0 for every
+tensor, so that d = u. Tensors that share an α move in the same steps, those of them that have a gradient. One
+that rests has d = 0, so its c is 0. A tensor with an α of its own rests together with it, so its c and λ stay:
+its h is the slope along its own last move.
 """
 
 from __future__ import annotations
@@ -36,7 +41,16 @@ def remember(
     *,
     shared: bool,
 ) -> None:
-    """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``; ``shared`` if α is."""
+    """Store a move in ``moves``.
+
+    Args:
+        moves: The last moves of all T tensors. Changes in place.
+        alphas: α of this step, one for all tensors or one for each that has a gradient.
+        schedule: s.
+        decay: λ.
+        present: The places of the tensors that have a gradient.
+        shared: Whether the tensors share an α, so that the others rest.
+    """
     if not isinstance(alphas, Tensor):
         alphas = torch.stack(list(alphas))
     gains = (schedule / (1 - alphas * schedule * decay)).expand(len(present), *moves["gain"].shape[1:])
@@ -48,14 +62,14 @@ def remember(
 
 
 def begin(moves: Moves, tensors: int, alpha: Tensor, *, by_tensor: bool, decay: float) -> None:
-    """Add to ``moves`` what it lacks of ``tensors`` that have all moved by d = u, or not yet at all.
+    """Add what ``moves`` lacks, for tensors that have moved by d = u so far.
 
     Args:
-        moves: changes in place.
+        moves: The last moves. Changes in place.
         tensors: T.
-        alpha: α, with an axis for the tensors if ``by_tensor``.
-        by_tensor: see ``alpha``.
-        decay: λ of the moves to come.
+        alpha: α, of shape (*members), or (T, *members) if ``by_tensor``.
+        by_tensor: Whether α has an axis for the tensors.
+        decay: λ of the next move.
     """
     members = alpha.shape[1:] if by_tensor else alpha.shape
     if "gain" not in moves:
@@ -69,14 +83,14 @@ def hypergradients(
 ) -> Tensor:
     """Return h of each tensor, (T', *members), or for ``"group"`` of all together, (*members).
 
-    If ``options.normalize``, h is the cosine of an angle, −⟨g, d⟩ / (‖g‖‖d‖), or 0 where g or d is 0.
+    With ``options.normalize`` h is a cosine, −⟨g, d⟩ / (‖g‖‖d‖), or 0 where g or d is 0.
 
     Args:
-        operands: the T' tensors; a kernel moves their states on the way.
-        direction: the op, whose states g_t has not moved yet.
-        alpha: gives dtype and device.
-        moves: the last moves of all T tensors.
-        options: granularity, and whether to normalize.
+        operands: The T' tensors that have a gradient. Their kernel, if any, updates the states too.
+        direction: The op, with its states still at t − 1.
+        alpha: α, for its dtype and device.
+        moves: The last moves of all T tensors.
+        options: The options of the step.
     """
     present, by_group = operands.present, options.granularity == "group"
     decays = _rows(moves, "decay", present) if "decay" in moves else None
@@ -101,14 +115,14 @@ def hypergradients(
 def products(
     operands: Operands, direction: Direction, alpha: Tensor, *, decays: Tensor | None, norms: bool
 ) -> Tensor:
-    """Return ⟨g, d⟩ of each tensor, (T', *members); with ``norms`` also ⟨g, g⟩, ⟨d, d⟩: (T', 3, *members).
+    """Return ⟨g, d⟩ of each tensor, of shape (T', *members).
 
     Args:
-        operands: the tensors.
-        direction: the op, whose states g_t has not moved yet.
-        alpha: gives dtype and device.
-        decays: λ of each tensor in d = u + λθ; ``None`` for d = u.
-        norms: see above.
+        operands: The T' tensors that have a gradient.
+        direction: The op, with its states still at t − 1.
+        alpha: α, for its dtype and device.
+        decays: λ of each tensor in d = u + λθ, of shape (T',). ``None`` for d = u.
+        norms: Return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩, of shape (T', 3, *members).
     """
     with_members = operands.members is not None
     rows: list[Tensor] = []
@@ -129,11 +143,11 @@ def products(
 
 
 def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None = None) -> Tensor:
-    """Return the rows of the tensors ``present``, after writing them if there is what to ``write``."""
+    """Return the rows of the tensors ``present``, after copying ``write`` into them if it is given."""
     value = moves[name]
     if len(present) == len(value):
         return value if write is None else value.copy_(write)
-    # Row by row: an index tensor would have to be sent to the device.
+    # Take single rows: an index tensor would have to be sent to the device.
     rows = [value[index] for index in present]
     if write is not None:
         torch._foreach_copy_(rows, list(write.unbind()))
@@ -141,7 +155,7 @@ def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None 
 
 
 def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
-    """⟨a, b⟩ over all elements, or per member: accumulated in α's dtype, on α's device."""
+    """Return ⟨a, b⟩ over all elements, or per member, in α's dtype and on α's device."""
     if not with_members:
         return dot(a, b, alpha.dtype).to(alpha.device)
     members, a, b = a.shape[0], a.to(alpha.dtype), b.to(alpha.dtype)
@@ -150,12 +164,12 @@ def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """⟨a, b⟩ over all elements, accumulated in ``dtype``."""
+    """Return ⟨a, b⟩ over all elements, accumulated in ``dtype``."""
     if a.dtype != dtype or b.dtype != dtype:
         a, b = a.to(dtype), b.to(dtype)
-    if a.ndim != 1:  # which saves a call where calls are what takes time
+    if a.ndim != 1:  # saves a call, and a small model's step is little else
         if not a.is_contiguous() and a.stride() == b.stride():
-            # Both alike in another layout, such as channels_last: in the order of memory nothing is copied.
+            # The same layout, such as channels_last: in the order of memory nothing has to be copied.
             order = sorted(range(a.ndim), key=a.stride, reverse=True)
             a, b = a.permute(order), b.permute(order)
         a, b = a.ravel(), b.ravel()

@@ -1,9 +1,8 @@
-"""The move of the parameters along their directions."""
+"""The update of the parameters: θ ← θ − α (u + λθ)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -18,11 +17,11 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 Alphas = Tensor | float | list[Tensor]
-"""One α for all tensors, or a list of one per tensor."""
+"""One α for all tensors, or a list with one per tensor."""
 
 
 def without_grad(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """``torch.no_grad()`` as a decorator that takes less time."""
+    """Decorate ``function`` as ``torch.no_grad()`` does, in less time."""
 
     @wraps(function)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -40,18 +39,6 @@ def without_grad(function: Callable[Arguments, Result]) -> Callable[Arguments, R
     return wrapped
 
 
-@contextmanager
-def kept_if(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Undo at the end what happened to ``tensors`` if ``found_inf`` is not 0. For small ones: it copies."""
-    if found_inf is None:
-        yield
-        return
-    before = [tensor.clone() for tensor in tensors]
-    yield
-    for tensor, kept in zip(tensors, before, strict=True):
-        tensor.copy_(torch.where(found_inf.to(tensor.device) != 0, kept, tensor))
-
-
 def move_all(
     operands: Operands,
     direction: Direction,
@@ -61,15 +48,15 @@ def move_all(
     fused: bool,
     found_inf: Tensor | None,
 ) -> None:
-    """Move the states to u_t, then θ ← θ − α (u_t + λθ).
+    """Update the op's states to u_t, then the parameters: θ ← θ − α (u_t + λθ).
 
     Args:
-        operands: the parameters, their gradients and states.
-        direction: the op.
-        alphas: α, the schedule's factor included.
+        operands: The parameters, their gradients and states.
+        direction: The op.
+        alphas: α, times the schedule's factor.
         decay: λ.
-        fused: use torch's fused kernels.
-        found_inf: 0-d, 0 or 1; if it is 1, nothing moves. For ``fused`` alone.
+        fused: Use torch's fused kernels.
+        found_inf: 0-d, 0 or 1. If it is 1, nothing changes. Only for ``fused``.
     """
     blocks = operands.blocks
     if fused and isinstance(alphas, list):
@@ -90,7 +77,7 @@ def move_all(
 
 
 def _move(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
-    """θ ← θ − α u, without waiting for a device."""
+    """Do θ ← θ − α u, without waiting for a device."""
     if isinstance(lr, Tensor) and lr.ndim == 0 and all(param.dtype == lr.dtype for param in params):
         if lr.is_cpu and not torch.compiler.is_compiling():
             lr = float(lr)
@@ -100,8 +87,8 @@ def _move(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
     if isinstance(lr, float | int):
         torch._foreach_add_(params, directions, alpha=-lr)
         return
-    # With as many dimensions as θ, α takes part in type promotion: bfloat16 parameters move by a float32 α,
-    # which as a number or a 0-d tensor would be rounded to theirs.
+    # An α with as many dimensions as θ takes part in type promotion: bfloat16 parameters then move by a
+    # float32 α. A number or a 0-d tensor would be rounded to bfloat16.
     steps = [
         (-alpha).to(param.device).reshape(alpha.shape + (1,) * (param.ndim - alpha.ndim))
         for alpha, param in zip(lr if isinstance(lr, list) else [lr] * len(params), params, strict=True)

@@ -1,4 +1,4 @@
-"""What a step works with besides tensors: a group's state between steps, and its options."""
+"""The state of a parameter group between steps, and the options of a step."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Moves = dict[str, Tensor]
 
 @dataclass(slots=True)
 class State:
-    """What a group remembers between steps.
+    """Hold what a group of T parameters remembers between steps.
 
     Attributes:
-        alpha: α, a tensor where it is learned; see the table in ``hypergrad.functional`` for its shape.
-        rate: the rate rule's state.
-        params: the op's state of each parameter.
-        moves: filled by a step of a learned α with a schedule, with decoupled weight decay, or in which a
-            tensor rests; emptied by the first step without any of these.
-        h: a tensor like ``alpha`` into which ``update`` may write h, to return it.
-        kernel: the kernel of the last step, which the next step may use again. It holds no gradients.
+        alpha: α. A learned one is a tensor, whose shape is in the table of ``hypergrad.functional``.
+        rate: The rate rule's state.
+        params: The op's state of each of the T parameters.
+        moves: The last moves. A step with a schedule, with decoupled weight decay or with a tensor that rests
+            fills it; any other step empties it.
+        h: A tensor like ``alpha`` into which ``update`` may write h, which it then returns.
+        kernel: The kernel of the last step, which the next step may use again. It holds no gradients.
     """
 
     alpha: Tensor | Number
@@ -41,18 +41,18 @@ class State:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOptions:
-    """The options of a step.
+    """Hold the options of a step.
 
     Args:
-        hypergrad_lr: β: a number, or a tensor of shape (*members).
-        weight_decay: λ.
-        decoupled_weight_decay: add λθ to u, so that α multiplies it and h counts it. If false, add it to g
+        hypergrad_lr: The learning rate β of α: a number, or a tensor of shape (*members).
+        weight_decay: The weight decay λ.
+        decoupled_weight_decay: Add λθ to u, so that α multiplies it and h counts it. If false, add it to g
             before everything else.
-        maximize: ascend instead of descend.
+        maximize: Ascend instead of descend.
         granularity: ``"group"``, ``"tensor"`` or ``"released"``, as given to ``init``.
-        multiplicative: let the rule move log α.
-        normalize: let h be the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
-        lr_bounds: the smallest and the largest α; ``None`` sets no bounds.
+        multiplicative: Let the rule move log α.
+        normalize: Make h the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
+        lr_bounds: The smallest and the largest α. ``None`` sets no bounds.
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
             memory at a time. ``None`` goes tensor by tensor on a CPU with a million elements or more, where
             that is faster.
@@ -61,13 +61,13 @@ class StepOptions:
             neither. ``None`` uses ``hypergrad.kernels`` where it can, unless ``foreach`` is given.
 
     Attributes:
-        beta: ``hypergrad_lr``, as a tensor or one of Python's numbers.
+        beta: ``hypergrad_lr`` as a tensor or one of Python's own numbers.
         coupled_decay: λ if it is added to g, else 0.
         decoupled_decay: λ if it is added to u, else 0.
-        is_additive: whether α moves by the rule's step, with nothing else in between.
+        is_additive: Whether α moves by β times the rule's step of h = −⟨g, d⟩, without bounds.
 
     Raises:
-        ValueError: if an option that should be a number is not one.
+        ValueError: If an option that should be a number is not one.
     """
 
     hypergrad_lr: Tensor | Number = 0.0
