@@ -1,8 +1,9 @@
-"""PyTorch optimizers that learn their learning rate from the hypergradient, as they train.
+"""PyTorch optimizers that learn their learning rate from the hypergradient while they train.
 
-``hypergrad.SGD`` and ``hypergrad.Adam`` stand where ``torch.optim.SGD`` and ``torch.optim.Adam`` stood;
-``hypergrad.create("adam-adam", params)`` makes any of those in ``hypergrad.NAMES``.
-``hypergrad.functional`` is the same without objects, and trains many members stacked on one axis.
+``hypergrad.SGD`` and ``hypergrad.Adam`` replace ``torch.optim.SGD`` and ``torch.optim.Adam``.
+``hypergrad.create("adam-adam", params)`` makes an optimizer by a name in ``hypergrad.NAMES``.
+``hypergrad.functional`` takes the same steps without optimizer objects, also for many models that are stacked
+along one axis.
 """
 
 from hypergrad._optimizers import NAMES, SGD, Adam, create

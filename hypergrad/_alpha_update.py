@@ -1,4 +1,4 @@
-"""How α moves by h: the rate rule's moves, added or multiplied, within bounds, at each granularity."""
+"""The update of α by h: the rule's steps, added or multiplied, within bounds, at each granularity."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hypergrad._state import StepOptions
 from hypergrad.rates import Rate, RateState
 
 
 def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
-    """Return the dtype of α and h for ``params``: theirs, but never below float32."""
+    """Return the dtype of α and h for ``params``: theirs, but at least float32."""
     dtype = torch.float32
     for param in params:
         own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
@@ -24,61 +25,54 @@ def learn(
     h: Tensor,
     rate: Rate,
     state: RateState,
-    *,
-    hypergrad_lr: Tensor | float,
-    granularity: str,
+    options: StepOptions,
     present: Sequence[int],
     total: int,
-    multiplicative: bool = False,
-    normalized: bool = False,
-    bounds: tuple[float, float] | None = None,
 ) -> Tensor | list[Tensor]:
-    """Move ``alpha`` and ``state`` in place; return the α that the tensors move by: one, or one for each.
+    """Update ``alpha`` and ``state`` in place. Return the α of this step: one for all tensors, or a list.
 
     .. code-block:: text
 
         α_t = α_{t−1} − β lop(h_t)                  additive
         α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))      multiplicative: the same rule on log α, whose
                                                     hypergradient is αh; α stays positive
-        α_t = α_{t−1} exp(−β lop(h_t))              multiplicative, h normalised: a cosine has no scale
+        α_t = α_{t−1} exp(−β lop(h_t))              multiplicative and normalized: a cosine has no scale
         α_t = min(max(α_t, low), high)              bounds
 
     Args:
-        alpha: (*members), or (total, *members) for ``"tensor"``.
-        h: (*members) for ``"group"``, else (T', *members), a row for each of the tensors ``present``.
-        rate: the lop.
-        state: its state, with a row for each of the ``total`` tensors unless ``"group"``.
-        hypergrad_lr: β: a number, or a tensor of shape (*members).
-        granularity: see ``hypergrad.functional``.
-        present: the tensors that have a gradient; rows of others stay.
+        alpha: α, of shape (*members), or (T, *members) for ``"tensor"``.
+        h: The hypergradients, of shape (*members) for ``"group"``, else (T', *members): one row for each
+            tensor that has a gradient.
+        rate: The lop.
+        state: The lop's state. Unless ``"group"``, it has one row for each of the T tensors.
+        options: The options of the step.
+        present: The places of the T' tensors that have a gradient. Rows of other tensors do not change.
         total: T.
-        multiplicative: see above.
-        normalized: see above.
-        bounds: the smallest and the largest α.
     """
+    granularity, bounds, multiplicative = options.granularity, options.lr_bounds, options.multiplicative
     if granularity == "group":
-        if multiplicative and not normalized:
+        if multiplicative and not options.normalize:
             h = h * alpha
-        return _move(alpha, rate.update(h, state) * hypergrad_lr, multiplicative, bounds)
-    if multiplicative and not normalized:
+        return _take(alpha, rate.update(h, state) * options.beta, multiplicative, bounds)
+    if multiplicative and not options.normalize:
         every = granularity == "released" or len(present) == total
         h = h * (alpha if every else torch.stack([alpha[index] for index in present]))
-    moves = _by_tensor(rate, h, state, present, total) * hypergrad_lr
+    steps = _by_tensor(rate, h, state, present, total) * options.beta
     if granularity == "tensor":
-        _move(alpha, scattered(moves, present, total), multiplicative, bounds)
+        _take(alpha, scattered(steps, present, total), multiplicative, bounds)
         return [alpha[index] for index in present]
     if bounds is None:
-        # No move depends on α so far: the path is a cumulative sum.
-        sums = moves.cumsum(0)
-        path = list((alpha * torch.exp(-sums) if multiplicative else alpha - sums).unbind())
+        # No step of α depends on the α before it, so the α of all tensors are a cumulative sum.
+        sums = steps.cumsum(0)
+        alphas = list((alpha * torch.exp(-sums) if multiplicative else alpha - sums).unbind())
     else:
-        path = [_move(alpha, move, multiplicative, bounds).clone() for move in moves.unbind()]
-    alpha.copy_(path[-1])
-    return path
+        alphas = [_take(alpha, step, multiplicative, bounds).clone() for step in steps.unbind()]
+    alpha.copy_(alphas[-1])
+    return alphas
 
 
 def scattered(rows: Tensor, present: Sequence[int], total: int) -> Tensor:
-    """``rows`` with rows of 0 for the tensors that are not ``present``."""
+    """Return ``rows``, (T', ...), with rows of 0 for the tensors without a gradient, (T, ...)."""
     if len(present) == total:
         return rows
     whole = rows.new_zeros((total, *rows.shape[1:]))
@@ -86,23 +80,23 @@ def scattered(rows: Tensor, present: Sequence[int], total: int) -> Tensor:
     return whole
 
 
-def _move(alpha: Tensor, moves: Tensor, multiplicative: bool, bounds: tuple[float, float] | None) -> Tensor:
-    """Move ``alpha`` in place and return it."""
+def _take(alpha: Tensor, steps: Tensor, multiplicative: bool, bounds: tuple[float, float] | None) -> Tensor:
+    """Let ``alpha`` take ``steps`` in place, and return it."""
     if multiplicative:
-        alpha.mul_(torch.exp(-moves))
+        alpha.mul_(torch.exp(-steps))
     else:
-        alpha.sub_(moves)
+        alpha.sub_(steps)
     return alpha if bounds is None else alpha.clamp_(*bounds)
 
 
 def _by_tensor(rate: Rate, h: Tensor, state: RateState, present: Sequence[int], total: int) -> Tensor:
-    """``rate.update`` with one row of ``state`` per tensor, of which only those ``present`` move."""
+    """Return ``rate.update`` of T' rows of ``state``, and update only these rows."""
     if len(present) == total:
         return rate.update(h, state)
-    # Rows are stacked and copied back: an index tensor would have to be sent to the device.
+    # Stack the rows and copy them back: an index tensor would have to be sent to the device.
     rows = {key: [value[index] for index in present] for key, value in state.items()}
     packed = {key: torch.stack(value) for key, value in rows.items()}
-    moves = rate.update(h, packed)
+    steps = rate.update(h, packed)
     for key, value in rows.items():
         torch._foreach_copy_(value, packed[key].unbind())
-    return moves
+    return steps

@@ -1,4 +1,4 @@
-"""The contract of torch.optim around ``hypergrad.functional``, which the optimizers share."""
+"""The base class of the optimizers: the interface of ``torch.optim`` around ``hypergrad.functional``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,28 @@ from hypergrad._state_checks import check_shapes
 
 
 class HypergradientOptimizer(torch.optim.Optimizer):
-    """What the optimizers share. Subclasses name their direction."""
+    """Implement the interface of ``torch.optim.Optimizer`` for a learned learning rate.
+
+    Args:
+        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups.
+        defaults: The options of groups that do not give their own.
+
+    A subclass implements ``_direction``.
+
+    Raises:
+        ValueError: If an option is unknown, out of range or not a number.
+    """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, _validation.with_floats(defaults))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
+        """Return the op of a group."""
         raise NotImplementedError
 
     @property
     def learning_rates(self) -> list[Tensor]:
-        """α of each group after the last step, copied: 0-d, or (tensors,) for granularity ``"tensor"``."""
+        """Copies of α after the last step, one per group: 0-d, or (T,) for granularity ``"tensor"``."""
         values = (group["lr"] for group in self.param_groups)
         return [
             lr.detach().clone()
@@ -39,7 +50,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
 
     @property
     def hypergradients(self) -> list[Tensor]:
-        """h of each group at the last step, copied, in the shape of its α; 0 before it, and for a fixed α."""
+        """Copies of h at the last step, one per group, shaped as α: 0 before a step, and for a fixed α."""
         return [
             torch.zeros((), dtype=torch.float32, device="cpu")
             if group["lop"] is None
@@ -49,7 +60,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
 
     @property
     def schedule(self) -> Schedule:
-        """What to give a scheduler of torch in place of this optimizer, for a schedule that multiplies α."""
+        """A view of this optimizer to give to a scheduler of torch, which then multiplies the learned α."""
         if "_schedule" not in self.__dict__:
             self._schedule = Schedule(self)
         return self._schedule
@@ -60,10 +71,13 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         return all(group["fused"] for group in self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group with options of its own; what it leaves out comes from the defaults.
+        """Add a parameter group.
+
+        Args:
+            param_group: The group's ``"params"`` and the options in which it differs from the defaults.
 
         Raises:
-            ValueError: for an option that is unknown or out of range.
+            ValueError: If an option is unknown, out of range or not a number.
         """
         param_group = _validation.with_floats(param_group)
         _validation.check(self.defaults | param_group)
@@ -86,10 +100,15 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         """Learn α, then move the parameters by it.
 
         Args:
-            closure: evaluates the model again and returns the loss.
+            closure: A function that evaluates the model again and returns the loss.
 
         Returns:
-            The closure's loss, if there is one.
+            The closure's loss, or ``None`` without a closure.
+
+        Raises:
+            RuntimeError: For a sparse gradient, or where a CUDA graph cannot capture the step.
+            ValueError: If a state or gradient has another shape than its parameter, or an option in
+                ``param_groups`` is not a number.
         """
         if not torch.compiler.is_compiling():
             self._check_use()
@@ -102,6 +121,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         return loss
 
     def _check_use(self) -> None:
+        """Refuse what a CUDA graph cannot capture; warn of a scheduler that overwrites a learned α."""
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             for group in self.param_groups:
                 if not (group.get("capturable", True) or group["fused"]):
@@ -120,27 +140,23 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 )
 
     def _step_group(self, group: dict[str, Any]) -> None:
+        """Take the step of one parameter group."""
         params: list[Tensor] = group["params"]
         if not params:
             return
         grads = [param.grad for param in params]
-        for grad in grads:
-            if grad is not None and grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} takes no sparse gradients: give the layer sparse=False"
-                )
         settings = self._settings_of(group)
         learned = settings.rate is not None
         if not learned and not isinstance(group["lr"], float | Tensor):
             group["lr"] = as_float("lr", group["lr"])
         elif learned and not _param_groups.is_settled(group):
             _param_groups.settle(group)
-        found_inf = getattr(self, "found_inf", None)
+        found_inf, states = getattr(self, "found_inf", None), self.state
         state = functional.State(
             group["lr"],
-            group.get("lop_state", {}),
+            group["lop_state"] if learned else {},
             [
-                self.state.get(param, {}) if grad is None else self.state[param]
+                states.get(param, {}) if grad is None else states[param]
                 for param, grad in zip(params, grads, strict=True)
             ],
             group.get("moves", {}),
@@ -154,12 +170,13 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 state,
                 settings.direction,
                 settings.rate,
-                **settings.options,
+                settings.options,
                 schedule=group.get("lr_factor"),
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=found_inf,
             )
         except (RuntimeError, ValueError):
+            # The message of an operation of torch names neither the parameter nor the state.
             index = [one is group for one in self.param_groups].index(True)
             check_shapes(index, group, state.params)
             raise
@@ -175,7 +192,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             kept.copy_(h if found_inf is None else torch.where(found_inf.to(h.device) != 0, kept, h))
 
     def _settings_of(self, group: dict[str, Any]) -> _param_groups.Settings:
-        """Read the group's options, or return what was read, if that holds."""
+        """Return the meaning of the group's options, read again only if one has changed."""
         if torch.compiler.is_compiling():
             return _param_groups.Settings(group, self._option_names, self._direction)
         settings = self._settings.get(id(group))
@@ -187,25 +204,28 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         return settings
 
     def _forget_settings(self) -> None:
+        """Drop all that ``step`` keeps for the next one."""
         self._settings: dict[int, _param_groups.Settings] = {}
         self._option_names = [name for name in self.defaults if name != "lr"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a snapshot: unlike torch's, it does not change as training goes on."""
+        """Return a copy of the state. Unlike torch's, it does not change with the next step."""
         return copy.deepcopy(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a snapshot, which stays as it is.
+        """Load a state, and leave ``state_dict`` as it is.
 
-        One of torch.optim.SGD or Adam will do: α starts at its ``lr``.
+        Args:
+            state_dict: A state of this class, or of ``torch.optim.SGD`` or ``Adam``: α then starts at its
+                ``lr``.
 
         Raises:
-            ValueError: if a state has another shape than its parameter; nothing is loaded.
+            ValueError: If a state has another shape than its parameter. Nothing is loaded then.
         """
         super().load_state_dict(copy.deepcopy(state_dict))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # load_state_dict, deepcopy and unpickling all end here, the first with nothing but what it loads.
+        # load_state_dict, deepcopy and unpickling all call this. The first passes only what it loads.
         if "defaults" not in state:
             for index, group in enumerate(state["param_groups"]):
                 check_shapes(
@@ -219,7 +239,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             on_device = group.get("capturable") or group["fused"]
             for param in group["params"]:
                 if "step" in self.state.get(param, {}):
-                    # torch puts it where its own optimizers would have it.
+                    # torch moves it to where its own optimizers would keep it.
                     step = self.state[param]["step"]
                     self.state[param]["step"] = torch.as_tensor(
                         step, dtype=torch.float32, device=param.device if on_device else "cpu"

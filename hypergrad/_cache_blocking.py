@@ -1,6 +1,7 @@
-"""Large tensors on a CPU, a piece at a time: an operation finds in the cache what the last one left there.
+"""Cache blocking for elementwise work on large CPU tensors.
 
-Operations element by element give the same bits so; nothing here is for a sum.
+If a sequence of operations works chunk by chunk, each finds in the cache what the one before it left there. No
+operation here sums, so the bits are the same as without chunks.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 18
-"""Elements of a piece: a handful of such tensors fit into the cache that the cores share."""
+CHUNK = 1 << 18
+"""Elements per chunk. A handful of chunks fit into the cache that the cores share."""
 
 State = dict[str, Tensor]
 
 
-def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield tensors of one shape, or flat views of a piece of each after the other, if they are large."""
-    large = tensors[0].is_cpu and tensors[0].numel() > PIECE and not torch.compiler.is_compiling()
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield ``tensors``, all of one shape; if they are large, yield flat views of them chunk by chunk."""
+    large = tensors[0].is_cpu and tensors[0].numel() > CHUNK and not torch.compiler.is_compiling()
     if large and all(tensor.is_contiguous() for tensor in tensors):
-        yield from zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)
+        yield from zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
     else:
         yield tensors
 
 
-def step_pieces(
+def step_chunks(
     params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[State]
 ) -> Iterator[tuple[list[Tensor], list[Tensor], list[State]]]:
-    """Yield the operands of a step, of one tensor alone in ``pieces``.
+    """Yield the parameters, gradients and states of a step, those of a single tensor chunk by chunk.
 
-    A count, such as Adam's ``step``, is the tensor's own in the first piece and a copy in the others: each
-    update moves it, and the tensor's own moves once.
+    Every chunk updates the step count, such as Adam's ``step``. So only the first chunk has the tensor's own
+    count, and the others have copies.
     """
     if len(params) > 1:
         yield list(params), list(grads), list(states)
@@ -40,7 +41,7 @@ def step_pieces(
     names = [name for name, value in state.items() if value.shape == param.shape]
     counts = {name: value for name, value in state.items() if name not in names}
     before: State | None = None
-    for theta, g, *own in pieces(param, grad, *(state[name] for name in names)):
+    for theta, g, *own in chunks(param, grad, *(state[name] for name in names)):
         if theta is param:
             yield [param], [grad], [state]
             return

@@ -1,13 +1,22 @@
-"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of tensors: dot products with what α multiplied in the last step.
+"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor, where d is what α multiplied in the last step.
 
-    d = s(u + λθ)        s the schedule's factor, λ the decoupled weight decay; plainly d = u
+.. code-block:: text
 
-Of d only u is at hand. θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1} gives the rest back without keeping θ_{t−2}:
+    d = s(u + λθ)        s: the schedule's factor, λ: decoupled weight decay; without both d = u
+
+Of d only u is stored. The rest follows without storing θ_{t−2}, since θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1}:
+
+.. code-block:: text
 
     d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
 
-so that a tensor is remembered by two numbers, its ``gain`` c and its ``decay`` λ at its last move. That holds
-as long as nothing but the optimizer moves the parameters.
+So two numbers describe a tensor's last move: its ``gain`` c and its ``decay`` λ. This holds as long as nothing
+but the optimizer moves the parameters.
+
+``Moves`` stores them, as tensors of shape (T, *members) and (T,). It is empty if c is 1 and λ is 0 for every
+tensor, so that d = u. Tensors that share an α move in the same steps, those of them that have a gradient. One
+that rests has d = 0, so its c is 0. A tensor with an α of its own rests together with it, so its c and λ stay:
+its h is the slope along its own last move.
 """
 
 from __future__ import annotations
@@ -17,17 +26,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hypergrad._operands import Operands
+from hypergrad._state import Moves, StepOptions
 from hypergrad._tensor_views import sum_over_shards
-from hypergrad.directions import Direction, ParamState
-from hypergrad.kernels import Kernel
-
-Moves = dict[str, Tensor]
-"""What is remembered of the last move: ``gain`` c, (T, *members), and ``decay`` λ, (T,), where one was used.
-
-Empty where c is 1 and λ is 0 for every tensor, so that d = u. Tensors that share an α move in the same steps,
-those of them that have a gradient; one that rests has d = 0, so its c is 0. A tensor with an α of its own
-rests together with it: its c and λ stay, and its h is the slope along its own last move.
-"""
+from hypergrad.directions import Direction
 
 
 def remember(
@@ -39,7 +41,16 @@ def remember(
     *,
     shared: bool,
 ) -> None:
-    """Write down the move of the tensors ``present`` by ``alphas`` · ``schedule``; ``shared`` if α is."""
+    """Store a move in ``moves``.
+
+    Args:
+        moves: The last moves of all T tensors. Changes in place.
+        alphas: α of this step, one for all tensors or one for each that has a gradient.
+        schedule: s.
+        decay: λ.
+        present: The places of the tensors that have a gradient.
+        shared: Whether the tensors share an α, so that the others rest.
+    """
     if not isinstance(alphas, Tensor):
         alphas = torch.stack(list(alphas))
     gains = (schedule / (1 - alphas * schedule * decay)).expand(len(present), *moves["gain"].shape[1:])
@@ -51,14 +62,14 @@ def remember(
 
 
 def begin(moves: Moves, tensors: int, alpha: Tensor, *, by_tensor: bool, decay: float) -> None:
-    """Add to ``moves`` what it lacks of ``tensors`` that have all moved by d = u, or not yet at all.
+    """Add what ``moves`` lacks, for tensors that have moved by d = u so far.
 
     Args:
-        moves: changes in place.
+        moves: The last moves. Changes in place.
         tensors: T.
-        alpha: α, with an axis for the tensors if ``by_tensor``.
-        by_tensor: see ``alpha``.
-        decay: λ of the moves to come.
+        alpha: α, of shape (*members), or (T, *members) if ``by_tensor``.
+        by_tensor: Whether α has an axis for the tensors.
+        decay: λ of the next move.
     """
     members = alpha.shape[1:] if by_tensor else alpha.shape
     if "gain" not in moves:
@@ -67,97 +78,29 @@ def begin(moves: Moves, tensors: int, alpha: Tensor, *, by_tensor: bool, decay: 
         moves["decay"] = alpha.new_zeros(tensors)
 
 
-def products(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[ParamState],
-    direction: Direction,
-    alpha: Tensor,
-    *,
-    blocks: Sequence[slice],
-    decays: Tensor | None,
-    with_members: bool,
-    norms: bool,
-) -> list[tuple[Tensor, ...]]:
-    """Return of each tensor ⟨g, d⟩, and with ``norms`` ⟨g, g⟩ and ⟨d, d⟩, in the dtype of ``alpha``.
-
-    Args:
-        params: the T' tensors θ_{t−1} that have gradients.
-        grads: g_t of each.
-        states: of each, before g_t moves them.
-        direction: the op that the states belong to.
-        alpha: gives dtype and device.
-        blocks: the parts of the lists that are worked on at a time.
-        decays: λ of each in d = u + λθ, or ``None`` for d = u.
-        with_members: whether the first axis of a tensor is that of the members.
-        norms: see above.
-    """
-    rows: list[tuple[Tensor, ...]] = []
-    for block in blocks:
-        previous = direction.previous(states[block])
-        if decays is not None:
-            previous = [
-                torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
-                for u, theta, decay in zip(previous, params[block], decays[block], strict=True)
-            ]
-        for g, d in zip(grads[block], previous, strict=True):
-            pairs = ((g, d), (g, g), (d, d)) if norms else ((g, d),)
-            rows.append(tuple([_dot(a, b, alpha, with_members) for a, b in pairs]))
-    return rows
-
-
 def hypergradients(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[ParamState],
-    direction: Direction,
-    alpha: Tensor,
-    *,
-    whole: Sequence[Tensor],
-    blocks: Sequence[slice],
-    moves: Moves,
-    present: Sequence[int],
-    with_members: bool,
-    by_group: bool,
-    normalize: bool,
-    kernel: Kernel | None = None,
+    operands: Operands, direction: Direction, alpha: Tensor, moves: Moves, options: StepOptions
 ) -> Tensor:
-    """Return h of each tensor, (T', *members), or of all together, (*members), in the dtype of ``alpha``.
+    """Return h of each tensor, (T', *members), or for ``"group"`` of all together, (*members).
+
+    With ``options.normalize`` h is a cosine, −⟨g, d⟩ / (‖g‖‖d‖), or 0 where g or d is 0.
 
     Args:
-        params: as for ``products``, and so are ``grads`` to ``alpha``, ``blocks`` and ``with_members``.
-        grads: see there.
-        states: see there.
-        direction: see there.
-        alpha: see there.
-        whole: the parameters that ``params`` are the local parts of, or ``params`` themselves.
-        blocks: see there.
-        moves: what is remembered of the last move of all T tensors.
-        present: which of the T these T' are.
-        with_members: see there.
-        by_group: sum over the tensors.
-        normalize: the cosine of the angle instead, −⟨g, d⟩ / (‖g‖‖d‖); 0 if g or d is 0.
-        kernel: makes the products, and moves the states on the way.
+        operands: The T' tensors that have a gradient. Their kernel, if any, updates the states too.
+        direction: The op, with its states still at t − 1.
+        alpha: α, for its dtype and device.
+        moves: The last moves of all T tensors.
+        options: The options of the step.
     """
+    present, by_group = operands.present, options.granularity == "group"
     decays = _rows(moves, "decay", present) if "decay" in moves else None
-    if kernel is not None:
-        dots = kernel.products(decays=decays, norms=normalize).to(alpha.dtype)
+    if operands.kernel is not None:
+        dots = operands.kernel.products(decays=decays, norms=options.normalize).to(alpha.dtype)
     else:
-        rows = products(
-            params,
-            grads,
-            states,
-            direction,
-            alpha,
-            blocks=blocks,
-            decays=decays,
-            with_members=with_members,
-            norms=normalize,
-        )
-        dots = torch.stack([torch.stack(row) if normalize else row[0] for row in rows])
-    dots = sum_over_shards(dots, whole)  # (T', *members), or (T', 3, *members)
+        dots = products(operands, direction, alpha, decays=decays, norms=options.normalize)
+    dots = sum_over_shards(dots, operands.whole)
     gains = _rows(moves, "gain", present) if moves else None
-    if not normalize:
+    if not options.normalize:
         h = dots.neg_() if gains is None else dots.mul_(gains).neg_()
         return h.sum(0) if by_group else h
     dots, g_squares, d_squares = dots.unbind(1)
@@ -169,12 +112,42 @@ def hypergradients(
     return dots.neg() / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
 
+def products(
+    operands: Operands, direction: Direction, alpha: Tensor, *, decays: Tensor | None, norms: bool
+) -> Tensor:
+    """Return ⟨g, d⟩ of each tensor, of shape (T', *members).
+
+    Args:
+        operands: The T' tensors that have a gradient.
+        direction: The op, with its states still at t − 1.
+        alpha: α, for its dtype and device.
+        decays: λ of each tensor in d = u + λθ, of shape (T',). ``None`` for d = u.
+        norms: Return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩, of shape (T', 3, *members).
+    """
+    with_members = operands.members is not None
+    rows: list[Tensor] = []
+    for block in operands.blocks:
+        previous = direction.previous(operands.states[block])
+        if decays is not None:
+            previous = [
+                torch.addcmul(u.to(alpha.dtype), theta.to(alpha.dtype), decay.to(theta.device))
+                for u, theta, decay in zip(previous, operands.params[block], decays[block], strict=True)
+            ]
+        for g, d in zip(operands.grads[block], previous, strict=True):
+            row = _dot(g, d, alpha, with_members)
+            if norms:
+                squares = [_dot(x, x, alpha, with_members) for x in (g, d)]
+                row = torch.stack([row, *squares])
+            rows.append(row)
+    return torch.stack(rows)
+
+
 def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None = None) -> Tensor:
-    """Return the rows of the tensors ``present``, after writing them if there is what to ``write``."""
+    """Return the rows of the tensors ``present``, after copying ``write`` into them if it is given."""
     value = moves[name]
     if len(present) == len(value):
         return value if write is None else value.copy_(write)
-    # Row by row: an index tensor would have to be sent to the device.
+    # Take single rows: an index tensor would have to be sent to the device.
     rows = [value[index] for index in present]
     if write is not None:
         torch._foreach_copy_(rows, list(write.unbind()))
@@ -182,7 +155,7 @@ def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None 
 
 
 def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
-    """⟨a, b⟩ over all elements, or per member: accumulated in α's dtype, on α's device."""
+    """Return ⟨a, b⟩ over all elements, or per member, in α's dtype and on α's device."""
     if not with_members:
         return dot(a, b, alpha.dtype).to(alpha.device)
     members, a, b = a.shape[0], a.to(alpha.dtype), b.to(alpha.dtype)
@@ -191,13 +164,13 @@ def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """⟨a, b⟩ over all elements, accumulated in ``dtype``."""
+    """Return ⟨a, b⟩ over all elements, accumulated in ``dtype``."""
     if a.dtype != dtype or b.dtype != dtype:
         a, b = a.to(dtype), b.to(dtype)
-    if a.ndim != 1:  # which saves a call where calls are what takes time
+    if a.ndim != 1:  # saves a call, and a small model's step is little else
         if not a.is_contiguous() and a.stride() == b.stride():
-            # Both alike in another layout, such as channels_last: in the order of memory nothing is copied.
+            # The same layout, such as channels_last: in the order of memory nothing has to be copied.
             order = sorted(range(a.ndim), key=a.stride, reverse=True)
             a, b = a.permute(order), b.permute(order)
-        a, b = a.reshape(-1), b.reshape(-1)
-    return torch.dot(a, b)
+        a, b = a.ravel(), b.ravel()
+    return a.dot(b)

@@ -1,22 +1,22 @@
-"""What counts as a number: all that ``float`` takes, but text."""
+"""Conversion of numbers: an option may be of any type that ``float`` takes, except text."""
 
 from __future__ import annotations
 
 from typing import Any, SupportsFloat
 
 Number = SupportsFloat
-"""A number of any kind: Python's, numpy's, a tensor of one element."""
+"""A number of any type: one of Python's or numpy's, a fraction, a tensor of one element."""
 
 
 def as_float(name: str, value: Any) -> float:
-    """Return ``value`` as a number of Python's.
+    """Return ``value`` as one of Python's own numbers.
 
     Args:
-        name: what the message calls it.
-        value: a number of any kind, such as one of numpy's, or a tensor of one element.
+        name: The option's name, for the message.
+        value: A number of any type, such as one of numpy's, or a tensor of one element.
 
     Raises:
-        ValueError: if ``float`` does not take ``value``, or it is text.
+        ValueError: If ``float`` does not take ``value``, or it is text.
     """
     if type(value) is float:
         return value
@@ -29,10 +29,14 @@ def as_float(name: str, value: Any) -> float:
 
 
 def as_floats(name: str, values: Any) -> Any:
-    """Return ``values``, a pair of numbers, as a list if it is one, else as a tuple.
+    """Return a pair of numbers with Python's own numbers: a list if it is one, else a tuple.
+
+    Args:
+        name: The option's name, for the message.
+        values: Two numbers of any type.
 
     Raises:
-        ValueError: if it is no pair of numbers.
+        ValueError: If ``values`` is not a pair of numbers.
     """
     if isinstance(values, str | bytes | bytearray) or not hasattr(values, "__len__") or len(values) != 2:
         raise ValueError(f"{name} must be two numbers, got {values!r}")

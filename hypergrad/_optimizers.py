@@ -1,4 +1,4 @@
-"""The optimizers: SGD, Adam, and those by name."""
+"""The optimizers: SGD, Adam, and ``create``, which makes one by its name."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from torch.optim.optimizer import ParamsT
 
 from hypergrad import _validation, directions
 from hypergrad._base import HypergradientOptimizer
+from hypergrad._numbers import Number
 
 NAMES: tuple[str, ...] = tuple(
     op if lop is None else f"{op}-{lop}" for op in _validation.OPS for lop in _validation.LOPS
 )
-"""``op`` for a fixed learning rate, ``op-lop`` for a learned one."""
+"""The names that ``create`` takes: ``op`` for a fixed learning rate, ``op-lop`` for a learned one."""
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor that are options of a parameter group."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
 
 
 class SGD(HypergradientOptimizer):
-    """Stochastic gradient descent, with or without momentum, that learns its learning rate α.
+    """Implement SGD, with or without momentum, that learns its learning rate α from the hypergradient h.
 
     .. code-block:: text
 
-        h_t = −⟨g_t, u_{t−1}⟩                   ∂L_t/∂α at the last step's move; u_0 = 0
+        h_t = −⟨g_t, u_{t−1}⟩                   the slope of the loss along the last step; u_0 = 0
         α_t = α_{t−1} − β h_t                   lop "sgd"
               v ← μv + h_t;  α − β(h_t + μv)    lop "sgdn"
-              α − β m̂/(√v̂ + ε)                  lop "adam": m, v the moments of h
+              α − β m̂/(√v̂ + ε)                  lop "adam": m, v are the moments of h
               v ← v + h_t²;  α − β h_t/(√v + ε) lop "adagrad"
               α − β sign(β₁m + (1−β₁)h_t)       lop "lion": then m ← β₂m + (1−β₂)h_t
         u_t = g_t                               momentum 0
@@ -33,104 +39,102 @@ class SGD(HypergradientOptimizer):
               v ← μv + g_t;  g_t + μv           momentum μ, nesterov
         θ_t = θ_{t−1} − α_t u_t
 
-    Lop ``"sgd"`` is hypergradient descent: Baydin et al., "Online Learning Rate Adaptation with Hypergradient
-    Descent", ICLR 2018, arXiv:1703.04782, SGD-HD and SGDN-HD. Lops ``"sgdn"`` and ``"adam"`` are Algorithms 1
-    and 2 of H. Mittal, "Hypergradient based optimization methods", 2019. ``"adagrad"`` (Duchi et al. 2011)
-    and ``"lion"`` (Chen et al. 2023) are those optimizers on α. With ``lop=None`` the parameters move as with
-    ``torch.optim.SGD``. What any rule can be combined with:
+    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.SGD``. These options may be
+    combined with any rule:
 
     .. code-block:: text
 
         multiplicative           α_t = α_{t−1} exp(−β lop(α_{t−1} h_t)): the rule on log α; α stays positive
-        normalize                h_t / (‖g_t‖ ‖u_{t−1}‖), a cosine: β carries over between models; with
-                                 multiplicative, in log space, the multiplicative rule of Martínez Rubio 2017
+        normalize                h_t / (‖g_t‖ ‖u_{t−1}‖), a cosine: β carries over between models
         lr_bounds                α_t = min(max(α_t, low), high)
         decoupled_weight_decay   θ_t = θ_{t−1} − α_t d_t, d = u + λθ_{t−1}, and h_t = −⟨g_t, d_{t−1}⟩
 
-    Args:
-        params: parameters, (name, parameter) pairs or parameter groups, as for torch.optim.
-        lr: α₀.
-        momentum: μ of the parameters; there is no dampening.
-        nesterov: Nesterov momentum instead of a heavy ball; needs a momentum.
-        weight_decay: λ: λθ is added to g before everything.
-        lop: how α is learned: ``"sgd"``, ``"sgdn"``, ``"adam"``, ``"adagrad"``, ``"lion"``, or ``None`` for a
-            fixed α.
-        hypergrad_lr: β, the learning rate of α.
-        lop_momentum: μ of lop ``"sgdn"``.
-        lop_betas: β₁ and β₂ of lop ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
-        lop_eps: ε of lop ``"adam"`` and ``"adagrad"``; positive, since h_1 = 0.
-        granularity: ``"group"``, one α per parameter group; ``"tensor"``, one per parameter tensor;
-            ``"released"``, one per group that the rule moves once per tensor, with a state per tensor, as the
-            code released with Mittal 2019 does for Adam.
-        multiplicative: α is multiplied by what the rule says, not added to; needs a positive ``lr``.
-        normalize: h is the cosine of the angle between g_t and −u_{t−1}, over the tensors of one α.
-        lr_bounds: the smallest and the largest α; ``None`` sets none.
-        decoupled_weight_decay: add λθ to u instead of g, as AdamW does.
-        maximize: climb instead of descend.
-        foreach: ``True`` makes one call for all tensors, ``False`` goes tensor by tensor, which needs less
-            memory at a time; ``None`` chooses the faster.
-        fused: a step with a learned α takes two passes over memory, by kernels that the system's C compiler
-            makes on first use (``hypergrad.kernels``). ``None`` uses them where there are some, unless
-            ``foreach`` is given; ``False`` does not. With ``True``, where there are none, such as on a GPU,
-            torch's fused kernels move the parameters and h is a pass of its own; each group then needs
-            parameters of one dtype on one device.
-        differentiable: refused: a step learns α in place.
+    Each option may differ between parameter groups. A learned α is a tensor in ``param_groups[i]["lr"]`` that
+    changes in place, in the parameters' dtype but at least float32. To schedule a learned α, give the
+    scheduler ``optimizer.schedule``: it then multiplies α. Without bounds an additive rule may take α below
+    zero. A parameter without a gradient rests: it does not move, nor does its state, and it adds 0 to its
+    group's h in this step and the next. A complex parameter counts as pairs of real numbers.
 
-    Every option may differ between parameter groups. A learned α lies in ``param_groups[i]["lr"]``, a tensor
-    that changes in place: 0-d, or (tensors,) for ``"tensor"``; in the parameters' dtype but at least float32.
-    Give schedulers of torch ``optimizer.schedule`` and they multiply the learned α. An additive rule without
-    bounds may take α below zero. A parameter without a gradient rests, state included, and adds 0 to its
-    group's h in this step and the next. Complex parameters count as pairs of real ones.
+    Args:
+        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
+        lr: The first learning rate α₀: a number, or a tensor of one element; for granularity ``"tensor"``
+            also a tensor with one element per parameter. Default 1e-3.
+        momentum: The momentum μ of the parameters, at least 0. There is no dampening. Default 0.
+        nesterov: Use Nesterov momentum instead of a heavy ball. Needs a momentum above 0.
+        weight_decay: The weight decay λ. λθ is added to g before everything else. Default 0.
+        lop: The rate rule, a name in ``hypergrad.rates.RATE_RULES``, or ``None`` for a fixed α.
+        hypergrad_lr: The learning rate β of α. Its unit is that of α/h, or 1 with ``normalize`` and
+            ``multiplicative``. Default 1e-3.
+        lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
+        lop_betas: β₁ and β₂ of lops ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
+        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``. Positive, since h_1 = 0. Default 1e-8.
+        granularity: ``"group"`` learns one α per parameter group, ``"tensor"`` one per parameter.
+            ``"released"`` learns one per group and applies the rule once per parameter, with a state for
+            each, as the code released with Mittal 2019 does for Adam.
+        multiplicative: Let the rule move log α. Needs an ``lr`` above 0.
+        normalize: Divide h by the norms of g_t and u_{t−1}, taken over the parameters that share an α.
+        lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
+        decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
+        maximize: Ascend instead of descend.
+        foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
+            memory at a time. ``None``, the default, chooses the faster.
+        fused: ``None``, the default, takes a step with a learned α in two passes over memory where
+            ``hypergrad.kernels`` has a kernel, unless ``foreach`` is given. ``False`` never does. ``True``
+            uses torch's fused kernels where ``hypergrad.kernels`` has none, such as on a GPU. Each group then
+            needs parameters of one dtype on one device.
+        differentiable: Must be ``False``: a step changes α in place.
+
+    A number may be of any type that ``float`` takes, such as one of numpy's.
 
     Raises:
-        ValueError: for an option that is unknown or out of range.
-        RuntimeError: from ``step``, for a sparse gradient.
+        ValueError: If an option is unknown, out of range or not a number.
+        RuntimeError: From ``step``, for a sparse gradient.
+
+    References:
+        Lop ``"sgd"`` is hypergradient descent: A. G. Baydin et al., "Online Learning Rate Adaptation with
+        Hypergradient Descent", ICLR 2018, https://arxiv.org/abs/1703.04782, there called SGD-HD and SGDN-HD.
+        Lops ``"sgdn"`` and ``"adam"`` are Algorithms 1 and 2 of H. Mittal, "Hypergradient based optimization
+        methods", 2019. Lops ``"adagrad"`` (J. Duchi et al., 2011,
+        https://jmlr.org/papers/v12/duchi11a.html) and ``"lion"`` (X. Chen et al., 2023,
+        https://arxiv.org/abs/2302.06675) apply those optimizers to α. ``multiplicative`` with ``normalize``
+        is, in log space, the rule of D. Martínez Rubio, MSc thesis, Oxford 2017.
+
+    Example:
+        >>> import torch
+        >>> import hypergrad
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = hypergrad.SGD(model.parameters(), lr=0.01, hypergrad_lr=1e-4)
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(8, 3)).square().mean().backward()
+        ...     optimizer.step()
+        >>> alpha = optimizer.learning_rates[0]  # learned, 0-d
     """
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.0,
+        lr: Tensor | Number = 1e-3,
+        momentum: Number = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Number = 0.0,
         *,
         lop: str | None = "sgd",
-        hypergrad_lr: float = 1e-3,
-        lop_momentum: float = 0.9,
-        lop_betas: tuple[float, float] | None = None,
-        lop_eps: float = 1e-8,
+        hypergrad_lr: Number = 1e-3,
+        lop_momentum: Number = 0.9,
+        lop_betas: tuple[Number, Number] | None = None,
+        lop_eps: Number = 1e-8,
         granularity: str = "group",
         multiplicative: bool = False,
         normalize: bool = False,
-        lr_bounds: tuple[float, float] | None = None,
+        lr_bounds: tuple[Number, Number] | None = None,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "lop": lop,
-            "hypergrad_lr": hypergrad_lr,
-            "lop_momentum": lop_momentum,
-            "lop_betas": lop_betas,
-            "lop_eps": lop_eps,
-            "granularity": granularity,
-            "multiplicative": multiplicative,
-            "normalize": normalize,
-            "lr_bounds": lr_bounds,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         if not group["momentum"]:
@@ -139,52 +143,89 @@ class SGD(HypergradientOptimizer):
 
 
 class Adam(HypergradientOptimizer):
-    """Adam that learns its learning rate α.
+    """Implement Adam that learns its learning rate α from the hypergradient h.
 
     .. code-block:: text
 
-        h_t = −⟨g_t, u_{t−1}⟩                   ∂L_t/∂α at the last step's move; u_0 = 0
+        h_t = −⟨g_t, u_{t−1}⟩                   the slope of the loss along the last step; u_0 = 0
         α_t = lop(α_{t−1}, h_t)                 as in hypergrad.SGD
         m ← β₁m + (1−β₁)g_t;  v ← β₂v + (1−β₂)g_t²
         u_t = m̂ / (√v̂ + ε)
         θ_t = θ_{t−1} − α_t u_t
 
-    The direction is Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, Algorithm 1, with ε
-    as in ``torch.optim.Adam``, whose moves ``lop=None`` gives. Lop ``"sgd"`` is Adam-HD of Baydin et al.
-    2018, lops ``"sgdn"`` and ``"adam"`` are Mittal 2019. u_{t−1} is rebuilt from the moments: a learned α
-    takes no memory beyond Adam's own.
+    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``, or with
+    ``decoupled_weight_decay=True`` as with ``torch.optim.AdamW``. A learned α needs no memory beyond Adam's
+    own: u_{t−1} is computed from the moments before g_t moves them.
+
+    Groups, the learned ``param_groups[i]["lr"]``, schedules, parameters without a gradient and the types of
+    numbers are as in ``hypergrad.SGD``.
 
     Args:
-        params: parameters, (name, parameter) pairs or parameter groups, as for torch.optim.
-        lr: α₀.
-        betas: β₁ and β₂ of the parameters' moments.
-        eps: ε of the parameters' direction.
-        weight_decay: λ: λθ is added to g before everything; see ``decoupled_weight_decay`` for AdamW.
-        hypergrad_lr: β, the learning rate of α; Adam's directions are large, so its β is small.
-        capturable: let a CUDA graph capture the step.
-        lop, lop_momentum, lop_betas, lop_eps, granularity, multiplicative, normalize, lr_bounds,
-            decoupled_weight_decay, maximize, foreach, fused, differentiable: as in ``hypergrad.SGD``.
+        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
+        lr: The first learning rate α₀, as in ``hypergrad.SGD``. Default 1e-3.
+        betas: β₁ and β₂ of the parameters' moments, each at least 0 and below 1. Default (0.9, 0.999).
+        eps: ε of the parameters' direction. Default 1e-8.
+        weight_decay: The weight decay λ. λθ is added to g before everything else, unless
+            ``decoupled_weight_decay`` is set. Default 0.
+        hypergrad_lr: The learning rate β of α. Default 1e-7: Adam's u has entries near ±1, so h is large.
+        capturable: Count the steps on the parameters' device, so that a CUDA graph can capture the step.
+        lop: As in ``hypergrad.SGD``, and so are all other options.
+        lop_momentum: See there.
+        lop_betas: See there.
+        lop_eps: See there.
+        granularity: See there.
+        multiplicative: See there.
+        normalize: See there.
+        lr_bounds: See there.
+        decoupled_weight_decay: See there.
+        maximize: See there.
+        foreach: See there.
+        fused: See there.
+        differentiable: See there.
 
-    Groups, the learned ``param_groups[i]["lr"]`` and errors are as in ``hypergrad.SGD``.
+    Raises:
+        ValueError: If an option is unknown, out of range or not a number.
+        RuntimeError: From ``step``, for a sparse gradient.
+
+    References:
+        The direction is Algorithm 1 of D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization",
+        ICLR 2015, https://arxiv.org/abs/1412.6980, with ε as in ``torch.optim.Adam``. Decoupled weight decay
+        is that of I. Loshchilov and F. Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101. Lop ``"sgd"``
+        gives Adam-HD of Baydin et al. 2018, https://arxiv.org/abs/1703.04782. Lops ``"sgdn"`` and ``"adam"``
+        are those of Mittal 2019.
+
+    Example:
+        >>> import torch
+        >>> import hypergrad
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = hypergrad.Adam(
+        ...     model.parameters(), lr=1e-3, hypergrad_lr=0.02, multiplicative=True, normalize=True
+        ... )
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(8, 3)).square().mean().backward()
+        ...     optimizer.step()
+        >>> -1 <= float(optimizer.hypergradients[0]) <= 1  # a cosine
+        True
     """
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: Tensor | Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
         *,
         lop: str | None = "sgd",
-        hypergrad_lr: float = 1e-7,
-        lop_momentum: float = 0.9,
-        lop_betas: tuple[float, float] | None = None,
-        lop_eps: float = 1e-8,
+        hypergrad_lr: Number = 1e-7,
+        lop_momentum: Number = 0.9,
+        lop_betas: tuple[Number, Number] | None = None,
+        lop_eps: Number = 1e-8,
         granularity: str = "group",
         multiplicative: bool = False,
         normalize: bool = False,
-        lr_bounds: tuple[float, float] | None = None,
+        lr_bounds: tuple[Number, Number] | None = None,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -192,28 +233,7 @@ class Adam(HypergradientOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "lop": lop,
-            "hypergrad_lr": hypergrad_lr,
-            "lop_momentum": lop_momentum,
-            "lop_betas": lop_betas,
-            "lop_eps": lop_eps,
-            "granularity": granularity,
-            "multiplicative": multiplicative,
-            "normalize": normalize,
-            "lr_bounds": lr_bounds,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()))
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         on_device = bool(group["capturable"] or group["fused"])
@@ -221,17 +241,26 @@ class Adam(HypergradientOptimizer):
 
 
 def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam:
-    """Make one of the optimizers in ``NAMES``.
+    """Make an optimizer by its name.
 
     Args:
-        name: ``"{op}-{lop}"``, such as ``"adam-adam"``, or ``"{op}"`` for a fixed learning rate. Op ``sgdn``
-            is ``SGD`` with ``momentum=0.9, nesterov=True`` unless ``arguments`` say otherwise.
-        params: as for ``SGD`` and ``Adam``.
-        **arguments: further arguments of ``SGD`` or ``Adam``, ``lop`` apart.
+        name: A name in ``NAMES``: ``"{op}-{lop}"``, such as ``"adam-adam"``, or ``"{op}"`` for a fixed
+            learning rate. Op ``"sgdn"`` is ``SGD`` with ``momentum=0.9, nesterov=True`` unless ``arguments``
+            say otherwise.
+        params: The parameters, as for ``SGD`` and ``Adam``.
+        **arguments: Further arguments of ``SGD`` or ``Adam``, except ``lop``.
 
     Raises:
-        ValueError: for a name that is not in ``NAMES``, or an option out of range.
-        TypeError: for an option that the optimizer does not have.
+        ValueError: If the name is not in ``NAMES``, or an option is out of range.
+        TypeError: If the optimizer does not have an option.
+
+    Example:
+        >>> import torch
+        >>> import hypergrad
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = hypergrad.create("sgdn-adam", model.parameters(), lr=0.01, hypergrad_lr=1e-4)
+        >>> optimizer.param_groups[0]["momentum"], optimizer.param_groups[0]["lop"]
+        (0.9, 'adam')
     """
     if name not in NAMES:
         nearest = difflib.get_close_matches(str(name).lower().replace("_", "-"), NAMES, n=1, cutoff=0.0)[0]

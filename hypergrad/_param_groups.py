@@ -1,8 +1,9 @@
-"""A parameter group: what its options mean to ``hypergrad.functional``, and where its α and state lie."""
+"""Parameter groups: their options as ``hypergrad.functional`` takes them, and their α and its state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from operator import is_, itemgetter
 from typing import Any
 
@@ -17,18 +18,21 @@ from hypergrad.directions import Direction
 
 
 class Settings:
-    """What a group's options mean, as long as they ``hold``: to find out anew takes longer than a small step.
+    """Hold what a group's options mean. Reading them takes longer than a step of a small model.
 
     Args:
-        group: the group.
-        names: its options.
-        direction: returns the op of a group.
+        group: The parameter group.
+        names: The names of its options.
+        direction: Returns the op of a group.
 
     Attributes:
-        direction: the op.
-        rate: the lop.
-        options: what ``functional.update`` takes by these names.
-        kernel: that of the last step, which the next one may take up.
+        direction: The op.
+        rate: The lop, or ``None`` for a fixed α.
+        options: The options of a step.
+        kernel: The kernel of the last step, which the next one may use again.
+
+    Raises:
+        ValueError: If an option that should be a number is not one.
     """
 
     __slots__ = ("_constant", "_read", "_values", "direction", "kernel", "options", "rate")
@@ -39,14 +43,14 @@ class Settings:
         plain = _with_floats(group)
         self.direction = direction(plain)
         self.rate = rate(plain)
-        self.options = update_options(plain)
+        self.options = step_options(plain)
         self.kernel: kernels.Kernel | None = None
         self._read = itemgetter(*names)
         self._values: tuple[Any, ...] = self._read(group)
         self._constant = all(isinstance(value, _CONSTANT) for value in self._values)
 
     def hold(self, group: dict[str, Any]) -> bool:
-        """Whether every option is the object that it was, and none of a kind that changes in place."""
+        """Return whether no option has changed since, nor could have changed in place."""
         return self._constant and all(map(is_, self._values, self._read(group)))
 
 
@@ -54,12 +58,12 @@ _CONSTANT = (float, int, str, tuple, type(None))
 
 
 def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the options with numbers of Python's, and write those to the group that may stay.
+    """Return a copy of the options with Python's own numbers; write numbers of other types to the group too.
 
-    A tensor or a list stays, since its owner may change it in place. β may be a tensor on a device.
+    The group keeps tensors and lists, which its owner may change in place. β may stay a tensor on a device.
 
     Raises:
-        ValueError: for what is no number.
+        ValueError: If an option that should be a number is not one.
     """
     plain = dict(group)
     for name in NUMBERS[1:]:
@@ -80,25 +84,16 @@ def rate(group: dict[str, Any]) -> rates.Rate | None:
     return rates.from_options(group["lop"], group)
 
 
-def update_options(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the group's options that ``functional.update`` takes by these names."""
-    names = (
-        "hypergrad_lr",
-        "weight_decay",
-        "decoupled_weight_decay",
-        "maximize",
-        "granularity",
-        "multiplicative",
-        "normalize",
-        "lr_bounds",
-        "foreach",
-        "fused",
-    )
-    return {name: group[name] for name in names}
+_STEP_OPTIONS = tuple(own.name for own in fields(functional.StepOptions) if own.init)
+
+
+def step_options(group: dict[str, Any]) -> functional.StepOptions:
+    """Return the group's options of a step."""
+    return functional.StepOptions(**{name: group[name] for name in _STEP_OPTIONS})
 
 
 def is_settled(group: dict[str, Any]) -> bool:
-    """Whether α is where and what ``settle`` left it: users move models and assign learning rates."""
+    """Return whether α is still as ``settle`` left it: users move models and assign learning rates."""
     alpha = group["lr"]
     return (
         isinstance(alpha, Tensor)
@@ -110,7 +105,7 @@ def is_settled(group: dict[str, Any]) -> bool:
 
 
 def settle(group: dict[str, Any]) -> None:
-    """Make α a tensor of the group's own; its rule's state, h and the rest alike in device and dtype."""
+    """Make a learned α a tensor of the group's own; move h and the rule's state to its device and dtype."""
     lop = rate(group)
     if lop is None or not group["params"]:
         return

@@ -1,4 +1,7 @@
-"""What a scheduler of torch is given in place of an optimizer whose learning rate is learned."""
+"""An lr_scheduler-compatible view of an optimizer.
+
+Through it, schedulers scale the learned α instead of overwriting it.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +16,39 @@ from hypergrad import _param_groups
 
 
 class Schedule(torch.optim.Optimizer):
-    """A view of an optimizer in which ``lr`` is a factor of α, 1 at first, and all else is as it is.
+    """View an optimizer so that ``lr`` is a factor of α, 1 at first. All else is the optimizer's own.
 
-    With ``CosineAnnealingLR(optimizer.schedule, 100)`` α goes on being learned while the schedule multiplies
-    it; given the optimizer itself a scheduler would write over what was learned. The factor lies in the
-    optimizer's groups, as ``lr_factor``, and is saved with its state.
+    With ``CosineAnnealingLR(optimizer.schedule, 100)`` the optimizer learns α and the schedule multiplies it.
+    A scheduler of the optimizer itself would overwrite what was learned. The factor is ``lr_factor`` in the
+    optimizer's groups, and ``state_dict`` saves it.
 
     Args:
-        optimizer: one of ``hypergrad``.
+        optimizer: An optimizer of ``hypergrad``.
     """
 
-    # Schedulers ask whether the optimizer has taken a step before them; this view takes none.
+    # Schedulers ask whether the optimizer has taken a step before them. This view takes none.
     _opt_called = True
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        # Not torch's own: this has no parameters and no state beside the optimizer's.
+        # Not torch's own __init__: this has no parameters and no state beside the optimizer's.
         self.optimizer = optimizer
         self.defaults = {**optimizer.defaults, "lr": 1.0}
 
     @property
     def param_groups(self) -> list[Any]:  # type: ignore[override]
-        """One mapping per group of the optimizer: read and written through to it."""
+        """One mapping per group of the optimizer, which reads and writes that group."""
         return [_Factors(group) for group in self.optimizer.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Raise: the optimizer steps.
+        """Refuse to step: the optimizer itself steps.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: Always.
         """
         raise RuntimeError("a schedule takes no steps: call step of the optimizer that it belongs to")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is the view of the optimizer's copy, as the scheduler's own would be.
+        # A copy of the view is the view of the optimizer's copy.
         return attrgetter("schedule"), (self.optimizer,)
 
     def __repr__(self) -> str:
@@ -53,7 +56,7 @@ class Schedule(torch.optim.Optimizer):
 
 
 class _Factors(MutableMapping[str, Any]):
-    """A group as a scheduler sees it."""
+    """Show a group to a scheduler, with ``lr_factor`` in the place of ``lr``."""
 
     _NAMES = {"lr": "lr_factor", "initial_lr": "initial_lr_factor"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Checks that a state belongs to the parameters that it is loaded for."""
+"""Checks that a state fits the parameters that it is loaded for."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def check_shapes(index: int, group: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> None:
-    """Check a group's state against its parameters.
+    """Check the shapes of a group's state.
 
     Args:
-        index: the group's place among the optimizer's groups.
-        group: its T parameters, options, and α with its state where it is learned.
-        states: the state of each parameter.
+        index: The group's place among the optimizer's groups, for the message.
+        group: The group, with its T parameters, its options and, if α is learned, α and its state.
+        states: The op's state of each of the T parameters.
 
     Raises:
-        ValueError: if the shape of a state does not fit; names the parameter and the state.
+        ValueError: If a shape does not fit. The message names the parameter and the state.
     """
     params, names = group["params"], group.get("param_names")
     for place, (param, state) in enumerate(zip(params, states, strict=True)):
@@ -38,7 +38,7 @@ def check_shapes(index: int, group: Mapping[str, Any], states: Sequence[Mapping[
 
 
 def _of_alpha(group: Mapping[str, Any], count: int) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
-    """Yield what goes with the α of ``count`` tensors: its name, it, and the shape that it should have."""
+    """Yield α of ``count`` tensors and what belongs to it: name, tensor and the shape that it should have."""
     if group.get("lop") is None:
         return
     one_each = (count,)

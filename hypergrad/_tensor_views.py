@@ -1,7 +1,7 @@
-"""Parameters that are not plain real tensors, seen as such: complex ones as pairs, sharded ones as a part.
+"""Real, local views of parameters that are complex or sharded.
 
-An op works element by element, so its arithmetic on the views is that on the whole; only a dot product of
-sharded tensors must be summed over the ranks.
+An op works element by element, so it may work on the views. Only a dot product of sharded tensors must be
+summed over the ranks.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether ``view`` would return ``tensor`` itself."""
-    return not tensor.is_complex() and (type(tensor) in _PLAIN or not is_sharded(tensor))
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether ``view`` would return every tensor itself."""
+    if any(map(Tensor.is_complex, tensors)):
+        return False
+    return PLAIN.issuperset(map(type, tensors)) or not any(map(is_sharded, tensors))
 
 
 def view(tensor: Tensor) -> Tensor:
-    """Return a real, local view of ``tensor``: a complex one gains a last axis of size 2."""
+    """Return a real, local view. A complex tensor gains a last axis of size 2."""
     if is_sharded(tensor):
         tensor = tensor.to_local()
     if tensor.is_complex():
@@ -35,12 +37,17 @@ def view(tensor: Tensor) -> Tensor:
 
 
 def sum_over_shards(products: Tensor, whole: Sequence[Tensor]) -> Tensor:
-    """Sum ``products`` (T, ...) over the ranks that hold other shards of the T tensors ``whole``.
+    """Sum over the ranks that hold the other shards, with one all-reduce per mesh axis.
 
-    One all-reduce per mesh axis over which any are sharded. Ranks that hold copies hold the same sum.
+    Args:
+        products: One row per tensor, of shape (T, ...). May change in place.
+        whole: The T parameters.
+
+    Returns:
+        The sums, in the shape of ``products``, equal on all ranks.
 
     Raises:
-        NotImplementedError: for a tensor whose ranks hold partial sums of it.
+        NotImplementedError: If the ranks hold partial sums of a parameter.
     """
     axes: dict[tuple[DeviceMesh, int], list[int]] = {}
     for index, tensor in enumerate(whole):
@@ -60,9 +67,9 @@ def sum_over_shards(products: Tensor, whole: Sequence[Tensor]) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether this rank has a part of ``tensor`` only."""
-    if type(tensor) in _PLAIN:
-        # nn.Parameter(DTensor) is a DTensor, so these two types hold what they say.
+    """Return whether ``tensor`` is a ``DTensor``, of which this rank may hold a part only."""
+    if type(tensor) in PLAIN:
+        # nn.Parameter(DTensor) has the type DTensor, so a Parameter is a plain tensor.
         return False
     module = sys.modules.get("torch.distributed.tensor")  # without it there are none
     return module is not None and isinstance(tensor, module.DTensor)

@@ -1,4 +1,4 @@
-"""What the optimizers' options may be."""
+"""Validation of the optimizers' options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad import rates
 from hypergrad._numbers import as_float, as_floats
-from hypergrad.functional import GRANULARITIES
+from hypergrad._state import GRANULARITIES
 from hypergrad.rates import are_fractions, is_number
 
 OPS = ("sgd", "sgdn", "adam")
@@ -24,9 +24,9 @@ PAIRS = ("betas", "lr_bounds", *_PAIRS_OF_RULES)
 
 
 def with_floats(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of ``options`` in which each number is Python's; what is none is left for ``check``.
+    """Return a copy of ``options`` with Python's own numbers. Leave what is no number to ``check``.
 
-    A learning rate that is a tensor stays one: it may be one α per parameter tensor.
+    A learning rate that is a tensor stays one: it may hold one α per parameter.
     """
     plain = dict(options)
     for name, convert in [*((name, as_float) for name in NUMBERS), *((name, as_floats) for name in PAIRS)]:
@@ -41,7 +41,14 @@ def with_floats(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(options: dict[str, Any]) -> None:
-    """Raise ValueError for an option of a group that is unknown or out of range."""
+    """Check the options of a parameter group.
+
+    Args:
+        options: All options, with Python's own numbers.
+
+    Raises:
+        ValueError: If one is unknown or out of range.
+    """
     for key, known in (("lop", LOPS), ("granularity", GRANULARITIES)):
         if options[key] not in known:
             raise ValueError(f"{key} must be one of {', '.join(map(repr, known))}, got {options[key]!r}")
@@ -74,7 +81,7 @@ def check(options: dict[str, Any]) -> None:
 
 
 def _check_range(options: dict[str, Any]) -> None:
-    """α₀ must be where the rule lets α be."""
+    """Check that α₀ is where the rule lets α be."""
     lr, bounds = options["lr"], options["lr_bounds"]
     lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
     if options["multiplicative"] and not bool((lr > 0).all()):
@@ -91,7 +98,11 @@ def _check_range(options: dict[str, Any]) -> None:
 
 
 def check_params(group: dict[str, Any]) -> None:
-    """Raise ValueError for parameters that the group's options cannot serve."""
+    """Check that the group's options suit its parameters.
+
+    Raises:
+        ValueError: If ``fused=True`` does not take the parameters.
+    """
     params: list[Tensor] = group["params"]
     if group["fused"] and params:
         kinds = {(param.dtype, param.device) for param in params}
@@ -109,7 +120,7 @@ def check_params(group: dict[str, Any]) -> None:
 
 
 def _has_gaps(tensor: Tensor) -> bool:
-    """Whether the elements do not fill a stretch of memory, in any order."""
+    """Return whether the elements leave gaps in memory, in whatever order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected and tensor.numel():

@@ -1,39 +1,45 @@
 # ruff: noqa: D102  (the methods are documented once, in Direction)
-"""What the parameters move along: the direction u_t of the model optimizer (op), for lists of tensors.
+"""Directions (ops): what the parameters move along, u_t, for lists of tensors.
 
-Each direction keeps its state per parameter in a dict, under the names that torch.optim uses. A learned
-learning rate also needs u_{t-1}: SGD and Nesterov momentum keep it as ``direction``; heavy ball and Adam
-have it in their state already.
+A direction keeps one dict of state per parameter, under the names that ``torch.optim`` uses. A learned α also
+needs u_{t−1}. SGD and Nesterov momentum store it as ``direction``; heavy ball and Adam compute it from the
+state that they have anyway.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hypergrad._cache_blocking import pieces
+from hypergrad._cache_blocking import chunks
+from hypergrad._skipped_steps import restore_if
 from hypergrad.rates import correction
 
 ParamState = dict[str, Tensor]
 
 
 class Direction(Protocol):
-    """An op. Lists hold one entry per parameter, in one order; u has its parameter's shape."""
+    """An op. All lists have one entry per parameter, in the same order; u has its parameter's shape."""
 
     def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
-        """Add what ``state`` lacks at t = 0; ``learned`` if ``previous`` will be asked for."""
+        """Add what ``state`` lacks.
+
+        Args:
+            param: The parameter, for shape, dtype and device.
+            state: Its state. Changes in place.
+            learned: Whether α is learned, so that ``previous`` will be called.
+        """
 
     def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
-        """Return u_{t-1}, before ``update`` moves the states. Not to be written to."""
+        """Return u_{t−1}, before ``update`` moves the states. The caller must not write to it."""
 
     def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
-        """Move the states by g_t and return u_t. Not to be written to: may be g_t or part of a state."""
+        """Move the states by g_t and return u_t, which may be g_t or part of a state: do not write to it."""
 
     def fused(
         self,
@@ -45,15 +51,21 @@ class Direction(Protocol):
         decay: float = 0.0,
         found_inf: Tensor | None = None,
     ) -> None:
-        """``update`` and θ ← θ − lr·(u + decay·θ) in torch's kernels; nothing if ``found_inf`` is not 0.
+        """Do ``update`` and θ ← θ − α·(u + λθ) with torch's fused kernels.
 
-        One device, on which Adam counts its steps too; one dtype; ``lr`` 0-d.
+        Args:
+            params: The parameters, all of one dtype and on one device, on which Adam counts its steps too.
+            grads: Their gradients.
+            states: Their states.
+            lr: α, a number or a 0-d tensor.
+            decay: λ.
+            found_inf: 0-d, 0 or 1. If it is 1, nothing changes.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class SGD:
-    """u = g."""
+    """Stochastic gradient descent: u = g."""
 
     def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
         if learned and "direction" not in state:
@@ -77,15 +89,20 @@ class SGD:
         decay: float = 0.0,
         found_inf: Tensor | None = None,
     ) -> None:
-        with _kept_if(found_inf, states):
+        with restore_if(found_inf, [value for state in states for value in state.values()]):
             directions = self.update(grads, states)
-        # What the kernel calls gradients are directions here, so its weight decay is the decoupled one.
+        # The kernel takes the directions as gradients, so its weight decay is the decoupled one.
         _fused_sgd(params, directions, lr, decay, found_inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Momentum:
-    """v ← μv + g; u = g + μv with Nesterov momentum (the report's SGDN), u = v without (heavy ball)."""
+    """Momentum: v ← μv + g; u = g + μv with Nesterov momentum (SGDN in Mittal 2019), u = v without.
+
+    Args:
+        momentum: μ.
+        nesterov: Use Nesterov momentum instead of a heavy ball.
+    """
 
     momentum: float = 0.9
     nesterov: bool = True
@@ -128,24 +145,31 @@ class Momentum:
             buffers = [state["momentum_buffer"] for state in states]
             _fused_sgd(params, grads, lr, 0.0, found_inf, buffers, self.momentum, self.nesterov)
             return
-        with _kept_if(found_inf, states):
+        with restore_if(found_inf, [value for state in states for value in state.values()]):
             directions = self.update(grads, states)
-        # What the kernel calls gradients are directions here, so its weight decay is the decoupled one.
+        # The kernel takes the directions as gradients, so its weight decay is the decoupled one.
         _fused_sgd(params, directions, lr, decay, found_inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; u = m̂ / (√v̂ + ε) (Kingma & Ba 2015, Algorithm 1)."""
+    """Adam: m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; u = m̂ / (√v̂ + ε).
+
+    Algorithm 1 of D. P. Kingma and J. Ba, ICLR 2015, https://arxiv.org/abs/1412.6980.
+
+    Args:
+        betas: β₁ and β₂.
+        eps: ε.
+        capturable: Count the steps on the parameters' device, where the host does not read them.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     capturable: bool = False
-    """Count the steps on the parameters' device, where the host need not read them."""
 
     def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
         if "exp_avg" not in state:
-            # As in torch.optim the count stays on the CPU unless asked for: the host reads it every step.
+            # As in torch.optim the count stays on the CPU by default: the host reads it in every step.
             device = param.device if self.capturable else "cpu"
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             state["exp_avg"] = torch.zeros_like(param)
@@ -154,11 +178,11 @@ class Adam:
             state["step"] = state["step"].to(param.device)
 
     def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
-        # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, and any shift but 0 makes u_0 = 0.
+        # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, so any shift but 0 gives u_0 = 0.
         scales, shifts = self._corrections(states)
         if len(states) == 1:
             direction = torch.empty_like(states[0]["exp_avg"])
-            for u, m, v in pieces(direction, states[0]["exp_avg"], states[0]["exp_avg_sq"]):
+            for u, m, v in chunks(direction, states[0]["exp_avg"], states[0]["exp_avg_sq"]):
                 torch.sqrt(v, out=u).mul_(scales[0]).add_(shifts[0])
                 torch.div(m, u, out=u)
             return [direction]
@@ -177,7 +201,7 @@ class Adam:
         return self.previous(states)
 
     def _corrections(self, states: Sequence[ParamState]) -> tuple[list[Any], list[Any]]:
-        """Scale and shift of each tensor: numbers where the host counts the steps, else 0-d tensors."""
+        """Return scale and shift of each tensor: numbers if the host counts the steps, else 0-d tensors."""
         beta1, beta2 = self.betas
         if not torch.compiler.is_compiling() and all(state["step"].is_cpu for state in states):
             scales, shifts = [], []
@@ -226,7 +250,7 @@ class Adam:
             found_inf=found_inf,
         )
         if found_inf is not None:
-            # As torch.optim does: the kernel leaves the parameters, the count is taken back.
+            # As in torch.optim: the kernel does not move the parameters, and the count is taken back.
             torch._foreach_sub_(steps, [found_inf.to(torch.float32)] * len(steps))
 
 
@@ -253,16 +277,3 @@ def _fused_sgd(
         is_first_step=False,
         found_inf=found_inf,
     )
-
-
-@contextmanager
-def _kept_if(found_inf: Tensor | None, states: Sequence[ParamState]) -> Iterator[None]:
-    """Undo at the end what happened to ``states`` if ``found_inf`` is not 0."""
-    if found_inf is None:
-        yield
-        return
-    tensors = [value for state in states for value in state.values()]
-    before = [tensor.clone() for tensor in tensors]
-    yield
-    for tensor, kept in zip(tensors, before, strict=True):
-        tensor.copy_(torch.where(found_inf != 0, kept, tensor))

@@ -7,7 +7,7 @@ its optimizer alone, up to the order in which sums are rounded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hypergrad import _param_groups, functional
 from hypergrad._alpha_update import alpha_dtype
-from hypergrad._hypergradients import Moves
 from hypergrad._optimizers import SGD, Adam
+from hypergrad._state import Moves
 from hypergrad.directions import ParamState
 from hypergrad.rates import RateState
 
@@ -36,7 +36,7 @@ class _Block:
     members: slice
     params: list[Tensor]
     state: functional.State
-    beta: Tensor
+    options: functional.StepOptions
 
 
 class Stacked:
@@ -62,9 +62,9 @@ class Stacked:
         own = [optimizer.param_groups[0] for optimizer in optimizers]
         self.params = list(params)
         self._groups = [_portable(optimizer) for optimizer in optimizers]
-        self._options = _param_groups.update_options(own[0]) | {"schedule": own[0].get("lr_factor")}
-        if self._options["fused"]:
-            self._options["fused"] = None  # torch's fused kernels know one α for all
+        self._options = _param_groups.step_options(own[0])
+        if self._options.fused:
+            self._options = replace(self._options, fused=None)  # torch's fused kernels know one α for all
         self._direction = optimizers[0]._direction(own[0])
         self._rate = _param_groups.rate(own[0])
         dtype, device = alpha_dtype(self.params), self.params[0].device
@@ -108,7 +108,7 @@ class Stacked:
                 block.state,
                 self._direction,
                 self._rate,
-                **self._options | {"hypergrad_lr": block.beta},
+                block.options,
             )
             if h is not None:
                 self.hypergradient[..., block.members] = h
@@ -191,7 +191,7 @@ class Stacked:
             members,
             [param.detach()[members] for param in self.params],
             functional.State(self.alpha[..., members], rates, states, moves),
-            self._beta[members],
+            replace(self._options, hypergrad_lr=self._beta[members]),
         )
 
 

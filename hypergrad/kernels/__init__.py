@@ -41,7 +41,7 @@ from hypergrad import directions
 from hypergrad.kernels import build, cpu
 from hypergrad.rates import Rate, RateState
 
-__all__ = ["Kernel", "at_hand", "available", "choose", "why_not"]
+__all__ = ["Kernel", "at_hand", "available", "choose", "has_rule", "why_not"]
 
 
 class Kernel(Protocol):
@@ -145,6 +145,11 @@ def choose(
 def at_hand(like: Tensor) -> bool:
     """Whether there are kernels for plain tensors such as ``like``; compiles them if need be."""
     return like.is_cpu and not torch.compiler.is_compiling() and build.is_loadable(cpu.REALS.get(like.dtype))
+
+
+def has_rule(rate: Rate) -> bool:
+    """Whether ``Kernel.step`` knows the rate rule."""
+    return type(rate) in cpu.RULES
 
 
 def available(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> bool:

@@ -28,6 +28,13 @@ _CALL = struct.Struct("@9q6dq")
 # ``Rule``: kind, granularity, addresses (alpha, h, first, second, step), numbers (hypergrad_lr, beta1, beta2,
 # eps).
 _RULE = struct.Struct("@7q4d")
+# The rate rules that cpu.c knows, and the names of their states for its fields first, second and step. Not
+# subclasses of them, which may have an update of their own.
+RULES: dict[type, tuple[str, ...]] = {
+    rates.SGD: (),
+    rates.SGDN: ("momentum_buffer",),
+    rates.Adam: ("exp_avg", "exp_avg_sq", "step"),
+}
 _GRANULARITIES = {"group": 0, "tensor": 1, "released": 2}
 
 
@@ -109,22 +116,25 @@ class CPUKernel:
     ) -> bool:
         """See ``hypergrad.kernels.Kernel``."""
         described = (direction, weight_decay, maximize, members)
-        if self._described != described or len(params) != len(self._shapes):
+        if self._described != described or self._threads != torch.get_num_threads():
             return False
-        written = [*params, *[state.get(key) for key in self._keys for state in states]]
-        if not all(map(is_, written, self._written)) or self._threads != torch.get_num_threads():
+        if len(params) != len(self._shapes):
+            return False
+        written = [*params]
+        for key in self._keys:
+            written += [state.get(key) for state in states]  # type: ignore[misc]
+        if not all(map(is_, written, self._written)):
             return False
         # One address is one memory, which `_storages` keeps: what a tensor makes of it may have changed.
-        if list(map(Tensor.data_ptr, self._written)) != self._written_at:
+        if list(map(Tensor.data_ptr, written)) != self._written_at:
             return False
-        if list(map(Tensor.numel, self._written)) != self._sizes or not _are_real(params, self._dtype):
+        if list(map(Tensor.numel, written)) != self._sizes or not _PLAIN.issuperset(map(type, grads)):
             return False
-        if not (all(map(Tensor.is_contiguous, params)) and _PLAIN.issuperset(map(type, grads))):
+        given: list[Tensor] = list(grads)  # type: ignore[arg-type]  # None is not plain
+        both = [*params, *given]
+        if not (_are_real(both, self._dtype) and all(map(Tensor.is_contiguous, both))):
             return False
-        given: list[Tensor] = list(grads)  # type: ignore[arg-type]  # none is missing: None is not plain
-        if not _are_real(given, self._dtype) or list(map(_shape, given)) != self._shapes:
-            return False
-        if not all(map(Tensor.is_contiguous, given)) or any(map(Tensor.is_neg, given)):
+        if list(map(_shape, given)) != self._shapes or any(map(Tensor.is_neg, given)):
             return False
         addresses = array("q", map(Tensor.data_ptr, given))
         if 0 in addresses and any(map(Tensor.numel, compress(given, map(not_, addresses)))):
@@ -181,29 +191,41 @@ class CPUKernel:
         out: Tensor | None = None,
     ) -> Tensor | None:
         """See ``hypergrad.kernels.Kernel``."""
-        kind, names, numbers = _ruled(rate)
-        if kind is None or self._members is not None or isinstance(hypergrad_lr, Tensor):
+        if self._members is not None or isinstance(hypergrad_lr, Tensor):
+            return None
+        rule, asked = self._rule, (rate, hypergrad_lr, granularity)
+        if rule is not None and rule.asked != asked:
+            rule = None
+        names = RULES.get(type(rate)) if rule is None else rule.names
+        if names is None:
             return None
         h = torch.empty_like(alpha) if out is None else out
         kept = [alpha, h, *[state[name] for name in names]]
-        kept_at = list(map(Tensor.data_ptr, kept))
-        made_of = (rate, hypergrad_lr, granularity, kept_at, list(map(Tensor.numel, kept)))
-        rule = self._rule
-        if rule is None or rule.made_of != made_of or not all(map(is_, rule.kept, kept)):
-            if not _are_real(kept, self._dtype) or not all(map(Tensor.is_contiguous, kept)):
+        if rule is None or not rule.is_of(kept):
+            rule = self._rule = self._rule_of(asked, names, kept)
+            if rule is None:
                 return None
-            alphas = len(self._shapes) if granularity == "tensor" else 1
-            entries = 1 if granularity == "group" else len(self._shapes)
-            if 0 in kept_at or made_of[-1] != [alphas, alphas, *[entries] * len(names)]:
-                return None  # C would write past their ends
-            addresses = (*kept_at, 0, 0, 0)[:5]
-            packed = _RULE.pack(kind, _GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
-            storages = list(map(Tensor.untyped_storage, kept))
-            rule = self._rule = _Rule(packed, made_of, kept, storages)
         _check(self._functions.step(self._call, rule.packed))
         self._grads = ()
         torch._C._increment_version(self._written + kept)
         return h
+
+    def _rule_of(
+        self, asked: tuple[rates.Rate, float, str], names: tuple[str, ...], kept: list[Tensor]
+    ) -> _Rule | None:
+        """Check the tensors of a rule and pack it for C; return ``None`` if C would write past their ends."""
+        rate, hypergrad_lr, granularity = asked
+        if not _are_real(kept, self._dtype) or not all(map(Tensor.is_contiguous, kept)):
+            return None
+        alphas = len(self._shapes) if granularity == "tensor" else 1
+        entries = 1 if granularity == "group" else len(self._shapes)
+        kept_at, sizes = list(map(Tensor.data_ptr, kept)), list(map(Tensor.numel, kept))
+        if 0 in kept_at or sizes != [alphas, alphas, *[entries] * len(names)]:
+            return None
+        addresses = (*kept_at, 0, 0, 0)[:5]
+        kind, *numbers = _ruled(rate)
+        packed = _RULE.pack(kind, _GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
+        return _Rule(packed, asked, names, kept, kept_at, sizes, list(map(Tensor.untyped_storage, kept)))
 
 
 Keys = tuple[str | None, str | None, str | None]
@@ -226,21 +248,30 @@ def _described(direction: directions.Direction) -> tuple[str, Keys, tuple[float,
 
 class _Rule(NamedTuple):
     packed: bytes
-    made_of: tuple[object, ...]
+    asked: tuple[rates.Rate, float, str]
+    names: tuple[str, ...]
     kept: list[Tensor]
+    kept_at: list[int]
+    sizes: list[int]
     storages: list[torch.UntypedStorage]
     """Keep the memory at the addresses in ``packed``."""
 
+    def is_of(self, kept: list[Tensor]) -> bool:
+        """Whether these are its tensors, where and as large as they were."""
+        return (
+            all(map(is_, kept, self.kept))
+            and list(map(Tensor.data_ptr, kept)) == self.kept_at
+            and list(map(Tensor.numel, kept)) == self.sizes
+        )
 
-def _ruled(rate: rates.Rate) -> tuple[int | None, tuple[str, ...], tuple[float, float, float]]:
-    """Return the rule's kind in cpu.c, its state, and its β₁ (or momentum), β₂ and ε; no kind for others."""
-    if type(rate) is rates.SGD:
-        return 0, (), (0.0, 0.0, 0.0)
-    if isinstance(rate, rates.SGDN) and type(rate) is rates.SGDN:
-        return 1, ("momentum_buffer",), (rate.momentum, 0.0, 0.0)
-    if isinstance(rate, rates.Adam) and type(rate) is rates.Adam:
-        return 2, ("exp_avg", "exp_avg_sq", "step"), (*rate.betas, rate.eps)
-    return None, (), (0.0, 0.0, 0.0)
+
+def _ruled(rate: rates.Rate) -> tuple[int, float, float, float]:
+    """Return the rule's kind in cpu.c, and its β₁ (or momentum), β₂ and ε."""
+    if isinstance(rate, rates.SGDN):
+        return 1, rate.momentum, 0.0, 0.0
+    if isinstance(rate, rates.Adam):
+        return 2, *rate.betas, rate.eps
+    return 0, 0.0, 0.0, 0.0
 
 
 class _Functions(NamedTuple):

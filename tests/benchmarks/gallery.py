@@ -51,6 +51,7 @@ def train(lr: Tensor, beta: Tensor, rate: rates.Rate | None, **options: bool) ->
     ]
     state = functional.init(params, rate, lr=lr, members=members)
     hot = torch.nn.functional.one_hot(targets, 10).double()
+    step_options = functional.StepOptions(hypergrad_lr=beta, weight_decay=DECAY, **options)
     order = torch.Generator().manual_seed(0)
     path = []
     for _ in range(EPOCHS):
@@ -59,9 +60,7 @@ def train(lr: Tensor, beta: Tensor, rate: rates.Rate | None, **options: bool) ->
             # The gradient of the mean cross entropy by hand: members share the batch.
             error = ((x @ params[0] + params[1]).softmax(-1) - hot[chosen]) / BATCH
             grads = [x.T @ error, error.sum(1, keepdim=True)]
-            functional.update(
-                params, grads, state, directions.SGD(), rate, hypergrad_lr=beta, weight_decay=DECAY, **options
-            )
+            functional.update(params, grads, state, directions.SGD(), rate, step_options)
             path.append(torch.as_tensor(state.alpha).clone())
     logits = inputs @ params[0] + params[1]
     losses = -(logits.log_softmax(-1) * hot).sum(-1).mean(-1)

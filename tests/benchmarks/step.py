@@ -1,15 +1,18 @@
 """What a step of every optimizer costs, beside torch's on the same parameters in the same run.
 
     python tests/benchmarks/step.py [--parameters vgg16-bn --op adam --threads 2 ...]
+    python tests/benchmarks/step.py --against ../other-checkout --cpu-time --threads 1 --parameters logreg
 
-Needs torch alone. Contenders take turns, so that a busy machine slows all of them; figures are medians over
-the turns. Prints Markdown tables, one for each set of parameters, device and number of threads:
+Needs torch alone. With ``--against`` the optimizers of another checkout take part, marked "before", and a
+column has the time over theirs. Contenders take turns, so that a busy machine slows all of them; figures are
+medians over the turns. Prints Markdown tables, one for each set of parameters, device and number of threads:
 
 ms           per step
 ns/param     per step and parameter
 GB/s         the least traffic of the step's arithmetic, over its time
 × fused      time over that of torch's fused optimizer with the same op
 × floor      time over that of torch's fused optimizer, scaled by the least traffic of both: 1 is memory-bound
+× before     time over that of the same optimizer in the other checkout
 state        what the optimizer keeps between steps, in sizes of the parameters
 transient    what a step allocates at most meanwhile, in sizes of the parameters
 
@@ -22,12 +25,15 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import importlib
 import math
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -40,6 +46,7 @@ OPS = ("sgd", "sgdn", "adam")
 LOPS = ("sgd", "sgdn", "adam")
 LEARNED_WAYS = {
     "default": {},
+    "cosine": {"multiplicative": True, "normalize": True},
     "no kernels": {"fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
@@ -69,6 +76,7 @@ def transformer(layers: int = 14, width: int = 768) -> list[tuple[int, ...]]:
 
 PARAMETERS = {
     "logreg": [(10, 1000), (10,)],
+    "small-mlp": [(64, 100), (64,), (32, 64), (32,), (10, 32), (10,)],
     "mlp": [(1000, 784), (1000,), (1000, 1000), (1000,), (10, 1000), (10,)],
     "vgg16-bn": vgg16_bn(),
     "transformer": transformer(),
@@ -122,21 +130,47 @@ class Loop:
         return h
 
 
-def contenders(op: str, params: list[Tensor], lops: list[str]) -> dict[tuple[str, str], Callable[[], object]]:
+def package(checkout: Path) -> ModuleType:
+    """Import the ``hypergrad`` of another checkout beside this one."""
+
+    def take_out() -> dict[str, ModuleType]:
+        names = [name for name in sys.modules if name.partition(".")[0] == "hypergrad"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    ours = take_out()
+    sys.path.insert(0, str(checkout))
+    try:
+        other = importlib.import_module("hypergrad")
+    finally:
+        sys.path.remove(str(checkout))
+        take_out()
+        sys.modules.update(ours)
+    if Path(other.__file__).parents[1] != checkout.resolve():
+        raise SystemExit(f"{checkout} has no hypergrad")
+    return other
+
+
+def contenders(
+    op: str, params: list[Tensor], lops: list[str], before: ModuleType | None
+) -> dict[tuple[str, str], Callable[[], object]]:
     """Make one optimizer per name and path; learning rates are tiny, since all move the same parameters."""
     made: dict[tuple[str, str], Callable[[], object]] = {}
+    packages = {"": hypergrad} if before is None else {"before, ": before, "": hypergrad}
     ways = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
     nesterov = {"momentum": 0.9, "nesterov": True} if op == "sgdn" else {}
     plain = torch.optim.Adam if op == "adam" else torch.optim.SGD
     for way, options in ways.items():
         made[f"torch {op}", way] = plain(params, lr=1e-9, **nesterov, **options)
     for way in ({}, {"fused": True}):
-        made[op, next(iter(way), "default")] = hypergrad.create(op, params, lr=1e-9, **way)
+        for mark, module in packages.items():
+            made[op, mark + next(iter(way), "default")] = module.create(op, params, lr=1e-9, **way)
     for lop in lops:
         name = f"{op}-{lop}"
-        made[name, "loop"] = Loop(params, op, lop, 1e-9, 1e-30)
+        if lop in LOPS:
+            made[name, "loop"] = Loop(params, op, lop, 1e-9, 1e-30)
         for way, options in LEARNED_WAYS.items():
-            made[name, way] = hypergrad.create(name, params, lr=1e-9, hypergrad_lr=1e-30, **options)
+            for mark, module in packages.items():
+                made[name, mark + way] = module.create(name, params, lr=1e-9, hypergrad_lr=1e-30, **options)
     return made
 
 
@@ -210,9 +244,11 @@ def table(name: str, op: str, device: torch.device, options: argparse.Namespace)
         param.grad = torch.randn(param.shape, generator=generator).to(device)
     count = sum(param.numel() for param in params)
     # A hundred million parameters with every optimizer's state at once would need 20 GB.
-    made = contenders(op, params, options.lop or list(LOPS if count < 5e7 else LOPS[-1:]))
+    lops = options.lop or list(LOPS if count < 5e7 else LOPS[-1:])
+    made = contenders(op, params, lops, options.before)
     seconds = measure([one.step for one in made.values()], device, options.turns, options.least_ms / 1e3)
-    fused = dict(zip(made, seconds, strict=True))[f"torch {op}", "fused"]
+    by_name = dict(zip(made, seconds, strict=True))
+    fused = by_name[f"torch {op}", "fused"]
     rows = []
     for ((label, way), optimizer), taken in zip(made.items(), seconds, strict=True):
         traffic = TRAFFIC[op]["-" in label]
@@ -222,6 +258,9 @@ def table(name: str, op: str, device: torch.device, options: argparse.Namespace)
         cells = [label, way, f"{taken * 1e3:.3f}", f"{taken * 1e9 / count:.2f}"]
         cells += [f"{traffic * size / taken / 1e9:.1f}", f"{taken / fused:.2f}", f"{taken / floor:.2f}"]
         cells += [f"{state_bytes(optimizer) / size:.2f}", f"{transient:.2f}"]
+        if options.before is not None:
+            before = by_name.get((label, f"before, {way}"))
+            cells.append(f"{taken / before:.2f}" if before else "")
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -239,7 +278,9 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time", action="store_true", help="count processor time: for one thread on a busy machine"
     )
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout to compare with")
     options = parser.parse_args()
+    options.before = package(options.against) if options.against else None
     if options.cpu_time:
         clock = time.process_time
     devices = options.device or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
@@ -261,8 +302,9 @@ def main() -> None:
                     torch.set_num_threads(threads)
                 where = device.type if threads is None else f"{device.type}, threads: {threads}"
                 print(f"\n### {name}: {count:,} parameters in {len(shapes)} tensors, {where}\n")
-                print("| optimizer | path | ms | ns/param | GB/s | × fused | × floor | state | transient |")
-                print("|---|---|---|---|---|---|---|---|---|")
+                columns = ["optimizer", "path", "ms", "ns/param", "GB/s", "× fused", "× floor"]
+                columns += ["state", "transient", *(["× before"] if options.before else [])]
+                print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
                 for op in options.op or OPS:
                     print("\n".join(table(name, op, device, options)), flush=True)
 

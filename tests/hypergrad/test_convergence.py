@@ -106,7 +106,9 @@ def left(problem, op, lop, beta, steps=None, **options):
     first = problem.loss(params).detach() - problem.optimum
     for _ in range(steps or problem.steps):
         grads = torch.autograd.grad(problem.loss(params).sum(), params)
-        functional.update(params, grads, state, OPS[op], rate, hypergrad_lr=beta, **options)
+        functional.update(
+            params, grads, state, OPS[op], rate, functional.StepOptions(hypergrad_lr=beta, **options)
+        )
     gaps = (problem.loss(params).detach() - problem.optimum) / first
     return torch.nan_to_num(gaps, nan=torch.inf, posinf=torch.inf).tolist(), params
 

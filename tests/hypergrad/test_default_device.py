@@ -129,7 +129,7 @@ def test_nor_do_functional_and_the_reference():
                 state,
                 directions.Adam(),
                 rates.Adam(),
-                hypergrad_lr=1e-3,
+                functional.StepOptions(hypergrad_lr=1e-3),
                 schedule=0.5,
             )
         return [*params, state.alpha, *state.rate.values(), *oracle.theta, *oracle.alpha, *oracle.h]

@@ -74,11 +74,9 @@ def check_members(problem, name, granularity, missing, rates_, options):
                 state,
                 OPS[op],
                 LOPS[lop],
-                hypergrad_lr=betas,
-                weight_decay=0.1,
-                granularity=granularity,
-                fused=fused,
-                **options,
+                functional.StepOptions(
+                    hypergrad_lr=betas, weight_decay=0.1, granularity=granularity, fused=fused, **options
+                ),
             )
         assert (state.kernel is not None) == (bool(lop) and fused is None and kernels.available())
 
@@ -103,9 +101,7 @@ def test_gradients_and_other_members_stay_as_they_are():
             state,
             directions.Adam(),
             rates.Adam(),
-            hypergrad_lr=0.01,
-            weight_decay=0.1,
-            maximize=True,
+            functional.StepOptions(hypergrad_lr=0.01, weight_decay=0.1, maximize=True),
         )
     assert torch.equal(grads[0], torch.ones(2, 3))
     assert torch.isfinite(params[0][0]).all()

@@ -143,10 +143,14 @@ def test_functional_takes_them(rate, kind):
         if rate is None:
             state.alpha = convert(LR)
         for step in range(3):
-            options = {"hypergrad_lr": convert(2.0**-10), "weight_decay": convert(0.125)}
+            options = functional.StepOptions(
+                hypergrad_lr=convert(2.0**-10),
+                weight_decay=convert(0.125),
+                lr_bounds=(convert(0), convert(1)),
+            )
             grads = [(param + step).cos() for param in params]
             schedule = convert(0.5)
-            functional.update(params, grads, state, directions.SGD(), rate, **options, schedule=schedule)
+            functional.update(params, grads, state, directions.SGD(), rate, options, schedule=schedule)
         runs.append(params)
     assert all(map(torch.equal, *runs))
 

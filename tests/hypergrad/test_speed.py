@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad import _alpha_update, _host, kernels
+from hypergrad import _alpha_update, _fast_path, directions, functional, kernels, rates
 
 from .rules import RULES
 
@@ -200,47 +200,55 @@ def test_a_missing_gradient_is_noticed(way):
 @pytest.mark.parametrize("bounds", [None, (0.09, 0.11)])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("multiplicative", [False, True])
-@pytest.mark.parametrize("rule", RULES)
-def test_the_host_learns_what_torch_does(rule, multiplicative, normalize, bounds):
-    rate, values = RULES[rule].other, [0.0, 0.3, -0.2, 1.0, 0.1]
+@pytest.mark.parametrize("lop", RULES)
+def test_numbers_learn_what_tensors_do(lop, multiplicative, normalize, bounds):
+    rate = RULES[lop].other
+    options = functional.StepOptions(
+        hypergrad_lr=0.01, multiplicative=multiplicative, normalize=normalize, lr_bounds=bounds
+    )
     alphas = [torch.tensor(0.1, dtype=torch.float64) for _ in range(2)]
     states = [rate.init(alpha.new_zeros(())) for alpha in alphas]
-    for value in values:
-        h = _host.learn(
-            (-value, 1.0, 0.25) if normalize else (-value,),
-            alphas[0],
-            rate,
-            states[0],
-            0.01,
-            multiplicative=multiplicative,
-            normalize=normalize,
-            bounds=bounds,
-        )
+    for value in [0.0, 0.3, -0.2, 1.0, 0.1]:
+        sums = (-value, 1.0, 0.25) if normalize else (-value,)
+        h = _fast_path.learn(sums, alphas[0], rate, states[0], options)
         assert float(h) == (2 * value if normalize else value)
-        _alpha_update.learn(
-            alphas[1],
-            h,
-            rate,
-            states[1],
-            hypergrad_lr=0.01,
-            granularity="group",
-            present=[0],
-            total=1,
-            multiplicative=multiplicative,
-            normalized=normalize,
-            bounds=bounds,
-        )
+        _alpha_update.learn(alphas[1], h, rate, states[1], options, present=[0], total=1)
         torch.testing.assert_close(alphas[0], alphas[1], rtol=1e-12, atol=0)
     torch.testing.assert_close(states[0], states[1], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, math.inf, math.nan])
 @pytest.mark.parametrize("multiplicative", [False, True])
-@pytest.mark.parametrize("rule", RULES)
-def test_a_diverging_alpha_is_no_error(rule, multiplicative, value):
-    rate, alpha = RULES[rule].other, torch.tensor(0.1)
+@pytest.mark.parametrize("lop", RULES)
+def test_a_diverging_alpha_is_no_error(lop, multiplicative, value):
+    rate, alpha = RULES[lop].other, torch.tensor(0.1)
     state = rate.init(alpha.new_zeros(()))
+    options = functional.StepOptions(hypergrad_lr=1.0, multiplicative=multiplicative)
     for _ in range(3):
-        _host.learn((value,), alpha, rate, state, 1.0, multiplicative=multiplicative)
-    if rule == "sgd":
+        _fast_path.learn((value,), alpha, rate, state, options)
+    if lop == "sgd":
         assert not math.isfinite(alpha) or alpha == 0
+
+
+class Halved(rates.Adam):
+    """A rule of a user's own: half of Adam's step."""
+
+    __slots__ = ()
+
+    def update(self, h, state):
+        return super().update(h, state) / 2
+
+
+def test_a_rule_of_ones_own_is_used_as_it_is(way):
+    """Where Adam, which it derives from, would be learned by numbers or in C."""
+    ends = []
+    for rate, beta in ((Halved(), 2e-3), (rates.Adam(), 1e-3)):
+        params, _ = make("sgd-sgd", way)
+        state = functional.init(params, rate, lr=0.01)
+        options = functional.StepOptions(hypergrad_lr=beta, **way)
+        for step in range(4):
+            grads = [(param + step).cos() for param in params]
+            functional.update(params, grads, state, directions.SGD(), rate, options)
+        ends.append([state.alpha, *params])
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-8)
+    assert abs(ends[0][0] / 0.01 - 1) > 0.01

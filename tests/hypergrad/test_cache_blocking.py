@@ -1,4 +1,4 @@
-"""Large tensors on a CPU are worked on in pieces: the same bits as in one call for all."""
+"""Large tensors on a CPU are worked on in chunks: the same bits as in one call for all."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pytest
 import torch
 
 import hypergrad
-from hypergrad._cache_blocking import PIECE, pieces, step_pieces
+from hypergrad._cache_blocking import CHUNK, chunks, step_chunks
 
-SHAPES = [(PIECE + 5,), (3,), (2, PIECE), (1000, 1001)]
+SHAPES = [(CHUNK + 5,), (3,), (2, CHUNK), (1000, 1001)]
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 @pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
 @pytest.mark.parametrize("name", ["sgd-sgd", "sgdn-adam", "adam-adam", "adam", "sgdn"])
-def test_pieces_have_the_bits_of_the_whole(name, granularity, layout):
+def test_chunks_have_the_bits_of_the_whole(name, granularity, layout):
     runs = []
-    for way in ({"fused": False}, {"foreach": True}):  # in pieces, whole
+    for way in ({"fused": False}, {"foreach": True}):  # in chunks, whole
         generator = torch.Generator().manual_seed(0)
         params = [torch.randn(shape, generator=generator) for shape in SHAPES]
         if layout == "transposed":
@@ -33,21 +33,21 @@ def test_pieces_have_the_bits_of_the_whole(name, granularity, layout):
     assert all(map(torch.equal, *runs))
 
 
-def test_a_piece_is_a_view_and_the_last_one_holds_the_rest():
-    tensor = torch.zeros(2, PIECE // 2 + 3)
+def test_a_chunk_is_a_view_and_the_last_one_holds_the_rest():
+    tensor = torch.zeros(2, CHUNK // 2 + 3)
     sizes = []
-    for (piece,) in pieces(tensor):
-        piece += 1
-        sizes.append(piece.numel())
-    assert sizes == [PIECE, 6]
+    for (chunk,) in chunks(tensor):
+        chunk += 1
+        sizes.append(chunk.numel())
+    assert sizes == [CHUNK, 6]
     assert tensor.eq(1).all()
 
 
 def test_a_count_moves_once():
-    param, state = torch.zeros(3 * PIECE), {"step": torch.tensor(4.0), "exp_avg": torch.zeros(3 * PIECE)}
+    param, state = torch.zeros(3 * CHUNK), {"step": torch.tensor(4.0), "exp_avg": torch.zeros(3 * CHUNK)}
     seen = []
-    for (theta,), (grad,), (own,) in step_pieces([param], [param], [state]):
-        assert theta.shape == grad.shape == own["exp_avg"].shape == (PIECE,)
+    for (theta,), (grad,), (own,) in step_chunks([param], [param], [state]):
+        assert theta.shape == grad.shape == own["exp_avg"].shape == (CHUNK,)
         own["step"] += 1
         seen.append(float(own["step"]))
     assert seen == [5, 5, 5]

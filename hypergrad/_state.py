@@ -1,0 +1,98 @@
+"""The state of a parameter group between steps, and the options of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from hypergrad import kernels
+from hypergrad._numbers import Number, as_float, as_floats
+from hypergrad.directions import ParamState
+from hypergrad.rates import RateState
+
+GRANULARITIES = ("group", "tensor", "released")
+
+Moves = dict[str, Tensor]
+"""The last moves of a group's T tensors: see ``hypergrad._hypergradients``."""
+
+
+@dataclass(slots=True)
+class State:
+    """Hold what a group of T parameters remembers between steps.
+
+    Attributes:
+        alpha: α. A learned one is a tensor, whose shape is in the table of ``hypergrad.functional``.
+        rate: The rate rule's state.
+        params: The op's state of each of the T parameters.
+        moves: The last moves. A step with a schedule, with decoupled weight decay or with a tensor that rests
+            fills it; any other step empties it.
+        h: A tensor like ``alpha`` into which ``update`` may write h, which it then returns.
+        kernel: The kernel of the last step, which the next step may use again. It holds no gradients.
+    """
+
+    alpha: Tensor | Number
+    rate: RateState
+    params: list[ParamState]
+    moves: Moves = field(default_factory=dict)
+    h: Tensor | None = None
+    kernel: kernels.Kernel | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepOptions:
+    """Hold the options of a step.
+
+    Args:
+        hypergrad_lr: The learning rate β of α: a number, or a tensor of shape (*members).
+        weight_decay: The weight decay λ.
+        decoupled_weight_decay: Add λθ to u, so that α multiplies it and h counts it. If false, add it to g
+            before everything else.
+        maximize: Ascend instead of descend.
+        granularity: ``"group"``, ``"tensor"`` or ``"released"``, as given to ``init``.
+        multiplicative: Let the rule move log α.
+        normalize: Make h the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
+        lr_bounds: The smallest and the largest α. ``None`` sets no bounds.
+        foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
+            memory at a time. ``None`` goes tensor by tensor on a CPU with a million elements or more, where
+            that is faster.
+        fused: ``True`` takes the step in the two passes of ``hypergrad.kernels`` where there is a kernel; if
+            not, torch's fused kernels move the parameters (no members, one device and dtype). ``False`` uses
+            neither. ``None`` uses ``hypergrad.kernels`` where it can, unless ``foreach`` is given.
+
+    Attributes:
+        beta: ``hypergrad_lr`` as a tensor or one of Python's own numbers.
+        coupled_decay: λ if it is added to g, else 0.
+        decoupled_decay: λ if it is added to u, else 0.
+        is_additive: Whether α moves by β times the rule's step of h = −⟨g, d⟩, without bounds.
+
+    Raises:
+        ValueError: If an option that should be a number is not one.
+    """
+
+    hypergrad_lr: Tensor | Number = 0.0
+    weight_decay: Number = 0.0
+    decoupled_weight_decay: bool = False
+    maximize: bool = False
+    granularity: str = "group"
+    multiplicative: bool = False
+    normalize: bool = False
+    lr_bounds: tuple[float, float] | None = None
+    foreach: bool | None = None
+    fused: bool | None = None
+    beta: Tensor | float = field(init=False)
+    coupled_decay: float = field(init=False)
+    decoupled_decay: float = field(init=False)
+    is_additive: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        beta, decay, bounds = self.hypergrad_lr, as_float("weight_decay", self.weight_decay), self.lr_bounds
+        derived = {
+            "beta": beta if isinstance(beta, Tensor) else as_float("hypergrad_lr", beta),
+            "lr_bounds": None if bounds is None else as_floats("lr_bounds", bounds),
+            "coupled_decay": 0.0 if self.decoupled_weight_decay else decay,
+            "decoupled_decay": decay if self.decoupled_weight_decay else 0.0,
+            "is_additive": not (self.multiplicative or self.normalize) and bounds is None,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
