@@ -1,7 +1,7 @@
 """Cache blocking for elementwise work on large CPU tensors.
 
-If a sequence of operations works chunk by chunk, each finds in the cache what the one before it left there. No
-operation here sums, so the bits are the same as without chunks.
+If a sequence of operations works chunk by chunk, each finds in the cache what the one before it left there.
+No operation here sums, so the bits are the same as without chunks.
 """
 
 from __future__ import annotations

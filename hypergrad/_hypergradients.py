@@ -10,13 +10,13 @@ Of d only u is stored. The rest follows without storing θ_{t−2}, since θ_{t�
 
     d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
 
-So two numbers describe a tensor's last move: its ``gain`` c and its ``decay`` λ. This holds as long as nothing
-but the optimizer moves the parameters.
+So two numbers describe a tensor's last move: its ``gain`` c and its ``decay`` λ. This holds as long as
+nothing but the optimizer moves the parameters.
 
 ``Moves`` stores them, as tensors of shape (T, *members) and (T,). It is empty if c is 1 and λ is 0 for every
-tensor, so that d = u. Tensors that share an α move in the same steps, those of them that have a gradient. One
-that rests has d = 0, so its c is 0. A tensor with an α of its own rests together with it, so its c and λ stay:
-its h is the slope along its own last move.
+tensor, so that d = u. Tensors that share an α move in the same steps, those of them that have a gradient.
+One that rests has d = 0, so its c is 0. A tensor with an α of its own rests together with it, so its c and
+λ stay: its h is the slope along its own last move.
 """
 
 from __future__ import annotations
