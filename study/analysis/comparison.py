@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from study.analysis.formatting import method_label
@@ -20,6 +21,7 @@ _SETTINGS = {
     "threshold": "thresholds",
     "budget": "budgets in iterations",
     "batch_size": "batch sizes",
+    "drop_last": "values of drop_last",
     "weight_decay": "weight decays",
 }
 
@@ -162,9 +164,14 @@ def _differences(shared: Sequence[Sequence[_Line]], sides: Sequence[Side]) -> It
     for name, what in _SETTINGS.items():
         found: dict[tuple[str, str], None] = {}
         for lines in shared:
-            values = {f"{line.trials[name].iloc[0]:g}": line for line in lines}
+            values = {_written(line.trials[name].iloc[0]): line for line in lines}
             if len(values) > 1:
                 found |= dict.fromkeys((_who(line, sides), value) for value, line in values.items())
         if found:
             said = ", ".join(f"{who} {value}" for who, value in list(found)[:6])
             yield f"{what} differ: {said}" + (", …" if len(found) > 6 else "")
+
+
+def _written(value: float | bool) -> str:
+    """Return a setting as a study file has it."""
+    return str(bool(value)).lower() if isinstance(value, bool | np.bool) else f"{value:g}"

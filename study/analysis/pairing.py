@@ -24,6 +24,7 @@ class Setup(NamedTuple):
     workload: str
     workload_args: str
     batch_size: int
+    drop_last: bool
     weight_decay: float
     epochs: float
     budget: float

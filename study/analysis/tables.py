@@ -49,12 +49,8 @@ def trial_table(
 
     Args:
         records: Of the study's trials, in any order.
-        study: What was to be run.
-
-    Args:
-        records: of the study's trials, in any order.
-        study: what was to be run.
-        state: what the study's search has found; a grid needs none.
+        study: The study.
+        state: What the study's search has found; a grid needs none.
 
     Raises:
         ValueError: Two records belong to one trial.
@@ -70,6 +66,7 @@ def trial_table(
     ]
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
+        "drop_last",
         *("weight_decay", "granularity", "workload_args", "optimizer_args", "threshold", "budget", "outcome"),
         *SUMMARIES,
     )
@@ -77,7 +74,8 @@ def trial_table(
     for name in ("alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
         table[name] = table[name].astype(float)
     # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
-    siblings = table.groupby(["workload", "workload_args", "batch_size", "epochs"], sort=False)["budget"]
+    alike = ["workload", "workload_args", "batch_size", "drop_last", "epochs"]
+    siblings = table.groupby(alike, sort=False)["budget"]
     table["budget"] = siblings.transform("max").fillna(table["budget"])
     return table
 
@@ -144,6 +142,7 @@ def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
         "key": trial.key,
         "op": trial.op,
         "lop": trial.lop,
+        "drop_last": trial.drop_last,
         "workload_args": _options(trial, "workload_args"),
         "optimizer_args": _options(trial, "optimizer_args"),
         "threshold": threshold,

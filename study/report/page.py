@@ -110,6 +110,7 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     def distinct(name: str) -> list[str]:
         return [format_setting(value) for value in dict.fromkeys(trials[name].dropna())]
 
+    dropped = ["last one dropped if smaller"] if trials["drop_last"].any() else []
     counts = Counter(trials["outcome"])
     ended = sum(counts[name] for name in MEASURED)
     states = [f"{counts[name]} {words}" for name, words in OUTCOMES.items() if counts[name]]
@@ -122,7 +123,7 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
         ("β", _betas(trials) or ["none"]),
         ("Seeds", distinct("seed")),
         ("Budget", [*epochs, iterations]),
-        ("Batch size", distinct("batch_size")),
+        ("Batch size", [*distinct("batch_size"), *dropped]),
         ("Weight decay", distinct("weight_decay")),
         ("Threshold", _thresholds(trials) or ["none"]),
         ("Trials", [f"{ended} of {len(trials)} ended", *states]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import re
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -76,7 +75,7 @@ def machine(device: torch.device) -> dict[str, str]:
     described = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "hypergrad-study": version("hypergrad-study"),
+        "hypergrad-study": provenance.release(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
         "precision": torch_settings.describe_precision(device),

@@ -74,7 +74,7 @@ class MlflowTracker:
         self._sent: dict[str, content.Sent] = {}
         self._unsure = False
         self._several_workloads = len({workload.use for workload in study.workloads}) > 1
-        each = _STUDY_POINTS // max(1, len(study.trials()))
+        each = _STUDY_POINTS // max(1, len(study.planned_trials()))
         self._points = min(CURVE_POINTS, max(_LEAST_POINTS, each))
 
     @property

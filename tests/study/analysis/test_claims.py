@@ -51,7 +51,8 @@ def made_up(hits, *, val=None, smoothed=None, threshold=0.3) -> pd.DataFrame:
                 }
                 rows.append(
                     {
-                        **{"workload": "mnist-mlp", "workload_args": "", "batch_size": 128},
+                        **{"workload": "mnist-mlp", "workload_args": ""},
+                        **{"batch_size": 128, "drop_last": False},
                         **{"weight_decay": 1e-4, "epochs": 20.0, "budget": BUDGET, "threshold": threshold},
                         **{"optimizer": optimizer, "beta": BETA.get(optimizer, 1e-3), "granularity": "group"},
                         **{"optimizer_args": "", "alpha0": alpha0, "seed": seed},
