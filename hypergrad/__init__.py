@@ -8,4 +8,6 @@ along one axis.
 
 from hypergrad._optimizers import NAMES, SGD, Adam, create
 
-__all__ = ["NAMES", "SGD", "Adam", "create"]
+__all__ = ["NAMES", "SGD", "Adam", "__version__", "create"]
+
+__version__ = "0.1.0"
