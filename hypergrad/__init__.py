@@ -9,4 +9,6 @@ along one axis.
 from hypergrad._optimizers import NAMES, SGD, Adam, AdamW, create
 from hypergrad._rules import default_hypergrad_lr
 
-__all__ = ["NAMES", "SGD", "Adam", "AdamW", "create", "default_hypergrad_lr"]
+__all__ = ["NAMES", "SGD", "Adam", "AdamW", "__version__", "create", "default_hypergrad_lr"]
+
+__version__ = "0.1.0"
