@@ -55,7 +55,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
 
     Raises:
         KeyError: If a name is unknown.
-        ValueError: For rule ``"multiplicative"`` with lop ``"sgd"`` or ``"sgdn"``: β is per unit of loss there.
+        ValueError: For rule ``"multiplicative"`` with lop ``"sgd"`` or ``"sgdn"``, whose β has a unit.
 
     Example:
         >>> import hypergrad
