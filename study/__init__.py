@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from study.config.trial import Trial
     from study.workloads.base import Data, Workload
 
-__all__ = ["Data", "Study", "Trial", "Workload", "load_study"]
+__all__ = ["Data", "Study", "Trial", "Workload", "__version__", "load_study"]
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "Data": "study.workloads.base",

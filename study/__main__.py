@@ -6,15 +6,40 @@ import os
 import sys
 from contextlib import suppress
 
+# fmt: off
+_EXTRA = frozenset({
+    "PIL", "filelock", "jinja2", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "platformdirs",
+    "psutil", "pyarrow", "pydantic", "ray", "rich", "ruamel", "scipy", "sklearn", "torch", "torchvision",
+    "typer",
+})
+"""The modules of the extra ``study``, which an installation of the optimizers alone lacks."""
+# fmt: on
+
 
 def main() -> None:
-    """Run the command line. If it is interrupted while modules are imported, end as it would end itself."""
+    """Run the command line.
+
+    If a package of the extra ``study`` is not installed, say what to install and exit with 2. If the program
+    is interrupted while it imports modules, end as the command line ends itself.
+    """
     prepare()
     try:
         from study.cli.commands import main as run
+
+        run()
     except KeyboardInterrupt:
         sys.exit(130)
-    run()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.exit(_say_what_to_install(error))
+
+
+def _say_what_to_install(error: ModuleNotFoundError) -> int:
+    name = (error.name or "").partition(".")[0]
+    line = f"error: {name} is not installed; studies need more packages than the optimizers"
+    print(f"{line}: pip install 'hypergrad-study[study]'", file=sys.stderr)
+    return 2
 
 
 def prepare() -> None:

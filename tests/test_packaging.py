@@ -1,5 +1,6 @@
 """The versions that pyproject.toml allows are those that constraints.txt and constraints-lowest.txt test."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,11 +9,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import hypergrad
+import study
+from study import __main__ as program
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DEPENDENCIES = [Requirement(line) for line in PROJECT["dependencies"]]
-ALL = DEPENDENCIES + [Requirement(line) for lines in EXTRAS.values() for line in lines]
+LIBRARY = [Requirement(line) for line in PROJECT["dependencies"]]
+STUDY = [Requirement(line) for line in EXTRAS["study"]]
+ALL = LIBRARY + [Requirement(line) for lines in EXTRAS.values() for line in lines]
 
 
 def pins(name: str) -> dict[str, Version]:
@@ -28,13 +34,34 @@ def test_pinned_versions_are_allowed(name):
     assert not refused
 
 
+def bound(requirement: Requirement) -> Version:
+    (lower,) = (Version(each.version) for each in requirement.specifier if each.operator == ">=")
+    return lower
+
+
 def test_the_lowest_versions_are_the_lower_bounds():
     lowest = pins("constraints-lowest.txt")
-    for requirement in DEPENDENCIES:
-        (bound,) = (Version(each.version) for each in requirement.specifier if each.operator == ">=")
-        assert lowest[canonicalize_name(requirement.name)] == bound, requirement
+    for requirement in STUDY:
+        assert lowest[canonicalize_name(requirement.name)] == bound(requirement), requirement
+
+
+def test_the_optimizers_need_pytorch_alone_and_are_tested_with_its_lowest_version():
+    (torch,) = LIBRARY
+    assert torch.name == "torch"
+    (tested,) = re.findall(r"torch==(\S+)", (ROOT / "Makefile").read_text())
+    assert Version(tested) == bound(torch)
 
 
 def test_every_dependency_is_pinned():
     pinned = pins("constraints.txt")
-    assert [r.name for r in DEPENDENCIES if canonicalize_name(r.name) not in pinned] == []
+    assert [r.name for r in LIBRARY + STUDY if canonicalize_name(r.name) not in pinned] == []
+
+
+def test_the_program_knows_the_modules_of_the_extra():
+    modules = {"ruamel.yaml": "ruamel", "scikit-learn": "sklearn", "pillow": "PIL"}
+    assert {modules.get(each.name, each.name) for each in STUDY} == program._EXTRA
+
+
+def test_the_version_is_the_same_everywhere():
+    cited = re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert {hypergrad.__version__, study.__version__, *cited} == {PROJECT["version"]}

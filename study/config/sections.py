@@ -26,7 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from study.config import schedules, validators
 from study.config.messages import show, suggest
-from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS, OptimizerName, is_dotted
+from study.config.optimizer_name import LOPS, OPTIMIZERS, OptimizerName, is_dotted
 from study.config.trial import default_label
 from study.config.validators import Arguments, Granularity, Number, Option, Rate, Seeds, Several
 
@@ -188,15 +188,16 @@ def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
 # Options of hypergrad.create that a study file has no key for, and the ops or lops that they belong to.
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("op", ("sgdn",)),
-    "betas": ("op", ("adam",)),
-    "eps": ("op", ("adam",)),
-    "decoupled_weight_decay": ("op", OPS),
+    "betas": ("op", ("adam", "adamw")),
+    "eps": ("op", ("adam", "adamw")),
+    "decoupled_weight_decay": ("op", ("sgd", "sgdn", "adam")),
     "lop_momentum": ("lop", ("sgdn",)),
     "lop_betas": ("lop", ("adam", "lion")),
     "lop_eps": ("lop", ("adam", "adagrad")),
+    "lr_bounds": ("lop", LOPS),
+    # What version 0.1 had for the rule. Files and keys of its studies have them.
     "multiplicative": ("lop", LOPS),
     "normalize": ("lop", LOPS),
-    "lr_bounds": ("lop", LOPS),
 }
 
 
@@ -206,6 +207,7 @@ ELSEWHERE = {
     "weight_decay": "the study's weight_decay",
     "granularity": "the optimizer's granularity",
     "lop": "the optimizer's name",
+    "rule": "the optimizer's rule",
     "nesterov": "the optimizer's name",
 }
 

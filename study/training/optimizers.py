@@ -48,10 +48,23 @@ def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Opt
     if is_dotted(trial.optimizer):
         return _of_class(trial, params, options)
     if trial.lop is not None:
+        options = {"rule": _old_rule(options)} | options
+    if trial.lop is not None:
         options |= {"hypergrad_lr": trial.beta, "granularity": trial.granularity}
     return hypergrad.create(
         trial.optimizer, params, lr=trial.alpha0, weight_decay=trial.weight_decay, **options
     )
+
+
+def _old_rule(options: dict[str, Any]) -> str:
+    """Take from ``options`` what version 0.1 had for the rule, and return the rule."""
+    old = options.pop("multiplicative", False), options.pop("normalize", False)
+    return {
+        (False, False): "additive",
+        (False, True): "additive-cosine",
+        (True, False): "multiplicative",
+        (True, True): "cosine",
+    }[old]
 
 
 def check(trial: Trial) -> None:

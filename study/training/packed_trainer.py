@@ -237,7 +237,7 @@ class PackTraining:
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[Tensor, Tensor]:
-        """Return every member's mean loss and accuracy over the validation data."""
+        """Return every member's mean loss and accuracy over the validation data; see ``trainer.evaluate``."""
         data, members = self._data, len(self._members)
         together = Streams((members,), data.val_inputs.device)
         size = max(LEAST_EVALUATION_BATCH, EVALUATION_BATCH // members)
@@ -247,8 +247,12 @@ class PackTraining:
             outputs = self._forward(self._optimizer.params, inputs.unsqueeze(0), together)
             expected = targets.expand(members, *targets.shape)
             loss += self._validate(outputs, expected) * len(targets)
-            correct += (outputs.contiguous().argmax(-1) == expected).flatten(1).sum(1)
-        return (loss / len(data.val_targets)).cpu(), (correct / data.val_targets.numel()).cpu()
+            if data.has_classes:
+                correct += (outputs.contiguous().argmax(-1) == expected).flatten(1).sum(1)
+        accuracy = (
+            correct / data.val_targets.numel() if data.has_classes else torch.full_like(correct, torch.nan)
+        )
+        return (loss / len(data.val_targets)).cpu(), accuracy.cpu()
 
 
 def _record(member: _Member, val_loss: float, val_accuracy: float) -> EpochRecord:

@@ -105,8 +105,8 @@ def unstackable_reason(workload: Workload) -> str | None:
         return "its batches are prepared by a function of its own, which may draw at random"
     model = sample_model(workload)
     for layer in _leaves(model):
-        # Exactly these classes: a subclass may do anything.
-        if type(layer) not in LAYERS:
+        # Exactly these classes: a subclass may do anything, unless its author says that it stacks.
+        if type(layer) not in LAYERS and not workload.stacks:
             return f"its model has a {type(layer).__name__}, which does not stack"
         if _is_hooked(layer):
             return f"its {type(layer).__name__} has hooks or a parametrization"

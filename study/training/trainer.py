@@ -7,6 +7,7 @@ the process that a workload changes are in force for its own trials only.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -172,7 +173,8 @@ class Training:
 def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, float]:
     """Return the mean loss and the accuracy (0 to 1) of ``model`` over the validation data.
 
-    Where a row has several targets, as a text has characters, the accuracy is over all of them.
+    Where a row has several targets, as a text has characters, the accuracy is over all of them. A regression
+    has no accuracy: it is NaN.
     """
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=data.val_inputs.device)
@@ -183,8 +185,10 @@ def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, f
     for inputs, targets in batches:
         outputs = model(workload.prepare(inputs, None) if workload.prepare else inputs)
         loss += workload.loss(outputs, targets) * len(targets)
-        correct += (outputs.argmax(-1) == targets).sum()
-    return loss.item() / len(data.val_targets), correct.item() / data.val_targets.numel()
+        if data.has_classes:
+            correct += (outputs.argmax(-1) == targets).sum()
+    accuracy = correct.item() / data.val_targets.numel() if data.has_classes else math.nan
+    return loss.item() / len(data.val_targets), accuracy
 
 
 def _read_back(losses: list[Tensor], alphas: list[Tensor | float], hypergradients: list[Tensor]) -> Curves:

@@ -61,7 +61,8 @@ class Data:
     """Training and validation data as whole tensors: row i of the inputs belongs to row i of the targets.
 
     Inputs have shape (n, ...) and any dtype, as ``Workload.prepare`` or else the model takes them; targets
-    have shape (n, ...) as ``Workload.loss`` takes them, int64 of shape (n,) for classes.
+    have shape (n, ...) as ``Workload.loss`` takes them: int64 of shape (n,) for classes, a floating-point
+    dtype for a regression.
 
     Raises:
         ValueError: inputs and targets differ in length, or there are none.
@@ -77,6 +78,11 @@ class Data:
             inputs, targets = len(getattr(self, f"{split}_inputs")), len(getattr(self, f"{split}_targets"))
             if inputs != targets or not inputs:
                 raise ValueError(f"{split}_inputs has {inputs} rows and {split}_targets has {targets}")
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the targets are classes, which are whole numbers: a regression has no accuracy."""
+        return not self.val_targets.is_floating_point()
 
     def to(self, device: torch.device | str) -> Data:
         """Return the data on ``device``; tensors that are there already are shared, not copied."""
@@ -103,3 +109,7 @@ class Workload:
     """A batch of stored inputs, on the device → the model's inputs. In training it is given a generator to
     draw augmentation from, in evaluation None. The generator may be on the CPU whatever the device is:
     draw on ``generator.device``. None: the model takes the inputs as they are stored."""
+    stacks: bool = False
+    """Whether ``torch.func.vmap`` can run the model, so that trials train together in packs. A sequence of
+    torch's usual layers packs without it. Say so of a module of your own if its outputs follow from its
+    parameters and inputs alone: no dropout, no batch norm, no other buffers that training changes."""

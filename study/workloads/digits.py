@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from study.workloads import models
 from study.workloads.base import Data, Workload
 
-__all__ = ["load", "logreg", "mlp"]
+__all__ = ["autoencoder", "conv", "load", "load_noisy", "load_pictures", "logreg", "mlp", "noisy_mlp"]
 
 TRAIN = 1437
 """Pictures for training; the other 360 of the 1797 are for validation."""
 MEAN, STD = 4.88, 6.01
 """Of the training pixels, which are 0 to 16."""
+WRONG = 0.3
+"""Odds that :func:`load_noisy` gives a training picture a wrong label."""
 
 
 def load(folder: Path) -> Data:
@@ -31,6 +36,25 @@ def load(folder: Path) -> Data:
     inputs = torch.from_numpy(((pixels[order] - MEAN) / STD).astype(np.float32))
     classes = torch.from_numpy(targets[order].astype(np.int64))
     return Data(inputs[:TRAIN], classes[:TRAIN], inputs[TRAIN:], classes[TRAIN:])
+
+
+def load_noisy(folder: Path) -> Data:
+    """Return the digits with 30 % of the training labels wrong, each drawn from the other nine.
+
+    The validation labels are right. So a model that fits its training labels does badly.
+    """
+    data = load(folder)
+    random = np.random.RandomState(2020)
+    wrong = random.uniform(size=TRAIN) < WRONG
+    others = (data.train_targets.numpy() + random.randint(1, 10, size=TRAIN)) % 10
+    targets = np.where(wrong, others, data.train_targets.numpy())
+    return replace(data, train_targets=torch.from_numpy(targets))
+
+
+def load_pictures(folder: Path) -> Data:
+    """Return the digits with each picture as its own target."""
+    data = load(folder)
+    return replace(data, train_targets=data.train_inputs, val_targets=data.val_inputs)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
@@ -55,3 +79,30 @@ def logreg() -> Workload:
 def mlp() -> Workload:
     """ReLU perceptron, 64–64–64–10: 8,970 parameters."""
     return Workload("digits-mlp", load, partial(models.mlp, 64, 64, 64, 10))
+
+
+def noisy_mlp() -> Workload:
+    """The same perceptron, with 30 % of the training labels wrong."""
+    return Workload("digits-noisy-mlp", load_noisy, partial(models.mlp, 64, 64, 64, 10))
+
+
+def autoencoder() -> Workload:
+    """A tanh perceptron, 64–32–8–32–64, that returns its input through eight numbers: 4,744 parameters."""
+    build = partial(models.mlp, 64, 32, 8, 32, 64, activation=nn.Tanh)
+    return Workload("digits-autoencoder", load_pictures, build, F.mse_loss)
+
+
+def conv() -> Workload:
+    """Two 3×3 convolutions of 8 and 16 channels with batch norm, one linear layer: 1,946 parameters."""
+    return Workload("digits-conv", load, _conv)
+
+
+def _conv() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), *_block(1, 8), *_block(8, 16), nn.Flatten(), nn.Linear(16 * 2 * 2, 10)
+    )
+
+
+def _block(before: int, after: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(before, after, kernel_size=3, padding=1)
+    return convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 from torch import nn
 
@@ -24,11 +25,16 @@ def logreg(inputs: int, classes: int) -> nn.Linear:
     return nn.Linear(inputs, classes)
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    """Return a ReLU perceptron with the given layer widths, inputs first, in torch's initialisation."""
+def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return a perceptron with the given layer widths, inputs first, in torch's initialisation.
+
+    Args:
+        widths: of the inputs, the hidden layers and the outputs.
+        activation: makes what comes after every layer but the last.
+    """
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
+        layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
 

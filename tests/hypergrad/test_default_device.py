@@ -17,13 +17,12 @@ SHAPES = [(3, 2), (4,), ()]
 OPTIONS = {
     "plain": {},
     "decoupled": {"decoupled_weight_decay": True},
-    "normalize": {"normalize": True},
-    "multiplicative": {"multiplicative": True},
+    "additive-cosine": {"rule": "additive-cosine"},
+    "multiplicative": {"rule": "multiplicative"},
     "bounds": {"lr_bounds": (1e-6, 1.0)},
     "everything": {
         "decoupled_weight_decay": True,
-        "normalize": True,
-        "multiplicative": True,
+        "rule": "cosine",
         "lr_bounds": (1e-6, 1.0),
     },
 }
@@ -119,7 +118,7 @@ def test_nor_do_functional_and_the_reference():
         params = [torch.stack([value, value + 1]) for value in values(0)]
         state = functional.init(params, rates.Adam(), lr=0.01, members=2)
         theta = values(0)
-        oracle = Reference("adam-adam", theta, 0.01, 1e-3, normalize=True, multiplicative=True)
+        oracle = Reference("adam-adam", theta, 0.01, 1e-3, rule="cosine")
         for step in range(3):
             grads = values(step + 1)
             oracle.step(grads)

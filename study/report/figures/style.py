@@ -26,10 +26,15 @@ from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName
 
 DPI = 150
 FAMILIES = (*OPS, "others")
-COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
+COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73", "adamw": "#7A5195"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
 _STYLES = (_NEW, _HD, _OTHER)
-_IN_PAPER = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the paper pairs each op with
+_IN_PAPER = {
+    "sgd": "sgdn",
+    "sgdn": "sgdn",
+    "adam": "adam",
+    "adamw": "adam",
+}  # the new lop that the paper pairs each op with
 _MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
 # Okabe and Ito's other colours, for optimizers that are not ours; their yellow is too light for lines.
 _FURTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
