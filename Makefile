@@ -6,7 +6,7 @@ STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
-.PHONY: study test test-unit test-lowest test-cluster test-chaos ui check bench clean cluster-up cluster-run cluster-ui cluster-down
+.PHONY: study test test-unit test-lowest test-cluster test-chaos ui check docs bench clean cluster-up cluster-run cluster-ui cluster-down
 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
@@ -45,6 +45,9 @@ check: .venv/.ready  ## lint, types (on Linux and on macOS), direction of import
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports
 	.ci/audit
+
+docs: .venv/.ready  ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 bench: .venv/.ready  ## ratios against a peer measured in the same run
 	$(BIN)/python tests/benchmarks/iteration.py
