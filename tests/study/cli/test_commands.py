@@ -183,10 +183,10 @@ def test_interrupted_it_says_how_to_resume_and_resumed_it_ends_as_if_undisturbed
         cwd=tmp_path,
     )
     deadline = time.monotonic() + 120
-    while not any(file.stat().st_size > 20_000 for file in runs.glob("small/trials/*")):
+    while not any(file.stat().st_size > 2_000 for file in runs.glob("small/trials/*")):
         assert time.monotonic() < deadline, process.communicate()
         assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
