@@ -17,15 +17,10 @@ test: .venv/.ready  ## all tests but those of test-cluster and test-chaos, two a
 test-unit: .venv/.ready  ## of these, those that need neither Ray nor a browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not (ray or browser or cluster or chaos)'
 
-LIBRARY_TESTS = numpy pytest pytest-timeout pytest-xdist hypothesis
-
-test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest*
+test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos)'
-	$(PYTHON) -m venv .venv-lowest-torch
-	.venv-lowest-torch/bin/python -m pip install --quiet --editable . torch==2.6.0 $(LIBRARY_TESTS)
-	.venv-lowest-torch/bin/python -m pytest --numprocesses 2 --dist loadfile tests/hypergrad
 
 test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
 	$(BIN)/python tools/install.py '.[cluster,dev]'
@@ -75,4 +70,4 @@ cluster-down:  ## stop it; what was run is kept
 	touch $@
 
 clean:  ## remove what was set up and built; leaves runs/ alone
-	rm -rf .venv .venv-lowest .venv-lowest-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

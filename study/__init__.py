@@ -1,8 +1,18 @@
 """A distributed study of hypergradient optimizers, run by Ray Tune and kept in MLflow.
 
+::
+
+    import study
+
+    results = study.run("my-study.yaml")  # or a preset, or a mapping
+    results = study.load("my-study")      # later
+    results.summary
+    results.figure1()
+
 Rooms, each of which imports only those below it::
 
     cli          commands and what they print
+    api          runs studies and loads results from Python
     execution    runs a study: plans it, trains it on Ray, searches with Optuna
     tracking     sends results to a tracker (MLflow)    | report    figures, page, exports
     training     trains trials and packs in one process | analysis  metrics, tables, claims
@@ -14,21 +24,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from study.config.loader import load_study
+    from study.api.results import Results, load
+    from study.api.running import run
+    from study.config.loader import ConfigError, load_study
     from study.config.study import Study
     from study.config.trial import Trial
     from study.workloads.base import Data, Workload
 
-__all__ = ["Data", "Study", "Trial", "Workload", "__version__", "load_study"]
+__all__ = [
+    "ConfigError",
+    "Data",
+    "Results",
+    "Study",
+    "Trial",
+    "Workload",
+    "__version__",
+    "load",
+    "load_study",
+    "run",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ConfigError": "study.config.loader",
     "Data": "study.workloads.base",
+    "Results": "study.api.results",
     "Study": "study.config.study",
     "Trial": "study.config.trial",
     "Workload": "study.workloads.base",
+    "load": "study.api.results",
     "load_study": "study.config.loader",
+    "run": "study.api.running",
 }
 
 

@@ -31,6 +31,11 @@ def _tensors(epochs: Sequence[EpochRecord]) -> int:
 CURVES = pa.schema(
     [
         ("key", pa.string()),
+        ("workload", pa.string()),
+        ("optimizer", pa.string()),
+        ("alpha0", pa.float64()),
+        ("beta", pa.float64()),
+        ("seed", pa.int64()),
         ("iteration", pa.int64()),
         ("alpha", pa.float32()),
         ("train_loss", pa.float32()),
@@ -41,10 +46,18 @@ CURVES = pa.schema(
 
 
 def curve_rows(record: TrialRecord) -> pa.Table:
-    """Return a trial's rows of the long table: one per iteration, columns :data:`CURVES`."""
-    count = record.iterations
-    columns = [pa.array([record.trial.key] * count), pa.array(range(1, count + 1))]
+    """Return a trial's rows of the long table: one per iteration, columns :data:`CURVES`.
+
+    ``optimizer`` is the name in tables and figures. ``beta`` and ``hypergradient`` are null for an optimizer
+    that does not learn α.
+    """
+    count, trial = record.iterations, record.trial
+    settings = (trial.key, trial.workload, trial.label, trial.alpha0, trial.beta, trial.seed)
+    columns = [
+        pa.repeat(pa.scalar(value, field.type), count) for value, field in zip(settings, CURVES, strict=False)
+    ]
+    columns.append(pa.array(range(1, count + 1)))
     columns += [pa.array(values, pa.float32()) for values in (record.alpha, record.train_loss)]
-    fixed = record.trial.lop is None  # has no hypergradient
+    fixed = trial.lop is None  # has no hypergradient
     columns.append(pa.nulls(count, pa.float32()) if fixed else pa.array(record.hypergradient, pa.float32()))
     return pa.Table.from_arrays(columns, schema=CURVES)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from study.analysis.progress_text import describe
+from study.api.stored import find_run
 from study.cli import display, results
 from study.cli.options import (
     Data,
@@ -17,7 +19,6 @@ from study.cli.options import (
     Runs,
     Uri,
     err,
-    find_run,
     find_study,
     out,
     reason,
@@ -143,7 +144,7 @@ def status(
     records = folder.planned_records(spec)
     out.print(f"[bold]{spec.name}[/] in", end=" ")
     out.print(folder.path, markup=False, highlight=False, soft_wrap=True)
-    stands = display.describe(progress_of(records, elsewhere=elsewhere))
+    stands = describe(progress_of(records, elsewhere=elsewhere))
     out.print(stands, markup=False, highlight=False, soft_wrap=True)
     for line in display.failure_lines(failures(records), tracebacks=tracebacks):
         err.print(line)

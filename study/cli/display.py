@@ -21,7 +21,6 @@ from study.analysis.formatting import (
 )
 from study.config.loader import Study
 from study.storage.failures import Failure
-from study.storage.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,38 +35,6 @@ _SHOWN = {
     "alpha_range": "α range",
     "iterations": "iterations",
 }
-
-
-def describe(progress: Progress) -> str:
-    """Return one line that says how a study stands."""
-    parts = [f"{progress.done}/{progress.total} trials done"]
-    parts += [
-        f"{count} {what}"
-        for count, what in (
-            (progress.running, "running"),
-            (progress.diverged, "diverged"),
-            (progress.pruned, "pruned"),
-            (progress.failed, "failed"),
-        )
-        if count
-    ]
-    if progress.best is not None:
-        best = progress.best.trial
-        parts.append(f"best validation loss {progress.best_val_loss:.4g} ({best.workload} {best.name})")
-    if progress.seconds_left is not None and progress.done + progress.failed < progress.total:
-        parts.append(f"about {duration(progress.seconds_left)} left")
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
 
 
 def show_summary(console: Console, summary: pd.DataFrame) -> None:

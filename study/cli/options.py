@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -12,9 +11,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from study.config import messages
-from study.config.loader import ConfigError, Study, load_study
-from study.config.validators import is_study_name
+from study.api.stored import fetch, find_run
+from study.config.loader import Study
 from study.storage.study_folder import RUNS_VARIABLE, StudyFolder, runs_folder
 
 # Programs and logs get their lines unfolded.
@@ -86,33 +84,10 @@ def find_study(
     folder = runs_folder(runs)
     elsewhere: dict[str, float] = {}
     if (tracking_uri or "").startswith("http") and Path(name).name == name:
-        from study import tracking
+        from study.tracking.base import TrackingError
 
         try:
-            uri = tracking.tracking_uri(tracking_uri, folder)
-            elsewhere = tracking.fetch(uri, StudyFolder(folder, name))
-        except tracking.TrackingError as error:
+            elsewhere = fetch(name, folder, str(tracking_uri))
+        except TrackingError as error:
             refuse(str(error))
     return *find_run(name, folder), elsewhere
-
-
-def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
-    """Return a study that has been run, and its folder.
-
-    ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
-    results are those of the file's name, scored by what the file says now.
-
-    Raises:
-        ConfigError: the study has not been run under ``runs``, or its file is not valid.
-    """
-    if is_study_name(source) and (folder := StudyFolder(runs, source)).study_file.is_file():
-        return load_study(folder.study_file), folder
-    if os.path.isfile(source):
-        study = load_study(source)
-        folder = StudyFolder(runs, study.name)
-        if folder.study_file.is_file():
-            return study, folder
-    known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
-    here = ", ".join(known) if known else "none"
-    asked = messages.one_line(source, 100) or repr("")
-    raise ConfigError([f"{asked}: no study of that name was run under {runs}; there: {here}"])

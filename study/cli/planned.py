@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study.analysis.formatting import join_names, pluralize
-from study.cli.display import duration
+from study.analysis.progress_text import duration
 from study.cli.options import out, refuse
 from study.config import plugins
 from study.config.loader import Study

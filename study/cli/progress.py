@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from study.cli.display import describe
+from study.analysis.progress_text import describe
 from study.storage.progress import OnProgress, Progress
 
 LINE_SECONDS = 10.0

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.analysis.formatting import pluralize
+from study.analysis.progress_text import describe
+from study.api import running
 from study.cli import display, progress, results
 from study.cli.options import command_line, err, out, refuse, say
 from study.config.loader import Study
@@ -23,7 +25,7 @@ INTERRUPTED = 130
 def make_executor(
     study: Study, *, local: bool, address: str | None, cpus: int | None, gpus: int | None
 ) -> Executor:
-    """Return what trains a study: this process, a Ray of its own, or a Ray cluster.
+    """Return what trains a study, or refuse options that contradict each other.
 
     Args:
         study: the study.
@@ -33,19 +35,11 @@ def make_executor(
         gpus: GPUs of a Ray of its own.
     """
     given = {"--address": address, "--cpus": cpus, "--gpus": gpus}
-    if local:
-        if wrong := [name for name, value in given.items() if value is not None]:
-            refuse(f"--local trains in this process, without Ray; leave out {' and '.join(wrong)}")
-        from study.execution.in_process import InProcessExecutor
-
-        return InProcessExecutor()
+    if local and (wrong := [name for name, value in given.items() if value is not None]):
+        refuse(f"--local trains in this process, without Ray; leave out {' and '.join(wrong)}")
     if address is not None and (wrong := [name for name in ("--cpus", "--gpus") if given[name] is not None]):
         refuse(f"{' and '.join(wrong)}: of a Ray of its own; a cluster has what it has, leave it out")
-    from study.execution.ray_backend.cluster import Connection
-    from study.execution.ray_backend.executor import RayExecutor
-
-    one_cpu_each = study.resources.cpus <= 1 and not study.resources.gpus
-    return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each))
+    return running.make_executor(study, local=local, address=address, cpus=cpus, gpus=gpus)
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ def _run(study: Study, folder: StudyFolder, executor: Executor, options: RunOpti
         refuse(str(error))
     except KeyboardInterrupt:
         stopped = progress_of(folder.planned_records(study))
-        err.print(f"\nstopped with {display.describe(stopped)}\nresume with: {again}")
+        err.print(f"\nstopped with {describe(stopped)}\nresume with: {again}")
         return INTERRUPTED
     return FAILED if ended.done < ended.total or ended.tracking_error else 0
 

@@ -5,14 +5,15 @@ Nothing here imports torch, Ray or MLflow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from study.config import messages, yaml_reader
+from study.config import messages, overrides, yaml_reader
 from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS
 from study.config.sections import Asha, OptimizerSection, Range, Resources, Search
 from study.config.study import Study
@@ -25,7 +26,7 @@ __all__ = ["LOPS", "OPS", "OPTIMIZERS", "ConfigError", "Resources", "Study", "Tr
 _PRESETS = Path(__file__).parent / "presets"
 
 
-def load_study(source: str | Path) -> Study:
+def load_study(source: str | Path | Mapping[str, Any], settings: Iterable[str] = ()) -> Study:
     """Read and validate a study.
 
     ::
@@ -35,15 +36,17 @@ def load_study(source: str | Path) -> Study:
         162
 
     Args:
-        source: A preset's name, or the path of a YAML file (always a path if it is a ``Path``).
+        source: A preset's name, or the path of a YAML file (always a path if it is a ``Path``), or a mapping
+            with the keys and values of such a file.
+        settings: Settings that replace those of ``source``, such as ``epochs=3`` or ``search.points=5``.
 
     Raises:
         ConfigError: With all that is wrong, one line per problem.
     """
-    if isinstance(source, str) and source in preset_names():
-        document = yaml_reader.read(preset_path(source), source)
-    else:
-        document = yaml_reader.read(_existing(source), str(source))
+    changes = overrides.parse(settings)
+    document = _document(source)
+    if changes and isinstance(document.value, dict):
+        document = overrides.Changed(document, changes)
     if not isinstance(document.value, dict):
         shown = messages.show(document.value)
         raise document.error([((), f"the file holds {shown}; write a mapping such as name: my-study")])
@@ -54,6 +57,14 @@ def load_study(source: str | Path) -> Study:
     if document.problems:
         raise document.error(())
     return study
+
+
+def _document(source: str | Path | Mapping[str, Any]) -> overrides.Source:
+    if isinstance(source, Mapping):
+        return overrides.Written(source)
+    if isinstance(source, str) and source in preset_names():
+        return yaml_reader.read(preset_path(source), source)
+    return yaml_reader.read(_existing(source), str(source))
 
 
 def preset_names() -> list[str]:

@@ -58,7 +58,19 @@ def read(path: Path, label: str | None = None) -> Document:
         ConfigError: The file cannot be read, or is not one YAML document in UTF-8.
     """
     label = str(path) if label is None else label
-    text = _contents(path, label)
+    return parse(_contents(path, label), label)
+
+
+def parse(text: str, label: str) -> Document:
+    """Parse one YAML document.
+
+    Args:
+        text: The document.
+        label: What messages call it.
+
+    Raises:
+        ConfigError: It is not one YAML document.
+    """
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(text)
@@ -106,7 +118,7 @@ class Document:
                 located.append((path, line, message))
         located = sorted(located, key=lambda problem: problem[1])[:MAX_PROBLEMS]
         return ConfigError(
-            _problem(self._label, f"{_dotted(path)}: {message}" if path else message, line)
+            _problem(self._label, f"{dotted(path)}: {message}" if path else message, line)
             for path, line, message in located
         )
 
@@ -248,7 +260,8 @@ def _problem(label: str, message: str, line: int | None) -> str:
     return one_line(label, 1000) + (f":{line}: " if line else ": ") + one_line(message)
 
 
-def _dotted(path: Loc) -> str:
+def dotted(path: Loc) -> str:
+    """Return a place as people write it: ``optimizers[1].name``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part, 60)}" for part in path)[1:]
 
 

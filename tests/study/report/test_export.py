@@ -58,9 +58,14 @@ def test_curves_hold_every_iteration_of_every_trial(records, tmp_path, form):
     path = tmp_path / f"curves.{form}"
     assert export.write_curves(iter(records), form, path) == 6 * len(records)
     table = pd.read_csv(path) if form == "csv" else pd.read_parquet(path)
-    assert list(table) == ["key", "iteration", "alpha", "train_loss", "hypergradient"]
+    settings = ["workload", "optimizer", "alpha0", "beta", "seed"]
+    assert list(table) == ["key", *settings, "iteration", "alpha", "train_loss", "hypergradient"]
     for record in records:
         rows = table[table["key"] == record.trial.key]
+        written = record.trial.settings()
+        for name in settings:
+            (value,) = rows[name].unique()
+            assert value == written[name] or (written[name] is None and np.isnan(value))
         assert rows["iteration"].tolist() == [1, 2, 3, 4, 5, 6]
         for name in ("alpha", "train_loss", "hypergradient"):
             np.testing.assert_allclose(rows[name], getattr(record, name), rtol=1e-6)

@@ -1,0 +1,161 @@
+"""Runs a study from Python, as the command ``run`` does from the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.analysis.formatting import pluralize
+from study.api import notebook
+from study.config.loader import Study, load_study
+from study.storage.progress import Progress
+from study.storage.study_folder import StudyFolder, runs_folder
+
+if TYPE_CHECKING:
+    from study.api.results import Results
+    from study.execution.executor import Executor
+
+
+def run(
+    study: str | Path | Mapping[str, Any] | Study,
+    *,
+    runs: str | Path | None = None,
+    data: str | Path | None = None,
+    tracking: str | None = None,
+    local: bool = False,
+    address: str | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    preflight: bool = True,
+    report: bool = True,
+    progress: bool | Callable[[Progress], None] = True,
+) -> Results:
+    """Run a study, or what is left of it, and return its results.
+
+    A study that was interrupted resumes: finished trials are not trained again. In a notebook a bar shows the
+    progress; elsewhere a line on stderr does, every ten seconds.
+
+    ::
+
+        results = study.run({
+            "name": "first",
+            "workloads": ["digits-logreg"],
+            "optimizers": ["sgd", "sgd-sgd"],
+            "alpha0": [0.001, 0.01, 0.1],
+            "beta": 1e-3,
+            "seeds": 3,
+            "epochs": 10,
+        })
+        results.figure1()
+
+    Args:
+        study: A study file, a preset's name, a mapping with the keys of a study file, or a ``Study``.
+        runs: The folder of runs. Default: ``HYPERGRAD_STUDY_RUNS``, or ``./runs``.
+        data: The folder of the data sets. Default: ``HYPERGRAD_STUDY_DATA``, or a folder in the user's cache.
+        tracking: MLflow's tracking URI. Default: ``MLFLOW_TRACKING_URI``, or SQLite in the folder of runs.
+        local: Train in this process, without Ray, one trial or pack after the other.
+        address: Of a running Ray cluster to train on, such as ``"auto"``. Default: a Ray is started here.
+        cpus: CPUs of the Ray that is started here. Default: all that this process may use.
+        gpus: GPUs of the Ray that is started here. Default: all.
+        preflight: Train one batch of everything here before the start.
+        report: Write the report and store it with MLflow, as the command ``run`` does. Takes seconds.
+        progress: Show the progress; or a function to call with it once per second, from another thread.
+
+    Returns:
+        The results, also if trials failed: see ``Results.failures``.
+
+    Raises:
+        ConfigError: The study is not valid; one line per problem.
+        ValueError: Arguments contradict each other.
+        WorkloadError, OptimizerError, SamplerError: A name or an argument in the study is wrong.
+        DataError: Data are missing.
+        ExecutorError: Trials cannot be run as asked, or all workers are gone.
+        BusyError: Another process runs this study.
+        TrackingError: The tracker cannot be used.
+        OSError: The study's folder cannot be written.
+        KeyboardInterrupt: Interrupted; run the study again to resume it.
+    """
+    spec = study if isinstance(study, Study) else load_study(study)
+    given = {"address": address, "cpus": cpus, "gpus": gpus}
+    if local and (wrong := [name for name, value in given.items() if value is not None]):
+        raise ValueError(f"local=True trains in this process, without Ray; leave out {' and '.join(wrong)}")
+    if address is not None and (wrong := [name for name in ("cpus", "gpus") if given[name] is not None]):
+        raise ValueError(f"a cluster has the CPUs and GPUs that it has; leave out {' and '.join(wrong)}")
+    folder = StudyFolder(runs_folder(None if runs is None else Path(runs)), spec.name)
+    shown: notebook.Display = notebook.Silent() if progress is False else notebook.display()
+    if callable(progress):
+        shown = notebook.Calls(progress)
+    executor = make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
+    try:
+        return _run(spec, folder, executor, shown, data, tracking, preflight=preflight, report=report)
+    finally:
+        executor.shutdown()
+
+
+def make_executor(
+    study: Study, *, local: bool, address: str | None, cpus: int | None, gpus: int | None
+) -> Executor:
+    """Return what trains a study: this process, a Ray of its own, or a Ray cluster.
+
+    Args:
+        study: The study.
+        local: Train in this process.
+        address: Of the Ray cluster.
+        cpus: CPUs of a Ray of its own.
+        gpus: GPUs of a Ray of its own.
+    """
+    if local:
+        from study.execution.in_process import InProcessExecutor
+
+        return InProcessExecutor()
+    from study.execution.ray_backend.cluster import Connection
+    from study.execution.ray_backend.executor import RayExecutor
+
+    one_cpu_each = study.resources.cpus <= 1 and not study.resources.gpus
+    return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each))
+
+
+def _run(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    shown: notebook.Display,
+    data: str | Path | None,
+    uri: str | None,
+    *,
+    preflight: bool,
+    report: bool,
+) -> Results:
+    from study import tracking
+    from study.api.results import Results
+    from study.execution import driver, planning
+
+    data_folder = None if data is None else Path(data)
+    pending = planning.pending_trials(study, folder.planned_records(study))
+    driver.check(study, pending, executor, data_folder)
+    folder.runs.mkdir(parents=True, exist_ok=True)
+    uri = tracking.tracking_uri(uri, folder.runs)
+    tracker = tracking.open_tracker(study, uri, folder, shown.say)
+    tracker.check()
+    ended = driver.run(
+        study,
+        folder,
+        tracker,
+        executor,
+        data_folder=data_folder,
+        preflight=preflight,
+        on_progress=shown.progress,
+        on_message=shown.say,
+    )
+    results = Results(study, folder)
+    for failure in results.failures:
+        where = f" ({failure.place})" if failure.place else ""
+        shown.say(f"{pluralize(failure.trials, 'trial')} failed: {failure.cause}{where}")
+    if ended.tracking_error:
+        shown.say(f"MLflow did not take everything: {ended.tracking_error}")
+    if report and ended.done:
+        page = results.report()
+        tracker.log_report(folder.report)
+        shown.say(f"report: {page}")
+    return results

@@ -1,0 +1,183 @@
+"""Results from Python are those of the journals, of a study of version 0.1 and of one that runs here."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import study
+from study.storage import journal
+from study.storage.study_folder import StudyFolder
+from study.tracking.mlflow_backend.ui_server import serving
+
+KEPT = Path(__file__).parents[2] / "data" / "version-0.1"
+SPEC = {
+    "name": "small",
+    "workloads": ["digits-logreg", "digits-mlp"],
+    "optimizers": ["sgd", "sgd-sgd"],
+    "alpha0": np.array([0.01, 0.1]),
+    "beta": 1e-3,
+    "seeds": (0, 1, 2),
+    "epochs": np.int64(2),
+    "threshold": 2.0,
+}
+TRIALS = 2 * 2 * 2 * 3
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def ran(runs):
+    return study.run(SPEC, runs=runs, local=True, progress=False)
+
+
+def test_importing_study_brings_in_nothing_else():
+    code = (
+        "import sys; before = set(sys.modules); import study; study.__version__; dir(study);"
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(out.stdout.split()) - set(sys.stdlib_module_names) == {"study"}
+
+
+def test_a_study_of_version_0_1_is_loaded_as_its_journals_have_it():
+    results = study.load("kept-grid", runs=KEPT)
+    assert (results.progress.finished, results.progress.running, results.progress.total) == (2, 2, 6)
+    assert results.trials["outcome"].value_counts()["pending"] == 2
+    folder = StudyFolder(KEPT, "kept-grid")
+    for trial in results.study.trials():
+        record = journal.read(folder.journal(trial), trial)
+        if record.epochs:
+            rows = results.curves(optimizer=trial.label, seed=trial.seed)
+            for name in ("alpha", "train_loss", "hypergradient"):
+                np.testing.assert_allclose(rows[name], getattr(record, name), rtol=1e-6)
+            epochs = results.epochs(optimizer=trial.label, seed=trial.seed)
+            assert epochs["val_loss"].tolist() == [epoch.val_loss for epoch in record.epochs]
+    assert isinstance(results.figure1(), Figure)
+
+
+def test_a_search_of_version_0_1_shows_its_best_points():
+    results = study.load("kept-search", runs=KEPT)
+    assert set(results.trials["seed"]).isdisjoint(results.study.search.seeds)
+    assert set(results.curves()["key"]) == set(results.trials["key"])
+
+
+def test_a_study_that_ran_has_all_its_trials_and_their_settings_in_every_table(ran):
+    trials = ran.trials
+    assert len(trials) == TRIALS
+    assert set(trials["outcome"]) <= {"reached", "not_reached"}
+    assert len(ran.summary) == TRIALS / 3
+    curves = ran.curves()
+    assert (
+        curves.groupby("key").size().tolist() == trials.set_index("key")["iterations"].sort_index().tolist()
+    )
+    settings = ["workload", "optimizer", "alpha0", "beta", "seed"]
+    told = curves.drop_duplicates("key").set_index("key")[settings]
+    pd.testing.assert_frame_equal(
+        told.sort_index(), trials.set_index("key")[settings].sort_index(), check_dtype=False
+    )
+    last = ran.epochs().groupby("key")["train_loss"].last()
+    expected = trials.set_index("key")["final_train_loss"]
+    np.testing.assert_allclose(last.sort_index(), expected.sort_index(), rtol=1e-6)
+
+
+def test_tables_are_the_callers_own(ran):
+    table = ran.trials
+    table["outcome"] = "spoilt"
+    assert "spoilt" not in set(ran.trials["outcome"])
+
+
+def test_curves_are_selected_by_any_setting(ran):
+    some = ran.curves(optimizer=["sgd-sgd"], alpha0=[0.1], seed=(0, 2), workload="digits-mlp", beta=1e-3)
+    assert some.groupby("seed").ngroups == 2
+    assert {*some["optimizer"], *some["workload"]} == {"sgd-sgd", "digits-mlp"}
+    assert ran.curves(alpha0=0.1 + 1e-16)["alpha0"].unique().tolist() == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"alpha0": 0.5}, "no trial has alpha0=0.5; there are 0.01, 0.1"),
+        ({"optimizer": "adam"}, "no trial has optimizer='adam'; there are sgd, sgd-sgd"),
+        ({"beta": [1e-3, 7]}, "no trial has beta=7; there are 0.001"),
+        ({"seed": 9}, "no trial has seed=9; there are 0, 1, 2"),
+    ],
+)
+def test_a_value_that_no_trial_has_is_refused(ran, wanted, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ran.curves(**wanted)
+
+
+def test_every_figure_of_the_report_can_be_had(ran):
+    figures = ran.figures()
+    assert "Learning rate and losses" in figures
+    named = [ran.figure1(0.1), ran.step_sizes(), ran.best_of_k(), ran.runtime()]
+    for figure in [*named, *figures.values()]:
+        assert isinstance(figure, Figure)
+    assert "α₀ = 0.1" in ran.figure1(0.1).get_suptitle()
+
+
+def test_a_figure_of_one_workload_has_its_trials_alone(ran):
+    figure = ran.sensitivity("digits-mlp")
+    best = ran.summary.query("workload == 'digits-mlp'")["final_train_loss"]
+    drawn = [
+        line.get_ydata() for axes in figure.axes[-1:] for line in axes.lines if len(line.get_ydata()) > 1
+    ]
+    assert sorted(np.concatenate(drawn)) == pytest.approx(sorted(best))
+    with pytest.raises(ValueError, match="several workloads; give workload= one of digits-logreg, digits"):
+        ran.sensitivity()
+    with pytest.raises(ValueError, match="no trials have ended that this figure could show"):
+        study.load("kept-grid", runs=KEPT).sensitivity()
+
+
+def test_a_notebook_sees_how_the_study_stands_and_its_best_points_first(ran):
+    html = ran._repr_html_()
+    assert f"{TRIALS}/{TRIALS} trials done" in html
+    best = ran.summary.sort_values(["workload", "best_val_loss"])
+    rows = html.split("<tbody>")[1].split("</tr>")
+    assert f"<td>{best['optimizer'].iloc[0]}</td>" in rows[0]
+    assert f"<td>{best['alpha0'].iloc[0]:g}</td>" in rows[0]
+    assert len(rows) - 1 == len(best)
+    assert repr(ran).startswith(f"<Results of small: {TRIALS}/{TRIALS} trials done")
+
+
+def test_a_study_file_scores_the_results_again(ran, runs, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text((runs / "small" / "study.yaml").read_text().replace("threshold: 2.0", "threshold: 1e-6"))
+    assert (study.load(file, runs=runs).trials["outcome"] == "not_reached").all()
+
+
+def test_what_is_not_there_is_said(runs, tmp_path):
+    with pytest.raises(study.ConfigError, match="none: no study of that name was run under"):
+        study.load("none", runs=tmp_path)
+    with pytest.raises(study.ConfigError, match="'sqlite:///x' is not a server's address"):
+        study.load("small", tracking="sqlite:///x")
+
+
+def test_the_same_comes_from_a_server_alone(ran, runs, monkeypatch, tmp_path, tmp_path_factory):
+    server = tmp_path_factory.mktemp("server")
+    monkeypatch.chdir(server)
+    with serving(f"sqlite:///{server / 'mlflow.db'}", 0) as address:
+        monkeypatch.chdir(tmp_path)
+        study.run(SPEC, runs=runs, local=True, tracking=address, report=False, progress=False)
+        results = study.load("small", tracking=address)
+        with pytest.raises(study.ConfigError, match=f"none: {address} has no study of that name"):
+            study.load("none", tracking=address)
+    assert list(tmp_path.iterdir()) == []
+    pd.testing.assert_frame_equal(results.trials, ran.trials)
+    pd.testing.assert_frame_equal(results.curves(), ran.curves())
+    pd.testing.assert_frame_equal(results.claims, ran.claims)
+    place = results.path
+    assert place.is_dir()
+    assert math.isfinite(results.progress.best_val_loss)
+    del results
+    assert not place.exists()
