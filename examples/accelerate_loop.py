@@ -1,7 +1,7 @@
 """A learned learning rate in a loop of Accelerate, with a schedule that multiplies α.
 
-    pip install accelerate
-    accelerate launch examples/accelerate_loop.py
+pip install accelerate
+accelerate launch examples/accelerate_loop.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A learned learning rate in Lightning: an optimizer, a schedule that multiplies α, and α in the logs.
 
-    pip install lightning
-    python examples/lightning_classifier.py
+pip install lightning
+python examples/lightning_classifier.py
 """
 
 from __future__ import annotations

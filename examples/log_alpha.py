@@ -1,9 +1,9 @@
 """The curves of α and h in TensorBoard, or in Weights & Biases.
 
-    pip install tensorboard
-    python examples/log_alpha.py                        # then: tensorboard --logdir runs-tensorboard
-    pip install wandb
-    WANDB_MODE=offline python examples/log_alpha.py wandb
+pip install tensorboard
+python examples/log_alpha.py                        # then: tensorboard --logdir runs-tensorboard
+pip install wandb
+WANDB_MODE=offline python examples/log_alpha.py wandb
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ def test_it_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     start = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'href="tutorial/"' in start
-    assert "../study/workloads/base.py" not in (tmp_path / "studies" / "index.html").read_text(encoding="utf-8")
+    assert "../study/workloads/base.py" not in (tmp_path / "studies" / "index.html").read_text(
+        encoding="utf-8"
+    )
     reference = (tmp_path / "reference" / "hypergrad" / "index.html").read_text(encoding="utf-8")
     for name in ("hypergrad.SGD", "hypergrad.Adam", "hypergrad.functional.update"):
         assert f'id="{name}"' in reference

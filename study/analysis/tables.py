@@ -15,14 +15,13 @@ import pandas as pd
 
 from study.analysis.formatting import format_iterations, workload_label
 from study.analysis.metrics import SUMMARIES, outcome, summarise
-from study.analysis.pairing import BASELINES, CELL, METHOD, SETUP, cells, ended
+from study.analysis.pairing import CELL, METHOD, SETUP, cells, ended
 from study.analysis.stats import median_interval
 from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.storage.records import TrialRecord
 
 __all__ = [
-    "BASELINES",
     "CELL",
     "METHOD",
     "SETUP",
@@ -66,8 +65,8 @@ def trial_table(
     ]
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
-        "drop_last",
-        *("weight_decay", "granularity", "workload_args", "optimizer_args", "threshold", "budget", "outcome"),
+        *("drop_last", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
+        *("threshold", "budget", "outcome"),
         *SUMMARIES,
     )
     table = pd.DataFrame(rows, columns=list(columns))
@@ -143,6 +142,7 @@ def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
         "op": trial.op,
         "lop": trial.lop,
         "drop_last": trial.drop_last,
+        "rule": trial.rule,
         "workload_args": _options(trial, "workload_args"),
         "optimizer_args": _options(trial, "optimizer_args"),
         "threshold": threshold,
