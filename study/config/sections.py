@@ -103,7 +103,7 @@ class OptimizerSection(Model):
 
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
     β and no granularity; ``args`` are arguments of its constructor, checked against its signature when the
-    study runs. ``schedule`` (see :mod:`.schedules`) is for optimizers that do not learn α. ``label`` names an
+    study runs. ``schedule`` (see :mod:`.schedules`) multiplies α, also a learned one. ``label`` names an
     optimizer in tables and figures if it is none of ``hypergrad``'s; it is not part of a trial's identity.
     """
 
@@ -134,8 +134,6 @@ class OptimizerSection(Model):
         if is_dotted(self.name):
             given = [name for name in ("granularity", "beta") if getattr(self, name)]
             wrong += [(name, f"{self.name} has none; leave it out") for name in given]
-        if self.learned and self.schedule:
-            wrong.append(("schedule", f"{self.name} learns its learning rate; leave it out"))
         if self.label and self.name in OPTIMIZERS and not self.schedule:
             wrong.append(("label", f"{self.name} keeps its name, by which it is compared; leave it out"))
         refuse(((name,), message) for name, message in wrong)

@@ -104,9 +104,12 @@ def _ambiguous_names(study: StudyFile) -> Problems:
 
 
 def _endless_warmups(study: StudyFile) -> Problems:
-    """Find schedules whose warm-up takes the whole budget."""
+    """Find schedules whose warm-up, or what it holds after it, takes the whole budget."""
     budget, unit = (study.epochs, "epochs") if study.epochs else (study.iterations or 0, "iterations")
     for i, optimizer in enumerate(study.optimizers):
-        if optimizer.schedule and optimizer.schedule.get("warmup", 0) >= budget:
-            problem = f"warmup takes all {budget} {unit} of the budget; write fewer"
+        lengths = {name: (optimizer.schedule or {}).get(name, 0) for name in ("warmup", "hold")}
+        if sum(lengths.values()) >= budget:
+            names = " and ".join(name for name, length in lengths.items() if length)
+            takes = "take" if " and " in names else "takes"
+            problem = f"{names} {takes} all {budget} {unit} of the budget; write fewer"
             yield ("optimizers", i, "schedule"), problem

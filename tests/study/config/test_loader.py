@@ -206,11 +206,14 @@ class TestRefused:
             ("optimizers: {name: a.B, label: adam}", "optimizers: would be shown as adam, which is another"),
             ("optimizers: [a.B, c.B]", "optimizers[1]: would be shown as B, which is another"),
             ("optimizers: [a.B, a.B]", "optimizers[1]: repeats trials of optimizers[0];"),
-            ("optimizers: {name: sgd-sgd, schedule: cosine}", "optimizers.schedule: sgd-sgd learns its"),
             ("optimizers: {name: sgd, schedule: cosin}", "optimizers.schedule: 'cosin' is not a schedule;"),
             (
                 "optimizers: {name: sgd, schedule: {name: cosine, warmup: 2}}",
                 "optimizers.schedule: warmup takes all 2 epochs of the budget;",
+            ),
+            (
+                "optimizers: {name: sgd-sgd, schedule: {name: cosine, warmup: 1, hold: 1}}",
+                "optimizers.schedule: warmup and hold take all 2 epochs of the budget;",
             ),
             ("threshold: {a.B: 1}", "threshold.a.B: neither an optimizer nor a workload of this study;"),
             ("alpha0: [0.1, -1]", "alpha0[1]: -1 is negative;"),
