@@ -104,7 +104,8 @@ class OptimizerSection(Model):
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
     β and no granularity; ``args`` are arguments of its constructor, checked against its signature when the
     study runs. ``schedule`` (see :mod:`.schedules`) multiplies α, also a learned one. ``label`` names an
-    optimizer in tables and figures if it is none of ``hypergrad``'s; it is not part of a trial's identity.
+    optimizer in tables and figures if it is none of ``hypergrad``'s. ``default_alpha0`` is the α₀, one of
+    those tried, that stands for the optimizer without tuning. Neither is part of a trial's identity.
     """
 
     name: Annotated[str, BeforeValidator(validators.optimizer_name)]
@@ -113,6 +114,7 @@ class OptimizerSection(Model):
     beta: RatesOrRange | None = None
     schedule: Annotated[dict[str, Any], BeforeValidator(schedules.normalised)] | None = None
     label: Annotated[str, BeforeValidator(validators.label)] | None = None
+    default_alpha0: Rate | None = None
     args: dict[str, Option] = {}
 
     @model_validator(mode="before")
@@ -153,6 +155,24 @@ class OptimizerSection(Model):
     def shown_as(self) -> str:
         """Its name in tables and figures."""
         return self.label or default_label(self.name, self.schedule)
+
+
+class Untuned(Model):
+    """The claim that optimizers need no tuning, made before any curve is seen.
+
+    :mod:`study.analysis.untuned_claims` judges it. Optimizers are named as tables show them.
+    """
+
+    optimizers: Several[str]
+    """From every α₀ of the range, as good as ``against`` at its best."""
+    against: str
+    """The optimizer that is tuned over its α₀."""
+    within: Annotated[Number, Field(gt=1, le=100)] = 1.05
+    """As good: a loss of at most so many times."""
+    alpha0: Range = Range(low=1e-6, high=0.1)
+    """The α₀ that are claimed, of those tried."""
+    rivals: Annotated[tuple[str, ...], BeforeValidator(validators.listed)] = ()
+    """At the defaults of both, better than each of these."""
 
 
 class Resources(Model):

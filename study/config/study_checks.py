@@ -33,6 +33,7 @@ def check(study: StudyFile) -> None:
         kind = "grid" if study.search is None else "search"
         raise ValueError(f"the {kind} has {count:,} trials; at most {MAX_TRIALS:,} make a study")
     refuse([*_repeated_trials(study), *_ambiguous_names(study), *_endless_warmups(study)])
+    refuse([*_untried_defaults(study), *_unknown_claims(study)])
 
 
 def _without_search(study: StudyFile) -> Problems:
@@ -113,3 +114,33 @@ def _endless_warmups(study: StudyFile) -> Problems:
             takes = "take" if " and " in names else "takes"
             problem = f"{names} {takes} all {budget} {unit} of the budget; write fewer"
             yield ("optimizers", i, "schedule"), problem
+
+
+def _untried_defaults(study: StudyFile) -> Problems:
+    """Find default α₀ that the study does not try."""
+    for i, optimizer in enumerate(study.optimizers):
+        default, tried = optimizer.default_alpha0, study.alpha0s(optimizer)
+        if default is not None and default not in tried:
+            there = ", ".join(f"{alpha0:g}" for alpha0 in tried if not isinstance(alpha0, Range))
+            problem = f"{default:g} is not tried; write one of {there or 'a list under alpha0'}"
+            yield ("optimizers", i, "default_alpha0"), problem
+
+
+def _unknown_claims(study: StudyFile) -> Problems:
+    """Find claims about optimizers that the study does not have, or that a search cannot judge."""
+    if study.untuned is None:
+        return
+    if study.search is not None:
+        yield ("untuned",), "a search tries no α₀ on purpose; leave it out, or leave out the search"
+    known = {optimizer.shown_as: optimizer for optimizer in study.optimizers}
+    named = {
+        "optimizers": study.untuned.optimizers,
+        "against": (study.untuned.against,),
+        "rivals": study.untuned.rivals,
+    }
+    for key, names in named.items():
+        for name in names:
+            if name not in known:
+                yield ("untuned", key), f"no optimizer is shown as {name}; there are {', '.join(known)}"
+            elif study.untuned.rivals and key != "against" and known[name].default_alpha0 is None:
+                yield ("untuned", key), f"{name} has no default_alpha0 to be compared at; write one"

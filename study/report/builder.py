@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.analysis import sensitivity, tables
+from study.analysis import sensitivity, tables, untuned
 from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
+from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.report import page
@@ -28,7 +29,7 @@ class ReportFiles:
 
     page: Path
     tables: Mapping[str, Path]
-    """``trials``, ``summary``, ``claims`` and ``alpha0_widths``, those that have rows."""
+    """Those of :class:`.page.Tables` that have rows, by name."""
     figures: tuple[Path, ...]
 
 
@@ -61,11 +62,16 @@ def write_report(
     if not any(record.epochs for record in own):
         raise ValueError(f"study {study.name}: no trial has finished an epoch yet; nothing to report")
     found = claims(trials)
+    untuned_found = untuned_claims(trials, study.untuned)
+    losses = untuned.losses(trials)
     results = Tables(
         trials=trials,
         summary=tables.summary_table(trials),
         claims=claim_table(found),
         alpha0_widths=sensitivity.alpha0_widths(trials),
+        losses=losses,
+        untuned=untuned.summary(losses),
+        untuned_claims=untuned_claim_table(untuned_found),
     )
     folder.mkdir(parents=True, exist_ok=True)
     pictures = registry.draw(Evidence(study, own, trials, state), folder)
@@ -79,6 +85,8 @@ def write_report(
         no_claims=_no_claims(trials),
         pictures=registry.by_section(pictures),
         widths=page.widths(results.alpha0_widths),
+        untuned=page.untuned(results),
+        untuned_claims=page.untuned_claims(untuned_found),
         workloads=page.workloads(results, links),
         machine=page.machine(own),
         limits=limits(trials, results.summary, results.alpha0_widths, own),

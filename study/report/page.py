@@ -18,6 +18,7 @@ from study.analysis.formatting import (
     format_iterations,
     format_median_iterations,
     format_number,
+    format_percent,
     format_range,
     format_setting,
     method_label,
@@ -26,6 +27,7 @@ from study.analysis.formatting import (
 )
 from study.analysis.metrics import MEASURED
 from study.analysis.tables import METHOD, SETUP
+from study.analysis.untuned_claims import UntunedClaim
 from study.config.loader import Study
 from study.storage.records import TrialRecord
 
@@ -78,6 +80,9 @@ class Tables(NamedTuple):
     summary: pd.DataFrame
     claims: pd.DataFrame
     alpha0_widths: pd.DataFrame
+    losses: pd.DataFrame
+    untuned: pd.DataFrame
+    untuned_claims: pd.DataFrame
 
 
 FAMILIES = {
@@ -100,7 +105,12 @@ def render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "setting": format_setting, "count": format_count}
+    environment.filters |= {
+        "number": format_number,
+        "setting": format_setting,
+        "count": format_count,
+        "percent": format_percent,
+    }
     return environment.get_template("report.html").render(**content)
 
 
@@ -179,6 +189,41 @@ def widths(table: pd.DataFrame) -> list[dict[str, Any]]:
     for row in rows:
         row |= {"where": workload_label(row), "method": method_label(row, with_beta=True)}
     return rows
+
+
+def untuned(tables: Tables) -> list[dict[str, Any]]:
+    """Return the rows of the table of what optimizers do without tuning; none where only one α₀ was tried."""
+    if tables.losses["alpha0"].nunique() < 2:
+        return []
+    rows = _rows(tables.untuned)
+    for row in rows:
+        row |= {"method": method_label(row, with_beta=True)}
+    return rows
+
+
+def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
+    """Return the claims that no tuning is needed, one after the other, each over its workloads."""
+    groups: dict[tuple[str, ...], list[UntunedClaim]] = {}
+    for claim in claims:
+        new, other = (method_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
+        groups.setdefault((str(claim.question), new, other), []).append(claim)
+    return [
+        {
+            "claim": question,
+            "new": new,
+            "other": other,
+            "supported": sum(claim.verdict == "supported" for claim in group),
+            "rows": [
+                {
+                    "where": workload_label(claim.setup._asdict()),
+                    "verdict": claim.verdict,
+                    "text": claim.text,
+                }
+                for claim in group
+            ],
+        }
+        for (question, new, other), group in groups.items()
+    ]
 
 
 def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
