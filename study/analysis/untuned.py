@@ -76,7 +76,7 @@ def profile(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the profile in a few numbers, a row per method, the best at every α₀ first.
+    """Return the profile in a few numbers, a row per method, the smallest median over every α₀ first.
 
     For each of :data:`SHARES` there are ``…_small`` and ``…_large``, the shares of points within
     :data:`SMALL` and :data:`LARGE` × the best tuned loss, and ``…_median``, the median ratio. ``workloads``
@@ -98,7 +98,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         row["diverged"] = int(these["diverged"].sum())
     numbers = [f"{points}_{name}" for points in SHARES for name in ("small", "large", "median")]
     made = pd.DataFrame(list(rows.values()), columns=[*METHOD, *numbers, "workloads", "diverged"])
-    return made.sort_values("every_small", ascending=False, kind="stable", ignore_index=True)
+    return made.sort_values("every_median", kind="stable", ignore_index=True)
 
 
 def _points(table: pd.DataFrame) -> list[tuple[dict[str, Any], str, np.ndarray]]:

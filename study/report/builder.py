@@ -82,7 +82,7 @@ def write_report(
         facts=page.facts(study, trials),
         claims=page.claim_groups(found, links),
         glance=page.glance(found),
-        no_claims=_no_claims(trials),
+        no_claims=_no_claims(trials, claimed=bool(untuned_found)),
         pictures=registry.by_section(pictures),
         widths=page.widths(results.alpha0_widths),
         untuned=page.untuned(results),
@@ -103,8 +103,10 @@ def write_report(
     return ReportFiles(path, written, tuple(f for picture in pictures for f in (picture.png, picture.svg)))
 
 
-def _no_claims(trials: pd.DataFrame) -> str:
+def _no_claims(trials: pd.DataFrame, *, claimed: bool) -> str:
     """Return why there are no claims, for a study that has none."""
+    if claimed:
+        return "The study's own claims are below, under “Without tuning”."
     if not set(trials["optimizer"]) & set(tables.BASELINES):
         return "No optimizer here has a baseline that the claims are about (adam-adam against adam-sgd, say)."
     return "No two trials of an optimizer and its baseline on the same seed have ended."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -196,16 +196,18 @@ def untuned(tables: Tables) -> list[dict[str, Any]]:
     if tables.losses["alpha0"].nunique() < 2:
         return []
     rows = _rows(tables.untuned)
+    called = _short_names(rows)
     for row in rows:
-        row |= {"method": method_label(row, with_beta=True)}
+        row |= {"method": called[method_label(row, with_beta=True)]}
     return rows
 
 
 def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
     """Return the claims that no tuning is needed, one after the other, each over its workloads."""
     groups: dict[tuple[str, ...], list[UntunedClaim]] = {}
+    called = _short_names(m._asdict() for claim in claims for m in (claim.method, claim.other))
     for claim in claims:
-        new, other = (method_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
+        new, other = (called[method_label(m._asdict(), with_beta=True)] for m in (claim.method, claim.other))
         groups.setdefault((str(claim.question), new, other), []).append(claim)
     return [
         {
@@ -224,6 +226,13 @@ def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
         }
         for (question, new, other), group in groups.items()
     ]
+
+
+def _short_names(methods: Iterable[Mapping[Any, Any]]) -> dict[str, str]:
+    """Return each method's label, without β and options where no other method has the same optimizer."""
+    optimizers = {method_label(row, with_beta=True): str(row["optimizer"]) for row in methods}
+    times = Counter(optimizers.values())
+    return {label: name if times[name] == 1 else label for label, name in optimizers.items()}
 
 
 def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:

@@ -112,8 +112,8 @@ def test_all_files_are_written_and_named(write):
     study = make_study(alpha0=[0.001, 0.01])
     files, page = write([trained(trial) for trial in study.trials()], study)
     folder = files.page.parent
-    stems = ("alpha0", "best-of-k", "figure1", "runtime", "step-size-profile")
-    tables = ("alpha0_widths", "claims", "summary", "trials")
+    stems = ("alpha0", "best-of-k", "figure1", "loss-over-alpha0", "runtime", "step-size-profile")
+    tables = ("alpha0_widths", "claims", "losses", "summary", "trials", "untuned")
     assert {path.name for path in folder.iterdir()} == {
         *("index.html", *(f"{name}.csv" for name in tables)),
         *(f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")),
