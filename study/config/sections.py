@@ -167,7 +167,7 @@ class Untuned(Model):
     """From every α₀ of the range, as good as ``against`` at its best."""
     against: str
     """The optimizer that is tuned over its α₀."""
-    within: Annotated[Number, Field(gt=1, le=100)] = 1.05
+    within: Annotated[Number, Field(ge=1, le=100)] = 1.05
     """As good: a loss of at most so many times."""
     alpha0: Range = Range(low=1e-6, high=0.1)
     """The α₀ that are claimed, of those tried."""

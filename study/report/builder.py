@@ -63,7 +63,8 @@ def write_report(
         raise ValueError(f"study {study.name}: no trial has finished an epoch yet; nothing to report")
     found = claims(trials)
     untuned_found = untuned_claims(trials, study.untuned)
-    losses = untuned.losses(trials)
+    several = trials["alpha0"].nunique() > 1
+    losses = untuned.losses(trials if several else trials.iloc[:0])
     results = Tables(
         trials=trials,
         summary=tables.summary_table(trials),

@@ -192,9 +192,7 @@ def widths(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def untuned(tables: Tables) -> list[dict[str, Any]]:
-    """Return the rows of the table of what optimizers do without tuning; none where only one α₀ was tried."""
-    if tables.losses["alpha0"].nunique() < 2:
-        return []
+    """Return the rows of the table of what optimizers do without tuning."""
     rows = _rows(tables.untuned)
     called = _short_names(rows)
     for row in rows:

@@ -206,6 +206,22 @@ class TestRefused:
             ("optimizers: {name: a.B, label: adam}", "optimizers: would be shown as adam, which is another"),
             ("optimizers: [a.B, c.B]", "optimizers[1]: would be shown as B, which is another"),
             ("optimizers: [a.B, a.B]", "optimizers[1]: repeats trials of optimizers[0];"),
+            (
+                "optimizers: {name: sgd, default_alpha0: 7}",
+                "optimizers.default_alpha0: 7 is not tried; write one of",
+            ),
+            (
+                "untuned: {optimizers: sgd-sgd, against: adam}",
+                "untuned.against: no optimizer is shown as adam; there are sgd-sgd",
+            ),
+            (
+                "untuned: {optimizers: sgd-sgd, against: sgd-sgd, rivals: sgd-sgd}",
+                "untuned.optimizers: sgd-sgd has no default_alpha0 to be compared at; write one",
+            ),
+            (
+                "untuned: {optimizers: sgd-sgd, against: sgd-sgd, within: 0.9}",
+                "untuned.within: 0.9 is out of range;",
+            ),
             ("optimizers: {name: sgd, schedule: cosin}", "optimizers.schedule: 'cosin' is not a schedule;"),
             (
                 "optimizers: {name: sgd, schedule: {name: cosine, warmup: 2}}",
