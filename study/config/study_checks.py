@@ -133,14 +133,11 @@ def _unknown_claims(study: StudyFile) -> Problems:
     if study.search is not None:
         yield ("untuned",), "a search tries no α₀ on purpose; leave it out, or leave out the search"
     known = {optimizer.shown_as: optimizer for optimizer in study.optimizers}
-    named = {
-        "optimizers": study.untuned.optimizers,
-        "against": (study.untuned.against,),
-        "rivals": study.untuned.rivals,
-    }
-    for key, names in named.items():
-        for name in names:
-            if name not in known:
-                yield ("untuned", key), f"no optimizer is shown as {name}; there are {', '.join(known)}"
-            elif study.untuned.rivals and key != "against" and known[name].default_alpha0 is None:
-                yield ("untuned", key), f"{name} has no default_alpha0 to be compared at; write one"
+    claimed, rivals = study.untuned.optimizers, study.untuned.rivals
+    keys = {name: "rivals" for name in rivals} | {name: "optimizers" for name in claimed}
+    compared = set(keys) if rivals else set()
+    for name, key in ({study.untuned.against: "against"} | keys).items():
+        if name not in known:
+            yield ("untuned", key), f"no optimizer is shown as {name}; there are {', '.join(known)}"
+        elif name in compared and known[name].default_alpha0 is None:
+            yield ("untuned", key), f"{name} has no default_alpha0 to be compared at; write one"
