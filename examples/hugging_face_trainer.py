@@ -3,7 +3,8 @@
     pip install transformers accelerate
     python examples/hugging_face_trainer.py
 
-Give the Trainer a scheduler as well. Without one it makes its own, which overwrites the learned α in every step.
+Give the Trainer a scheduler as well. Without one it makes its own, which overwrites the learned α in every
+step.
 """
 
 from __future__ import annotations

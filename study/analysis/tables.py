@@ -61,16 +61,17 @@ def trial_table(
         by_key[record.trial.key] = record
     rows = [
         _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial))
+        | {"default_alpha0": study.default_alpha0(trial)}
         for trial in study.reported(state)
     ]
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
         *("drop_last", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
-        *("threshold", "budget", "outcome"),
+        *("threshold", "budget", "outcome", "default_alpha0"),
         *SUMMARIES,
     )
     table = pd.DataFrame(rows, columns=list(columns))
-    for name in ("alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
+    for name in ("alpha0", "default_alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
         table[name] = table[name].astype(float)
     # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
     alike = ["workload", "workload_args", "batch_size", "drop_last", "epochs"]

@@ -20,7 +20,7 @@ from study.config.messages import describe_error, did_you_mean
 
 VARIABLE = "HYPERGRAD_STUDY_NO_IMPORTS"
 
-EXTRAS = {"prodigyopt": "rivals", "schedulefree": "rivals"}
+EXTRAS = dict.fromkeys(("dadaptation", "dog", "prodigyopt", "schedulefree"), "rivals")
 """Packages that an extra of this package installs, and the extra's name."""
 
 

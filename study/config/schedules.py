@@ -1,4 +1,4 @@
-"""Learning-rate schedules for optimizers that do not learn α: α_t = α₀ · multiplier. Standard library only.
+"""Learning-rate schedules: α_t = α · multiplier, where α is α₀ or the learned one. Standard library only.
 
 A study file says ``schedule: cosine`` or ``schedule: {name: step, every: 10, factor: 0.1, warmup: 1}``.
 Lengths are in the unit of the study's budget: epochs if it has ``epochs``, else iterations; they may be
@@ -12,6 +12,7 @@ name      ``cosine``: from 1 down to ``floor`` along half a cosine, over the bud
           after every ``every``, counted from the first iteration.
 warmup    a linear rise, 1/n at the first iteration to 1 at the n-th; multiplies the rest     0
 floor     cosine: the multiplier at the end of the budget                                     0
+hold      cosine: stays at 1 for so long after the warm-up, before it falls                   0
 every     step: length of a step                                                              required
 factor    step: what α is multiplied by                                                       0.1
 ========  ==================================================================================  ==========
@@ -29,7 +30,7 @@ __all__ = ["NAMES", "multiplier", "normalised", "text"]
 
 NAMES = ("cosine", "step")
 _DEFAULTS: dict[str, dict[str, float | None]] = {
-    "cosine": {"floor": 0.0, "warmup": 0.0},
+    "cosine": {"floor": 0.0, "warmup": 0.0, "hold": 0.0},
     "step": {"every": None, "factor": 0.1, "warmup": 0.0},
 }
 """The options of each schedule; one whose default is ``None`` is required."""
@@ -76,7 +77,7 @@ def text(schedule: Mapping[str, Any]) -> str:
 
 
 def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) -> float:
-    """Return α_t / α₀ of an iteration.
+    """Return what the schedule multiplies α by at an iteration.
 
     Args:
         schedule: A normalised schedule.
@@ -89,5 +90,6 @@ def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) ->
     rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
     if schedule["name"] == "step":
         return float(rise * options["factor"] ** (done // max(1, round(options["every"] * unit))))
-    share = min(1.0, max(0, done - warmup) / max(1, total - warmup))
+    start = warmup + round(options["hold"] * unit)
+    share = min(1.0, max(0, done - start) / max(1, total - start))
     return float(rise * (options["floor"] + (1 - options["floor"]) * (1 + math.cos(math.pi * share)) / 2))

@@ -114,11 +114,12 @@ class OptimizerSection(Model):
 
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
     β, no rule and no granularity; ``args`` are arguments of its constructor, checked against its signature
-    when the study runs. ``schedule`` (see :mod:`.schedules`) is for optimizers that do not learn α. ``rule``
-    says how a lop moves α; with one other than ``additive`` the study's ``beta``, whose unit is another, does
-    not count, and an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables
-    and figures, and ``against`` names optimizers of the study, as they are shown, that the report compares it
-    with besides its baseline. Neither is part of a trial's identity.
+    when the study runs. ``schedule`` (see :mod:`.schedules`) multiplies α, also a learned one. ``rule`` says
+    how a lop moves α; with one other than ``additive`` the study's ``beta``, whose unit is another, does not
+    count, and an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables and
+    figures, and ``against`` names optimizers of the study, as they are shown, that the report compares it
+    with besides its baseline. ``default_alpha0`` is the α₀, one of those tried, that stands for the optimizer
+    without tuning. None of these three is part of a trial's identity.
     """
 
     name: Annotated[str, BeforeValidator(validators.optimizer_name)]
@@ -129,6 +130,7 @@ class OptimizerSection(Model):
     schedule: Annotated[dict[str, Any], BeforeValidator(schedules.normalised)] | None = None
     label: Annotated[str, BeforeValidator(validators.label)] | None = None
     against: Several[StrictStr] | None = None
+    default_alpha0: Rate | None = None
     args: dict[str, Option] = {}
 
     @model_validator(mode="before")
@@ -150,9 +152,7 @@ class OptimizerSection(Model):
         if is_dotted(self.name):
             given = [name for name in ("rule", "granularity", "beta") if getattr(self, name)]
             wrong += [(name, f"{self.name} has none; leave it out") for name in given]
-        if self.learned and self.schedule:
-            wrong.append(("schedule", f"{self.name} learns its learning rate; leave it out"))
-        elif self.rule and not self.learned and not is_dotted(self.name):
+        if self.rule and not self.learned and not is_dotted(self.name):
             wrong.append(("rule", f"{self.name} does not learn its learning rate; leave it out"))
         if self.label and self.name in OPTIMIZERS and not self.learned and not self.schedule:
             wrong.append(("label", f"{self.name} keeps its name, by which it is compared; leave it out"))
@@ -189,6 +189,24 @@ class OptimizerSection(Model):
     def shown_as(self) -> str:
         """Its name in tables and figures."""
         return self.label or default_label(self.name, self.schedule, self.rule_or_default)
+
+
+class Untuned(Model):
+    """The claim that optimizers need no tuning, made before any curve is seen.
+
+    :mod:`study.analysis.untuned_claims` judges it. Optimizers are named as tables show them.
+    """
+
+    optimizers: Several[str]
+    """From every α₀ of the range, as good as ``against`` at its best."""
+    against: str
+    """The optimizer that is tuned over its α₀."""
+    within: Annotated[Number, Field(ge=1, le=100)] = 1.05
+    """As good: a loss of at most so many times."""
+    alpha0: Range = Range(low=1e-6, high=0.1)
+    """The α₀ that are claimed, of those tried."""
+    rivals: Annotated[tuple[str, ...], BeforeValidator(validators.listed)] = ()
+    """At the defaults of both, better than each of these."""
 
 
 class Resources(Model):

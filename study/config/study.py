@@ -108,6 +108,11 @@ class Study(StudyFile):
         """Return the training loss that the trial is timed to; ``None`` if the study sets none for it."""
         return self.threshold_of(trial.workload, trial.optimizer)
 
+    def default_alpha0(self, trial: Trial) -> float | None:
+        """Return the α₀ that stands for the trial's optimizer without tuning; ``None`` if none does."""
+        named = (o.default_alpha0 for o in self.optimizers if o.shown_as == trial.label)
+        return next((default for default in named if default is not None), None)
+
     def _trial(
         self,
         workload: WorkloadSection,

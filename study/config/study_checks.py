@@ -42,6 +42,7 @@ def check(study: StudyFile) -> None:
             *_unknown_baselines(study),
         ]
     )
+    refuse([*_untried_defaults(study), *_unknown_claims(study)])
 
 
 def _without_search(study: StudyFile) -> Problems:
@@ -140,9 +141,39 @@ def _unknown_baselines(study: StudyFile) -> Problems:
 
 
 def _endless_warmups(study: StudyFile) -> Problems:
-    """Find schedules whose warm-up takes the whole budget."""
+    """Find schedules whose warm-up, or what it holds after it, takes the whole budget."""
     budget, unit = (study.epochs, "epochs") if study.epochs else (study.iterations or 0, "iterations")
     for i, optimizer in enumerate(study.optimizers):
-        if optimizer.schedule and optimizer.schedule.get("warmup", 0) >= budget:
-            problem = f"warmup takes all {budget} {unit} of the budget; write fewer"
+        lengths = {name: (optimizer.schedule or {}).get(name, 0) for name in ("warmup", "hold")}
+        if sum(lengths.values()) >= budget:
+            names = " and ".join(name for name, length in lengths.items() if length)
+            takes = "take" if " and " in names else "takes"
+            problem = f"{names} {takes} all {budget} {unit} of the budget; write fewer"
             yield ("optimizers", i, "schedule"), problem
+
+
+def _untried_defaults(study: StudyFile) -> Problems:
+    """Find default α₀ that the study does not try."""
+    for i, optimizer in enumerate(study.optimizers):
+        default, tried = optimizer.default_alpha0, study.alpha0s(optimizer)
+        if default is not None and default not in tried:
+            there = ", ".join(f"{alpha0:g}" for alpha0 in tried if not isinstance(alpha0, Range))
+            problem = f"{default:g} is not tried; write one of {there or 'a list under alpha0'}"
+            yield ("optimizers", i, "default_alpha0"), problem
+
+
+def _unknown_claims(study: StudyFile) -> Problems:
+    """Find claims about optimizers that the study does not have, or that a search cannot judge."""
+    if study.untuned is None:
+        return
+    if study.search is not None:
+        yield ("untuned",), "a search tries no α₀ on purpose; leave it out, or leave out the search"
+    known = {optimizer.shown_as: optimizer for optimizer in study.optimizers}
+    claimed, rivals = study.untuned.optimizers, study.untuned.rivals
+    keys = dict.fromkeys(rivals, "rivals") | dict.fromkeys(claimed, "optimizers")
+    compared = set(keys) if rivals else set()
+    for name, key in ({study.untuned.against: "against"} | keys).items():
+        if name not in known:
+            yield ("untuned", key), f"no optimizer is shown as {name}; there are {', '.join(known)}"
+        elif name in compared and known[name].default_alpha0 is None:
+            yield ("untuned", key), f"{name} has no default_alpha0 to be compared at; write one"

@@ -56,7 +56,7 @@ class Trial:
     """Further keyword arguments of ``hypergrad.create``, or of the class at the dotted path: JSON scalars and
     tuples of them. Whole numbers are floats for ``hypergrad.create`` and integers for a class."""
     schedule: Mapping[str, Any] | None = None
-    """Multiplies α₀ over the iterations, see :mod:`study.config.schedules`; ``None`` where α is learned."""
+    """Multiplies α over the iterations, a fixed or a learned one; see :mod:`study.config.schedules`."""
     drop_last: bool = False
     """Leave out the last batch of an epoch if it is smaller than the others."""
     rule: str = ADDITIVE
@@ -84,8 +84,6 @@ class Trial:
             self._set("rule", ADDITIVE)
         elif self.beta is None:
             raise ValueError(f"{self.optimizer} learns its learning rate and needs a beta")
-        elif self.schedule is not None:
-            raise ValueError(f"{self.optimizer} learns its learning rate and takes no schedule")
         for name in ("alpha0", "beta", "weight_decay"):
             if (value := getattr(self, name)) is not None:
                 if not (math.isfinite(value) and value >= 0):

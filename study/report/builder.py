@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.analysis import sensitivity, tables
+from study.analysis import sensitivity, tables, untuned
 from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
 from study.analysis.pairing import baselines
+from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.report import page
@@ -29,7 +30,7 @@ class ReportFiles:
 
     page: Path
     tables: Mapping[str, Path]
-    """``trials``, ``summary``, ``claims`` and ``alpha0_widths``, those that have rows."""
+    """Those of :class:`.page.Tables` that have rows, by name."""
     figures: tuple[Path, ...]
 
 
@@ -62,11 +63,17 @@ def write_report(
     if not any(record.epochs for record in own):
         raise ValueError(f"study {study.name}: no trial has finished an epoch yet; nothing to report")
     found = claims(trials, named=study.named_baselines())
+    untuned_found = untuned_claims(trials, study.untuned)
+    several = trials["alpha0"].nunique() > 1
+    losses = untuned.losses(trials if several else trials.iloc[:0])
     results = Tables(
         trials=trials,
         summary=tables.summary_table(trials),
         claims=claim_table(found),
         alpha0_widths=sensitivity.alpha0_widths(trials),
+        losses=losses,
+        untuned=untuned.summary(losses),
+        untuned_claims=untuned_claim_table(untuned_found),
     )
     folder.mkdir(parents=True, exist_ok=True)
     pictures = registry.draw(Evidence(study, own, trials, state), folder)
@@ -77,9 +84,11 @@ def write_report(
         facts=page.facts(study, trials),
         claims=page.claim_groups(found, links),
         glance=page.glance(found),
-        no_claims=_no_claims(trials),
+        no_claims=_no_claims(trials, claimed=bool(untuned_found)),
         pictures=registry.by_section(pictures),
         widths=page.widths(results.alpha0_widths),
+        untuned=page.untuned(results),
+        untuned_claims=page.untuned_claims(untuned_found),
         workloads=page.workloads(results, links),
         machine=page.machine(own),
         limits=limits(trials, results.summary, results.alpha0_widths, own),
@@ -96,8 +105,10 @@ def write_report(
     return ReportFiles(path, written, tuple(f for picture in pictures for f in (picture.png, picture.svg)))
 
 
-def _no_claims(trials: pd.DataFrame) -> str:
+def _no_claims(trials: pd.DataFrame, *, claimed: bool) -> str:
     """Return why there are no claims, for a study that has none."""
+    if claimed:
+        return "The study's own claims are below, under “Without tuning”."
     if not baselines(trials):
         return "No optimizer here has a baseline that the claims are about (adam-adam against adam-sgd, say)."
     return "No two trials of an optimizer and its baseline on the same seed have ended."

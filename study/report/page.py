@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from study.analysis.formatting import (
     format_iterations,
     format_median_iterations,
     format_number,
+    format_percent,
     format_range,
     format_setting,
     method_label,
@@ -26,6 +27,7 @@ from study.analysis.formatting import (
 )
 from study.analysis.metrics import MEASURED
 from study.analysis.tables import METHOD, SETUP
+from study.analysis.untuned_claims import UntunedClaim
 from study.config.loader import Study
 from study.storage.records import TrialRecord
 
@@ -78,6 +80,9 @@ class Tables(NamedTuple):
     summary: pd.DataFrame
     claims: pd.DataFrame
     alpha0_widths: pd.DataFrame
+    losses: pd.DataFrame
+    untuned: pd.DataFrame
+    untuned_claims: pd.DataFrame
 
 
 FAMILIES = {
@@ -101,7 +106,12 @@ def render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "setting": format_setting, "count": format_count}
+    environment.filters |= {
+        "number": format_number,
+        "setting": format_setting,
+        "count": format_count,
+        "percent": format_percent,
+    }
     return environment.get_template("report.html").render(**content)
 
 
@@ -181,6 +191,48 @@ def widths(table: pd.DataFrame) -> list[dict[str, Any]]:
     for row in rows:
         row |= {"where": workload_label(row), "method": method_label(row, with_beta=True)}
     return rows
+
+
+def untuned(tables: Tables) -> list[dict[str, Any]]:
+    """Return the rows of the table of what optimizers do without tuning."""
+    rows = _rows(tables.untuned)
+    called = _short_names(rows)
+    for row in rows:
+        row |= {"method": called[method_label(row, with_beta=True)]}
+    return rows
+
+
+def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
+    """Return the claims that no tuning is needed, one after the other, each over its workloads."""
+    groups: dict[tuple[str, ...], list[UntunedClaim]] = {}
+    called = _short_names(m._asdict() for claim in claims for m in (claim.method, claim.other))
+    for claim in claims:
+        new, other = (called[method_label(m._asdict(), with_beta=True)] for m in (claim.method, claim.other))
+        groups.setdefault((str(claim.question), new, other), []).append(claim)
+    return [
+        {
+            "claim": question,
+            "new": new,
+            "other": other,
+            "supported": sum(claim.verdict == "supported" for claim in group),
+            "rows": [
+                {
+                    "where": workload_label(claim.setup._asdict()),
+                    "verdict": claim.verdict,
+                    "text": claim.text,
+                }
+                for claim in group
+            ],
+        }
+        for (question, new, other), group in groups.items()
+    ]
+
+
+def _short_names(methods: Iterable[Mapping[Any, Any]]) -> dict[str, str]:
+    """Return each method's label, without β and options where no other method has the same optimizer."""
+    optimizers = {method_label(row, with_beta=True): str(row["optimizer"]) for row in methods}
+    times = Counter(optimizers.values())
+    return {label: name if times[name] == 1 else label for label, name in optimizers.items()}
 
 
 def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import metadata
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -91,7 +92,8 @@ def scheduler(trial: Trial, optimizer: torch.optim.Optimizer, epoch: int) -> Lam
 
     Args:
         trial: the trial.
-        optimizer: the trial's optimizer; its α becomes that of the schedule's first iteration.
+        optimizer: the trial's optimizer; its α becomes that of the schedule's first iteration. A learned α is
+            multiplied, and goes on being learned.
         epoch: iterations of an epoch.
     """
     if trial.schedule is None:
@@ -99,7 +101,8 @@ def scheduler(trial: Trial, optimizer: torch.optim.Optimizer, epoch: int) -> Lam
     unit = 1 if trial.epochs is None else epoch
     total = (trial.epochs or trial.iterations or 0) * unit
     multiplier = partial(schedules.multiplier, trial.schedule, total=total, unit=unit)
-    return LambdaLR(optimizer, lambda done: multiplier(done=done))
+    scheduled = optimizer.schedule if _learns(optimizer) else optimizer
+    return LambdaLR(scheduled, lambda done: multiplier(done=done))
 
 
 @runtime_checkable
@@ -125,16 +128,23 @@ def evaluating(optimizer: torch.optim.Optimizer) -> None:
 def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | None]:
     """Take a step and return its α and, where α is learned, the h that it was learned from.
 
-    Both are of the first parameter group, α as the step used it. Nothing is read back from the device.
+    Both are of the first parameter group, α as the step used it: a learned one times the schedule's factor.
+    Nothing is read back from the device.
     """
     group = optimizer.param_groups[0]
-    if isinstance(optimizer, hypergrad.SGD | hypergrad.Adam) and group["lop"] is not None:
+    if _learns(optimizer):
         optimizer.step()
-        return group["lr"].clone(), optimizer.hypergradients[0]
+        return group["lr"] * group.get("lr_factor", 1), optimizer.hypergradients[0]
     alpha = group["lr"] * group["d"] if "d" in group else group["lr"]
     alpha = alpha.clone() if isinstance(alpha, Tensor) else float(alpha)
     optimizer.step()
     return group.get("scheduled_lr", alpha), None
+
+
+def _learns(optimizer: torch.optim.Optimizer) -> TypeGuard[hypergrad.SGD | hypergrad.Adam]:
+    return isinstance(optimizer, hypergrad.SGD | hypergrad.Adam) and (
+        optimizer.param_groups[0]["lop"] is not None
+    )
 
 
 def versions(trial: Trial) -> dict[str, str]:
@@ -164,11 +174,24 @@ def _of_class(
             names = ", ".join(list(takes.parameters)[1:])
             raise OptimizerError(f"{where}: {error}; its arguments are {names}") from None
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # Prodigy prints what it was asked for
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                _unlogged(),
+            ):  # Prodigy prints, DoG warns of its lr
                 optimizer = made(params, **options)
         except Exception as error:
             raise OptimizerError(f"{where}: {describe_error(error)}") from error
     return optimizer
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _class(path: str) -> type[torch.optim.Optimizer]:

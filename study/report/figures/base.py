@@ -12,7 +12,7 @@ from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.storage.records import TrialRecord
 
-Section = Literal["curves", "alpha0", "budget"]
+Section = Literal["untuned", "curves", "alpha0", "budget"]
 """A section of the page."""
 
 

@@ -10,15 +10,19 @@ from typing import NamedTuple, get_args
 from study.report.figures import (
     alpha0,
     best_of_k,
+    loss_over_alpha0,
     performance,
     runtime,
     step_size,
     style,
     training_curves,
+    untuned_profile,
 )
 from study.report.figures.base import Evidence, FigureModule, Section
 
 FIGURES: tuple[FigureModule, ...] = (
+    untuned_profile,
+    loss_over_alpha0,
     training_curves,
     alpha0,
     step_size,

@@ -206,11 +206,30 @@ class TestRefused:
             ("optimizers: {name: a.B, label: adam}", "optimizers: would be shown as adam, which is another"),
             ("optimizers: [a.B, c.B]", "optimizers[1]: would be shown as B, which is another"),
             ("optimizers: [a.B, a.B]", "optimizers[1]: repeats trials of optimizers[0];"),
-            ("optimizers: {name: sgd-sgd, schedule: cosine}", "optimizers.schedule: sgd-sgd learns its"),
+            (
+                "optimizers: {name: sgd, default_alpha0: 7}",
+                "optimizers.default_alpha0: 7 is not tried; write one of",
+            ),
+            (
+                "untuned: {optimizers: sgd-sgd, against: adam}",
+                "untuned.against: no optimizer is shown as adam; there are sgd-sgd",
+            ),
+            (
+                "untuned: {optimizers: sgd-sgd, against: sgd-sgd, rivals: sgd-sgd}",
+                "untuned.optimizers: sgd-sgd has no default_alpha0 to be compared at; write one",
+            ),
+            (
+                "untuned: {optimizers: sgd-sgd, against: sgd-sgd, within: 0.9}",
+                "untuned.within: 0.9 is out of range;",
+            ),
             ("optimizers: {name: sgd, schedule: cosin}", "optimizers.schedule: 'cosin' is not a schedule;"),
             (
                 "optimizers: {name: sgd, schedule: {name: cosine, warmup: 2}}",
                 "optimizers.schedule: warmup takes all 2 epochs of the budget;",
+            ),
+            (
+                "optimizers: {name: sgd-sgd, schedule: {name: cosine, warmup: 1, hold: 1}}",
+                "optimizers.schedule: warmup and hold take all 2 epochs of the budget;",
             ),
             ("threshold: {a.B: 1}", "threshold.a.B: neither an optimizer nor a workload of this study;"),
             ("alpha0: [0.1, -1]", "alpha0[1]: -1 is negative;"),

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from study.config.catalogue import CATALOGUE
 from study.config.loader import ConfigError, load_study, preset_names, preset_path
 from study.training import optimizers
 
@@ -23,7 +24,7 @@ EXPECTED = {
 
 
 def test_these_are_all():
-    assert preset_names() == sorted([*EXPECTED, "rivals", "search-logreg"])
+    assert preset_names() == sorted([*EXPECTED, "no-tuning", "rivals", "search-logreg"])
 
 
 def test_the_search_has_as_many_trials_of_each_optimizer_as_the_grid_it_is_compared_with():
@@ -77,14 +78,34 @@ def test_rivals_have_the_same_tuning_budget_as_the_papers_optimizers():
     assert {t.seed for t in trials} == set(range(7))
 
 
-def test_rivals_can_be_had():
-    for trial in load_study("rivals").trials():
+def test_everything_without_tuning_is_tried_from_every_alpha0_on_every_small_workload():
+    study = load_study("no-tuning")
+    trials = study.trials()
+    workloads = [name for name in CATALOGUE if not name.startswith(("mnist", "cifar", "imagefolder"))]
+    assert len(workloads) == 13
+    assert sorted({t.workload for t in trials}) == sorted(workloads)
+    labels = {t.label for t in trials}
+    alpha0 = tuple(10.0**k for k in range(-6, 1))
+    assert len(trials) == len({t.key for t in trials}) == 13 * len(labels) * 7 * 6
+    for label in labels:
+        assert tuple(sorted({t.alpha0 for t in trials if t.label == label})) == pytest.approx(alpha0)
+    assert {t.seed for t in trials} == set(range(6))
+    assert {(t.iterations, t.batch_size) for t in trials} == {(600, 64)}
+    assert all(study.default_alpha0(t) in alpha0 for t in trials)
+    assert set(study.untuned.optimizers) < labels
+    assert study.untuned.alpha0.low == pytest.approx(1e-6)
+    assert len(study.untuned.rivals) == 3, "3/64 is the most that six seeds leave below 5 %"
+
+
+@pytest.mark.parametrize("name", ["rivals", "no-tuning"])
+def test_rivals_can_be_had(name):
+    for trial in load_study(name).trials():
         if "." in trial.optimizer:
             pytest.importorskip(trial.optimizer.partition(".")[0])
             optimizers.check(trial)
 
 
-@pytest.mark.parametrize("name", [*EXPECTED, "rivals", "search-logreg"])
+@pytest.mark.parametrize("name", [*EXPECTED, "no-tuning", "rivals", "search-logreg"])
 def test_the_file_is_a_start_for_ones_own(name, tmp_path):
     copy = tmp_path / "copy.yaml"
     copy.write_bytes(preset_path(name).read_bytes())

@@ -1,6 +1,7 @@
 """Schedules against torch's own schedulers, stepped side by side."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -31,6 +32,15 @@ def warm_cosine(optimizer):
     return SequentialLR(optimizer, [up, CosineAnnealingLR(optimizer, TOTAL - 10)], milestones=[10])
 
 
+def held_cosine(optimizer):
+    held = LambdaLR(optimizer, lambda done: 1.0)
+    return SequentialLR(optimizer, [held, CosineAnnealingLR(optimizer, TOTAL - 10)], milestones=[10])
+
+
+def warm_held_cosine(done):
+    return min(1, (done + 1) / 10) * (1 + math.cos(math.pi * max(0, done - 20) / (TOTAL - 20))) / 2
+
+
 @pytest.mark.parametrize(
     ("schedule", "unit", "make"),
     [
@@ -39,6 +49,8 @@ def warm_cosine(optimizer):
         ({"name": "cosine", "floor": 0.2}, 1, lambda o: CosineAnnealingLR(o, TOTAL, eta_min=0.2)),
         ({"name": "cosine", "warmup": 10}, 1, warm_cosine),
         ({"name": "cosine", "warmup": 0.5}, 20, warm_cosine),
+        ({"name": "cosine", "hold": 10}, 1, held_cosine),
+        ({"name": "cosine", "warmup": 0.5, "hold": 0.5}, 20, lambda o: LambdaLR(o, warm_held_cosine)),
         ({"name": "step", "every": 10}, 1, lambda o: StepLR(o, 10, gamma=0.1)),
         ({"name": "step", "every": 2, "factor": 0.5}, 15, lambda o: StepLR(o, 30, gamma=0.5)),
         (
@@ -55,7 +67,8 @@ def test_multipliers_are_torchs(schedule, unit, make):
 
 schedules_ = st.one_of(
     st.fixed_dictionaries(
-        {"name": st.just("cosine")}, optional={"floor": st.floats(0, 1), "warmup": st.floats(0, 3)}
+        {"name": st.just("cosine")},
+        optional={name: st.floats(0, most) for name, most in (("floor", 1), ("warmup", 3), ("hold", 3))},
     ),
     st.fixed_dictionaries(
         {"name": st.just("step"), "every": st.floats(0.01, 9)},
@@ -102,7 +115,7 @@ def test_words_tell_schedules_apart():
         (["cosine"], "a list is not a schedule"),
         ({"every": 3}, "nothing is not a schedule"),
         ("step", "step needs every; write e.g."),
-        ({"name": "cosine", "every": 3}, "cosine has no 'every'; it takes floor, warmup"),
+        ({"name": "cosine", "every": 3}, "cosine has no 'every'; it takes floor, warmup, hold"),
         ({"name": "cosine", "warmup": "x"}, "warmup is 'x'; write a number"),
         ({"name": "cosine", "warmup": True}, "warmup is true; write a number"),
         ({"name": "cosine", "warmup": -1}, "warmup is -1; write 0 or more"),

@@ -91,6 +91,17 @@ class TestTrials:
         assert [t.key for t in plain.trials()] == [t.key for t in labelled.trials()]
         assert plain.trials() == labelled.trials()
 
+    def test_claims_and_defaults_are_not_in_the_key(self, load):
+        entries = {"name": "torch.optim.AdamW", "alpha0": [0.1, 0.01]}, {"name": "sgd", "alpha0": [0.1, 1]}
+        plain = load(optimizers=list(entries))
+        claims = {"optimizers": "AdamW", "against": "sgd", "rivals": "sgd"}
+        study = load(optimizers=[entry | {"default_alpha0": 0.1} for entry in entries], untuned=claims)
+        assert [t.key for t in study.trials()] == [t.key for t in plain.trials()]
+        assert {study.default_alpha0(t) for t in study.trials()} == {0.1}
+        assert {plain.default_alpha0(t) for t in plain.trials()} == {None}
+        assert load(study.to_yaml()) == study
+        assert study.untuned.alpha0.low == 1e-6
+
     def test_what_is_not_computed_is_not_in_the_key(self, load):
         others = {"threshold": 1.0, "retries": 3, "resources": {"gpus": 0.5}, "name": "x", "description": "y"}
         assert [t.key for t in load(**others).trials()] == [t.key for t in load().trials()]

@@ -145,7 +145,6 @@ class TestTrial:
             ({"optimizer": "torch.optim."}, "optimizer must be one of"),
             ({"optimizer": "a..B"}, "or a dotted path"),
             ({"optimizer": f"a.{'b' * 200}"}, "or a dotted path"),
-            ({"schedule": "cosine"}, "adam-adam learns its learning rate and takes no schedule"),
             ({"optimizer": "sgd", "schedule": "linear"}, "'linear' is not a schedule; write cosine or step"),
         ],
     )

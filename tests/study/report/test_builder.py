@@ -112,8 +112,8 @@ def test_all_files_are_written_and_named(write):
     study = make_study(alpha0=[0.001, 0.01])
     files, page = write([trained(trial) for trial in study.trials()], study)
     folder = files.page.parent
-    stems = ("alpha0", "best-of-k", "figure1", "runtime", "step-size-profile")
-    tables = ("alpha0_widths", "claims", "summary", "trials")
+    stems = ("alpha0", "best-of-k", "figure1", "loss-over-alpha0", "runtime", "step-size-profile")
+    tables = ("alpha0_widths", "claims", "losses", "summary", "trials", "untuned")
     assert {path.name for path in folder.iterdir()} == {
         *("index.html", *(f"{name}.csv" for name in tables)),
         *(f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")),
@@ -289,6 +289,26 @@ def test_why_there_are_no_claims_is_said(write):
     plain = make_study(optimizers=["adam", "sgd"])
     _, page = write([trained(trial) for trial in plain.trials()], plain)
     assert "No optimizer here has a baseline" in page.text
+
+
+def test_what_a_study_claims_of_its_own_has_a_section_with_every_verdict(write):
+    claimed = make_study(
+        optimizers=[{"name": "adam", "default_alpha0": 0.01}, {"name": "sgd", "default_alpha0": 0.001}],
+        workloads=["digits-logreg", "digits-mlp"],
+        alpha0=[0.001, 0.01],
+        seeds=3,
+        untuned={"optimizers": "adam", "against": "sgd", "within": 2, "rivals": "sgd"},
+    )
+    files, page = write([trained(trial) for trial in claimed.trials()], claimed)
+    text = " ".join(page.text.partition("Without tuning")[2].partition("Curves")[0].split())
+    assert "adam: from every α₀ as good as sgd, tuned? Supported on 0 of 2 workloads." in text
+    assert "adam: at its default better than sgd?" in text
+    assert "The study's own claims are below" in page.text
+    table = pd.read_csv(files.tables["untuned_claims"])
+    assert table["claim"].tolist() == ["needs no tuning", "better at its default"] * 2
+    assert all(sentence in text for sentence in table["text"])
+    shown = next(row for row in page.rows if row and row[0] == "adam" and len(row) == 12)
+    assert shown[10] == "2"
 
 
 def limits(write, study, **changes) -> str:

@@ -31,6 +31,10 @@ MOVING = [
     (PRODIGY, 1.0, {"schedule": "cosine", "optimizer_args": {"slice_p": 2}}),
     (FREE_ADAM, 0.01, {"optimizer_args": {"warmup_steps": 5}}),
     (FREE_SGD, 0.5, {}),
+    ("dadaptation.DAdaptAdam", 1.0, {"schedule": "cosine", "optimizer_args": {"decouple": True}}),
+    ("dog.LDoG", 1.0, {"schedule": "cosine"}),
+    ("sgdn-sgdn", 0.1, {"beta": 1e-3, "schedule": {"name": "cosine", "hold": 2}}),
+    ("adam-sgd", 0.01, {"beta": 1e-4, "schedule": "cosine", "granularity": "tensor"}),
 ]
 
 
@@ -61,8 +65,8 @@ NOISY = Workload("noisy", blobs, noisy, prepare=lambda inputs, random: inputs.fl
 
 
 def trial(optimizer, alpha0=0.01, **more) -> Trial:
-    settings = {"seed": 0, "epochs": 12, "batch_size": 1000, "weight_decay": 0.01, **more}
-    return Trial("plain", optimizer, alpha0, None, **settings)
+    settings = {"beta": None, "seed": 0, "epochs": 12, "batch_size": 1000, "weight_decay": 0.01, **more}
+    return Trial("plain", optimizer, alpha0, **settings)
 
 
 def by_path(path):
@@ -141,6 +145,29 @@ def test_a_trial_is_the_packages_own_loop(settings, make, more):
     np.testing.assert_allclose(joined(records, "alpha"), rates, rtol=1e-12)
     assert np.isnan(joined(records, "hypergradient")).all()
     assert losses[-1] < losses[0]
+
+
+def test_a_schedule_multiplies_a_learned_rate():
+    """With β = 0 the curves are those of torch's optimizer along torch's schedule, α with its factor."""
+    settings = trial("adam-sgd", 0.03, beta=0.0, schedule="cosine", weight_decay=0)
+    losses, rates, val_losses = loop(
+        lambda p: torch.optim.Adam(p, lr=0.03), schedule=lambda optimizer: CosineAnnealingLR(optimizer, 12)
+    )
+    records = list(Training(settings, PLAIN, blobs(), CPU).epochs())
+    np.testing.assert_allclose(joined(records, "train_loss"), losses, rtol=1e-6)
+    np.testing.assert_allclose(joined(records, "alpha"), rates, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose([record.val_loss for record in records], val_losses, rtol=1e-6)
+    assert np.isfinite(joined(records, "hypergradient")[1:]).all()
+
+
+def test_a_scheduled_rate_goes_on_being_learned():
+    """From equal α₀ the product with the schedule differs from the schedule alone by what was learned."""
+    settings = trial("adam-sgd", 0.03, beta=1e-3, schedule="cosine")
+    alpha = joined(list(Training(settings, PLAIN, blobs(), CPU).epochs()), "alpha")
+    factor = (1 + np.cos(np.pi * np.arange(12) / 12)) / 2
+    learned = alpha / factor
+    assert learned[0] == pytest.approx(0.03)
+    assert len(np.unique(learned.round(9))) > 8
 
 
 def test_what_is_validated_are_the_averaged_weights():

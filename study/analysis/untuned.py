@@ -1,0 +1,145 @@
+"""Says how good optimizers are without tuning: their losses over α₀, against the best tuned.
+
+The measure is the validation loss at the end of the budget. A trial that diverged counts as above all others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study.analysis.pairing import METHOD, SETUP, cells, ended
+
+MEASURE = "final_val_loss"
+SMALL, LARGE = 1.05, 1.5
+"""Factors of the best loss that the table counts: a difference that few would mind, and one that all do."""
+
+LOSSES = (*SETUP, *METHOD, "alpha0", "loss", "ratio", "seeds", "diverged", "is_best", "is_default")
+PROFILE = (*METHOD, "points", "tau", "share", "of")
+SHARES = ("every", "default", "tuned")
+"""The points that a profile counts: every α₀ of every workload, the default α₀ of each, the best of each."""
+
+
+def losses(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the median final validation loss over seeds, a row per workload, method and α₀ that has ended.
+
+    ``ratio`` is the loss over the best one that any method of the same setup has at any α₀: the best tuned.
+    It is chosen on the seeds that it is reported on, so it is a little too good, for all methods alike. A
+    median that falls among trials that diverged is +inf. ``is_best`` marks the α₀ that is best for a method
+    (the smallest of equals), ``is_default`` the one that the study calls its default.
+
+    A setup in which a loss is 0 or less has no ratios and is left out.
+
+    Args:
+        trials: From ``tables.trial_table``, rows in any order.
+    """
+    rows: list[dict[str, Any]] = []
+    for setup, group in cells(trials, SETUP):
+        found = [
+            _cell(setup | method, these)
+            for method, group in cells(group, METHOD)
+            for these in _by_alpha0(group)
+        ]
+        found = [row for row in found if row["seeds"]]
+        best = min((row["loss"] for row in found), default=math.nan)
+        if not 0 < best < math.inf:
+            continue
+        for row in found:
+            own = [other for other in found if all(_same(other[name], row[name]) for name in METHOD)]
+            first = min(own, key=lambda other: (other["loss"], other["alpha0"]))
+            rows.append(row | {"ratio": row["loss"] / best, "is_best": row is first})
+    return pd.DataFrame(rows, columns=list(LOSSES))
+
+
+def profile(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the performance profile: the share of points whose loss is within τ × the best tuned one.
+
+    A step function of τ for each method and each of :data:`SHARES`, ``points``: every α₀ of every workload,
+    or one α₀ of every workload. ``of`` is how many points there are. A method without a default has no such
+    rows. Workloads that not every method has ended on count for no method.
+
+    Source: Dolan and Moré 2002, Benchmarking optimization software with performance profiles,
+    https://arxiv.org/abs/cs/0102001; there over problems, here over problems and step sizes.
+
+    Args:
+        table: From :func:`losses`.
+    """
+    rows = []
+    for method, points, ratios in _points(_common(table)):
+        for tau in np.unique([1.0, *ratios[np.isfinite(ratios)]]):
+            share = float((ratios <= tau).mean())
+            rows.append({**method, "points": points, "tau": float(tau), "share": share, "of": len(ratios)})
+    return pd.DataFrame(rows, columns=list(PROFILE))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the profile in a few numbers, a row per method, the smallest median over every α₀ first.
+
+    For each of :data:`SHARES` there are ``…_small`` and ``…_large``, the shares of points within
+    :data:`SMALL` and :data:`LARGE` × the best tuned loss, and ``…_median``, the median ratio. ``workloads``
+    are those that all methods have ended on, ``diverged`` counts trials on them.
+
+    Args:
+        table: From :func:`losses`.
+    """
+    common = _common(table)
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for method, points, ratios in _points(common):
+        row = rows.setdefault(tuple(map(str, method.values())), dict(method))
+        row[f"{points}_small"] = float((ratios <= SMALL).mean())
+        row[f"{points}_large"] = float((ratios <= LARGE).mean())
+        row[f"{points}_median"] = float(np.median(ratios))
+    for method, these in cells(common, METHOD):
+        row = rows[tuple(map(str, method.values()))]
+        row["workloads"] = len(these[list(SETUP)].drop_duplicates())
+        row["diverged"] = int(these["diverged"].sum())
+    numbers = [f"{points}_{name}" for points in SHARES for name in ("small", "large", "median")]
+    made = pd.DataFrame(list(rows.values()), columns=[*METHOD, *numbers, "workloads", "diverged"])
+    return made.sort_values("every_median", kind="stable", ignore_index=True)
+
+
+def _points(table: pd.DataFrame) -> list[tuple[dict[str, Any], str, np.ndarray]]:
+    found = []
+    for method, these in cells(table, METHOD):
+        chosen = {
+            "every": these,
+            "default": these[these["is_default"].astype(bool)],
+            "tuned": these[these["is_best"].astype(bool)],
+        }
+        found += [
+            (method, points, rows["ratio"].to_numpy(dtype=np.float64))
+            for points, rows in chosen.items()
+            if len(rows)
+        ]
+    return found
+
+
+def _common(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the setups that every optimizer has rows in."""
+    optimizers = set(table["optimizer"])
+    kept = [rows for _, rows in cells(table, SETUP) if set(rows["optimizer"]) == optimizers]
+    return pd.concat(kept) if kept else table.iloc[:0]
+
+
+def _by_alpha0(trials: pd.DataFrame) -> list[pd.DataFrame]:
+    return [these for _, these in trials.groupby("alpha0") if len(these)]
+
+
+def _cell(settings: dict[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
+    done = ended(trials)
+    default = trials["default_alpha0"].iloc[0] if "default_alpha0" in trials else math.nan
+    return {
+        **settings,
+        "alpha0": float(trials["alpha0"].iloc[0]),
+        "loss": float(done[MEASURE].fillna(math.inf).median()) if len(done) else math.nan,
+        "seeds": len(done),
+        "diverged": int((done["outcome"] == "diverged").sum()),
+        "is_default": bool(trials["alpha0"].iloc[0] == default),
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other or (pd.isna(one) and pd.isna(other)))
