@@ -1,8 +1,8 @@
 """Hooks of MkDocs: pages from outside docs/, and links that lead out of docs/.
 
 README, CHANGELOG and others stand at the places where a reader of the repository looks for them. The site
-shows them too. There is no public address of the repository yet, so a link to a file that is not a page becomes
-the file's name.
+shows them too. There is no public address of the repository yet, so a link to a file that is not a page
+becomes the file's name.
 """
 
 from __future__ import annotations
