@@ -87,9 +87,9 @@ class StepOptions:
     maximize: bool = False
     granularity: str = "group"
     rule: str = "additive"
-    trace_decay: Number = 0.0
-    max_relative_step: Number = math.inf
-    first_relative_step: tuple[Number, Number] = (0.0, math.inf)
+    trace_decay: float = 0.0
+    max_relative_step: float = math.inf
+    first_relative_step: tuple[float, float] = (0.0, math.inf)
     lr_bounds: tuple[float, float] | None = None
     foreach: bool | None = None
     fused: bool | None = None

@@ -69,9 +69,13 @@ def step(
     changed += [value for own in operands.states for value in own.values()]
     with restore_if(found_inf, changed):
         # z is read before the op moves its states: g_t may be one of them.
-        grads_and_traces = _sums(operands, alpha, [(operands.grads, traces), (operands.grads, None), (traces, None)])
+        grads_and_traces = _sums(
+            operands, alpha, [(operands.grads, traces), (operands.grads, None), (traces, None)]
+        )
         steps = _directions(operands, direction, options.decoupled_decay)
-        relative = _sums(operands, alpha, [(operands.params, None), (steps, None)]) if options.is_held else None
+        relative = (
+            _sums(operands, alpha, [(operands.params, None), (steps, None)]) if options.is_held else None
+        )
         if not by_tensor:
             grads_and_traces = grads_and_traces.sum(0)
             relative = None if relative is None else relative.sum(0)
@@ -110,10 +114,7 @@ def _sums(
     with_members = operands.members is not None
     rows = [
         torch.stack(
-            [
-                member_dot(a[index], (a if b is None else b)[index], alpha, with_members)
-                for a, b in pairs
-            ]
+            [member_dot(a[index], (a if b is None else b)[index], alpha, with_members) for a, b in pairs]
         )
         for index in range(len(operands.params))
     ]
@@ -130,7 +131,7 @@ def _hypergradients(sums: Tensor, options: StepOptions) -> tuple[Tensor, Tensor]
 
 
 def _limits(
-    relative: Tensor, elements: Tensor | float, z_squares: Tensor, options: StepOptions
+    relative: Tensor, elements: Tensor, z_squares: Tensor, options: StepOptions
 ) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest α.
 
@@ -146,7 +147,8 @@ def _limits(
     low, high = options.first_relative_step
     first = z_squares == 0
     lowest = torch.where(first & torch.isfinite(one), low * one, -torch.inf)
-    highest = one * torch.where(first, min(high, options.max_relative_step), options.max_relative_step)
+    largest = options.max_relative_step
+    highest = torch.where(first, min(high, largest) * one, largest * one)
     return lowest, highest
 
 
@@ -166,7 +168,5 @@ def _resting_traces(operands: Operands, state: State) -> list[Tensor]:
     """Return the traces of the tensors that have none in ``operands``, local and real."""
     moving = set(operands.present)
     return [
-        view(own[TRACE])
-        for index, own in enumerate(state.params)
-        if index not in moving and TRACE in own
+        view(own[TRACE]) for index, own in enumerate(state.params) if index not in moving and TRACE in own
     ]

@@ -93,12 +93,18 @@ def _check_step(options: dict[str, Any]) -> None:
         raise ValueError(f"trace_decay must be at least 0 and below 1, got {decay!r}")
     if not (largest is None or (is_number(largest) and largest > 0)):
         raise ValueError(f"max_relative_step must be a number above 0, got {largest!r}")
-    pair = first is None or (isinstance(first, list | tuple) and len(first) == 2 and all(map(is_number, first)))
-    if not pair or (first is not None and not 0 <= first[0] <= first[1] or first is not None and not first[1] > 0):
-        raise ValueError(f"first_relative_step must be two numbers of at least 0, the smaller first, got {first!r}")
+    if not (first is None or _is_range(first)):
+        raise ValueError(f"first_relative_step must be two numbers, the smaller first, got {first!r}")
     given = [name for name, off in _rules.OFF.items() if options[name] not in (None, off)]
     if options["granularity"] == "released" and options["lop"] is not None and given:
         raise ValueError(f"granularity 'released' takes no {given[0]}: give granularity 'group' or 'tensor'")
+
+
+def _is_range(value: Any) -> bool:
+    """Return whether ``value`` is two numbers of at least 0, the smaller first, the larger not 0."""
+    if not (isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))):
+        return False
+    return bool(0 <= value[0] <= value[1] and value[1] > 0)
 
 
 def _check_range(options: dict[str, Any]) -> None:

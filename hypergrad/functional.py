@@ -142,8 +142,10 @@ def update(
     scaled = grad_scale is not None or found_inf is not None
     use_kernels = not (scaled or options.is_traced) and _wants_kernels(params, options)
     # Whether h is −⟨g, u⟩ and θ moves by αu.
-    is_plain = not (scaled or state.moves or options.decoupled_decay or options.is_traced) and schedule is None
-    if is_plain and use_kernels:
+    is_plain = (
+        not (scaled or state.moves or options.decoupled_decay or options.is_traced) and schedule is None
+    )
+    if is_plain and use_kernels:  # never traced
         h = _fast_path.repeat_step(params, grads, state, direction, rate, options, alpha)
         if h is not None:
             return h
