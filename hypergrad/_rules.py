@@ -55,7 +55,8 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
 
     Raises:
         KeyError: If a name is unknown.
-        ValueError: For rule ``"multiplicative"`` with lop ``"sgd"`` or ``"sgdn"``, where β is per unit of loss.
+        ValueError: For rule ``"multiplicative"`` with lop ``"sgd"`` or ``"sgdn"``: β is then per unit of the
+            loss.
 
     Example:
         >>> import hypergrad
@@ -72,8 +73,8 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
         case "multiplicative":
             if lop not in _MULTIPLICATIVE:
                 raise ValueError(
-                    f"rule='multiplicative' with lop={lop!r} needs a hypergrad_lr, since β is then per unit of "
-                    "the loss: give one such as 0.1, or rule='cosine', where it has no unit"
+                    f"rule='multiplicative' with lop={lop!r} needs a hypergrad_lr, which is then per unit "
+                    "of the loss: give one such as 0.1, or rule='cosine', where it has no unit"
                 )
             return _MULTIPLICATIVE[lop]
     return _COSINE[lop]

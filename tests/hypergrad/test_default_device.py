@@ -95,10 +95,9 @@ def test_an_optimizer_does_not_follow_it(name, options, way):
 @pytest.mark.parametrize("name", ["sgd", "sgdn-sgdn", "adam-adam"])
 def test_a_stack_does_not_follow_it(name, options):
     def stack():
-        members = [values(seed) for seed in range(3)]
+        members = [[value.requires_grad_() for value in values(seed)] for seed in range(3)]
         optimizers = [
-            hypergrad.create(name, [value.requires_grad_() for value in own], weight_decay=0.1, **options)
-            for own in members
+            hypergrad.create(name, own, hypergrad_lr=1e-3, weight_decay=0.1, **options) for own in members
         ]
         params = [torch.stack([value.detach() for value in own]) for own in zip(*members, strict=True)]
         stacked = Stacked(optimizers, params)
