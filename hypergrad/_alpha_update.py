@@ -28,6 +28,8 @@ def learn(
     options: StepOptions,
     present: Sequence[int],
     total: int,
+    *,
+    limits: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor | list[Tensor]:
     """Update ``alpha`` and ``state`` in place. Return the α of this step: one for all tensors, or a list.
 
@@ -37,7 +39,7 @@ def learn(
         α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))      multiplicative: the same rule on log α, whose
                                                     hypergradient is αh; α stays positive
         α_t = α_{t−1} exp(−β lop(h_t))              multiplicative and normalized: a cosine has no scale
-        α_t = min(max(α_t, low), high)              bounds
+        α_t = min(max(α_t, low), high)              limits of the step, then bounds
 
     Args:
         alpha: α, of shape (*members), or (T, *members) for ``"tensor"``.
@@ -48,18 +50,23 @@ def learn(
         options: The options of the step.
         present: The places of the T' tensors that have a gradient. Rows of other tensors do not change.
         total: T.
+        limits: The smallest and the largest α of this step, each in the shape of ``h``; not for
+            ``"released"``. ``options.lr_bounds`` are stronger.
     """
     granularity, bounds, multiplicative = options.granularity, options.lr_bounds, options.multiplicative
     if granularity == "group":
         if multiplicative and not options.normalize:
             h = h * alpha
-        return _take(alpha, rate.update(h, state) * options.beta, multiplicative, bounds)
+        return _take(alpha, rate.update(h, state) * options.beta, multiplicative, bounds, limits)
     if multiplicative and not options.normalize:
         every = granularity == "released" or len(present) == total
         h = h * (alpha if every else torch.stack([alpha[index] for index in present]))
     steps = _by_tensor(rate, h, state, present, total) * options.beta
     if granularity == "tensor":
-        _take(alpha, scattered(steps, present, total), multiplicative, bounds)
+        if limits is not None:
+            # α of a tensor that rests is within its own value.
+            limits = (_spread(limits[0], alpha, present, total), _spread(limits[1], alpha, present, total))
+        _take(alpha, scattered(steps, present, total), multiplicative, bounds, limits)
         return [alpha[index] for index in present]
     if bounds is None:
         # No step of α depends on the α before it, so the α of all tensors are a cumulative sum.
@@ -80,12 +87,29 @@ def scattered(rows: Tensor, present: Sequence[int], total: int) -> Tensor:
     return whole
 
 
-def _take(alpha: Tensor, steps: Tensor, multiplicative: bool, bounds: tuple[float, float] | None) -> Tensor:
+def _spread(rows: Tensor, alpha: Tensor, present: Sequence[int], total: int) -> Tensor:
+    """Return ``rows``, (T', ...), with those of ``alpha`` for the tensors without a gradient, (T, ...)."""
+    if len(present) == total:
+        return rows
+    whole = alpha.clone()
+    torch._foreach_copy_([whole[index] for index in present], list(rows.unbind()))
+    return whole
+
+
+def _take(
+    alpha: Tensor,
+    steps: Tensor,
+    multiplicative: bool,
+    bounds: tuple[float, float] | None,
+    limits: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Let ``alpha`` take ``steps`` in place, and return it."""
     if multiplicative:
         alpha.mul_(torch.exp(-steps))
     else:
         alpha.sub_(steps)
+    if limits is not None:
+        alpha.clamp_(*limits)
     return alpha if bounds is None else alpha.clamp_(*bounds)
 
 

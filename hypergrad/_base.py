@@ -101,6 +101,8 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         param_group = _validation.with_floats(param_group)
         options = self.defaults | param_group
         _validation.check(options)
+        own = _rules.default_step(options["rule"], options["lop"], options["granularity"])
+        param_group |= {name: value for name, value in own.items() if options[name] is None}
         if options["hypergrad_lr"] is None:
             param_group["hypergrad_lr"] = self._default_beta(options)
         elif options["lop"] is not None:
@@ -271,6 +273,8 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 group.setdefault(key, default)
             if group["hypergrad_lr"] is None:
                 group["hypergrad_lr"] = self._default_beta(group)
+            own = _rules.default_step(group["rule"], group["lop"], group["granularity"])
+            group |= {name: value for name, value in own.items() if group[name] is None}
             _param_groups.settle(group)
             on_device = group.get("capturable") or group["fused"]
             for param in group["params"]:

@@ -134,9 +134,9 @@ def products(
                 for u, theta, decay in zip(previous, operands.params[block], decays[block], strict=True)
             ]
         for g, d in zip(operands.grads[block], previous, strict=True):
-            row = _dot(g, d, alpha, with_members)
+            row = member_dot(g, d, alpha, with_members)
             if norms:
-                squares = [_dot(x, x, alpha, with_members) for x in (g, d)]
+                squares = [member_dot(x, x, alpha, with_members) for x in (g, d)]
                 row = torch.stack([row, *squares])
             rows.append(row)
     return torch.stack(rows)
@@ -154,7 +154,7 @@ def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None 
     return torch.stack(rows)
 
 
-def _dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
+def member_dot(a: Tensor, b: Tensor, alpha: Tensor, with_members: bool) -> Tensor:
     """Return ⟨a, b⟩ over all elements, or per member, in α's dtype and on α's device."""
     if not with_members:
         return dot(a, b, alpha.dtype).to(alpha.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import kernels
-from hypergrad._state import State, StepOptions
+from hypergrad._state import TRACE, State, StepOptions
 from hypergrad._tensor_views import are_plain, is_sharded, view
 from hypergrad.directions import Direction, ParamState
 
@@ -92,7 +92,7 @@ def gather(
     for param, grad, own in zip(moved, given, states, strict=True):
         if grad.layout is not torch.strided:
             raise RuntimeError("an optimizer step takes no sparse gradients: give the layer sparse=False")
-        direction.init(param, own, learned=learned)
+        init_state(param, own, direction, options, learned=learned)
     whole, sharded = moved, False
     if not are_plain(moved):
         sharded = any(map(is_sharded, moved))
@@ -125,6 +125,19 @@ def gather(
             blocks = [slice(index, index + 1) for index in range(len(moved))]
     total = len(params)
     return Operands(moved, given, states, whole, sharded, present, total, resting, members, kernel, blocks)
+
+
+def init_state(
+    param: Tensor, state: ParamState, direction: Direction, options: StepOptions, *, learned: bool
+) -> None:
+    """Add to a parameter's state what it lacks, in place; a trace takes the place of u_{t−1}.
+
+    Args: as for ``Direction.init``, and the options of the step.
+    """
+    traced = learned and options.is_traced
+    direction.init(param, state, learned=learned and not traced)
+    if traced and TRACE not in state:
+        state[TRACE] = torch.zeros_like(param)
 
 
 def _prepared(

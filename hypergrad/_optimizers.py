@@ -55,6 +55,9 @@ class SGD(HypergradientOptimizer):
 
     .. code-block:: text
 
+        trace_decay              h_t = −⟨g_t, z_{t−1}⟩, z_t = γz_{t−1} + u_t, and ‖z‖ in c_t
+        max_relative_step        α_t‖u_t‖ ≤ c‖θ_{t−1}‖
+        first_relative_step      the same in the first step, from below too
         lr_bounds                α_t = min(max(α_t, low), high)
         decoupled_weight_decay   θ_t = θ_{t−1} − α_t d_t, d = u + λθ_{t−1}, and h_t = −⟨g_t, d_{t−1}⟩
 
@@ -78,7 +81,7 @@ class SGD(HypergradientOptimizer):
             or ``"additive-cosine"``. The norms of a cosine are over the parameters that share an α. A rule
             that moves log α needs an ``lr`` above 0.
         hypergrad_lr: The learning rate β of α: a step in log α for ``"cosine"``, in the unit of α/h for
-            ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.01 for
+            ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.03 for
             the default rule and lop. A β that is of another rule's size is warned of.
         lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
         lop_betas: β₁ and β₂ of lops ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
@@ -86,6 +89,14 @@ class SGD(HypergradientOptimizer):
         granularity: ``"group"`` learns one α per parameter group, ``"tensor"`` one per parameter.
             ``"released"`` learns one per group and applies the rule once per parameter, with a state for
             each, as the code released with Mittal 2019 does for Adam.
+        trace_decay: γ, at least 0 and below 1: how long h looks back. At 0 to the last step, at 0.99 to about
+            the last hundred. Needs a buffer of the parameters' size. ``None``, the default, is 0.99 for rule
+            ``"cosine"`` and 0 for the others, and for granularity ``"released"``, which has none.
+        max_relative_step: The largest α‖u‖/‖θ‖, above 0, over the parameters that share an α; ``math.inf``
+            sets none. ``None``, the default, is 0.1 for rule ``"cosine"``, and none for the others.
+        first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: α₀ is moved there, so
+            that one that is far off does no harm. ``(0, math.inf)`` leaves α₀ as it is. ``None``, the
+            default, is (1e-3, 1e-2) for rule ``"cosine"``, and leaves α₀ for the others.
         lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
         decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
         maximize: Ascend instead of descend.
@@ -139,6 +150,9 @@ class SGD(HypergradientOptimizer):
         lop_betas: tuple[Number, Number] | None = None,
         lop_eps: Number = 1e-8,
         granularity: str = "group",
+        trace_decay: Number | None = None,
+        max_relative_step: Number | None = None,
+        first_relative_step: tuple[Number, Number] | None = None,
         lr_bounds: tuple[Number, Number] | None = None,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
@@ -190,6 +204,9 @@ class Adam(HypergradientOptimizer):
         lop_betas: See there.
         lop_eps: See there.
         granularity: See there.
+        trace_decay: See there.
+        max_relative_step: See there.
+        first_relative_step: See there.
         lr_bounds: See there.
         decoupled_weight_decay: See there.
         maximize: See there.
@@ -236,6 +253,9 @@ class Adam(HypergradientOptimizer):
         lop_betas: tuple[Number, Number] | None = None,
         lop_eps: Number = 1e-8,
         granularity: str = "group",
+        trace_decay: Number | None = None,
+        max_relative_step: Number | None = None,
+        first_relative_step: tuple[Number, Number] | None = None,
         lr_bounds: tuple[Number, Number] | None = None,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
@@ -281,6 +301,9 @@ class AdamW(Adam):
         lop_betas: See there.
         lop_eps: See there.
         granularity: See there.
+        trace_decay: See there.
+        max_relative_step: See there.
+        first_relative_step: See there.
         lr_bounds: See there.
         maximize: See there.
         foreach: See there.
@@ -324,6 +347,9 @@ class AdamW(Adam):
         lop_betas: tuple[Number, Number] | None = None,
         lop_eps: Number = 1e-8,
         granularity: str = "group",
+        trace_decay: Number | None = None,
+        max_relative_step: Number | None = None,
+        first_relative_step: tuple[Number, Number] | None = None,
         lr_bounds: tuple[Number, Number] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,

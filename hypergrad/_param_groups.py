@@ -124,6 +124,8 @@ def settle(group: dict[str, Any]) -> None:
 
 
 def _moves_by_more_than_u(group: dict[str, Any]) -> bool:
+    if step_options(group).is_traced:
+        return False  # the trace tells how
     return "lr_factor" in group or bool(group["decoupled_weight_decay"] and group["weight_decay"])
 
 

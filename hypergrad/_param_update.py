@@ -73,11 +73,17 @@ def move_all(
             directions = direction.update(chunk_grads, chunk_states)
             if decay:
                 directions = list(torch._foreach_add(directions, list(chunk_params), alpha=decay))
-            _move(list(chunk_params), directions, lr)
+            move_by(list(chunk_params), directions, lr)
 
 
-def _move(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
-    """Do θ ← θ − α u, without waiting for a device."""
+def move_by(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
+    """Do θ ← θ − α u, without waiting for a device.
+
+    Args:
+        params: The tensors to move in place.
+        directions: u of each.
+        lr: α.
+    """
     if isinstance(lr, Tensor) and lr.ndim == 0 and all(param.dtype == lr.dtype for param in params):
         if lr.is_cpu and not torch.compiler.is_compiling():
             lr = float(lr)

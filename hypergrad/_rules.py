@@ -5,6 +5,7 @@ To add a rule, name it in ``RULES`` and give it a β in ``default_hypergrad_lr``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,9 +29,8 @@ RULES: dict[str, Rule] = {
 }
 """The rules by the names that the option ``rule`` takes."""
 
-# By lop. Momentum takes log α beyond its goal, which Adam survives, since its steps are at most about α.
-_COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
-_COSINE_OF_SGD = _COSINE | {"sgdn": 0.01}
+# By lop.
+_COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
 _ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
 # The papers', by op; for lops that they do not have, whose moves are of about β's size, by lop.
@@ -77,7 +77,28 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
                     "of the loss: give one such as 0.1, or rule='cosine', where it has no unit"
                 )
             return _MULTIPLICATIVE[lop]
-    return (_COSINE_OF_SGD if op in ("sgd", "sgdn") else _COSINE)[lop]
+    return _COSINE[lop]
+
+
+OFF: dict[str, Any] = {
+    "trace_decay": 0.0,
+    "max_relative_step": math.inf,
+    "first_relative_step": (0.0, math.inf),
+}
+"""The options of a step that looks one step back and is as long as α says."""
+
+_COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (1e-3, 1e-2)}
+
+
+def default_step(rule: str, lop: str | None, granularity: str) -> dict[str, Any]:
+    """Return the defaults of ``trace_decay``, ``max_relative_step`` and ``first_relative_step``.
+
+    Args:
+        rule: A name in ``RULES``.
+        lop: The lop, or ``None`` for a fixed α.
+        granularity: See ``hypergrad.functional``.
+    """
+    return _COSINE_STEP if rule == "cosine" and lop is not None and granularity != "released" else OFF
 
 
 def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
@@ -124,3 +145,5 @@ def from_version_0_1(group: dict[str, Any]) -> None:
         return
     old = Rule(group.pop("multiplicative"), group.pop("normalize"))
     group.setdefault("rule", next(name for name, rule in RULES.items() if rule == old))
+    for name, value in OFF.items():
+        group.setdefault(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from hypergrad.directions import ParamState
 from hypergrad.rates import RateState
 
 GRANULARITIES = ("group", "tensor", "released")
+TRACE = "trace"
+"""The name of z in a parameter's state."""
 
 Moves = dict[str, Tensor]
 """The last moves of a group's T tensors: see ``hypergrad._hypergradients``."""
@@ -53,6 +56,9 @@ class StepOptions:
         granularity: ``"group"``, ``"tensor"`` or ``"released"``, as given to ``init``.
         rule: What the lop moves and by what, a name in ``hypergrad._rules.RULES``: ``"additive"``, the
             default, ``"additive-cosine"``, ``"multiplicative"`` or ``"cosine"``.
+        trace_decay: γ, at least 0: h_t = −⟨g_t, z_{t−1}⟩ with z ← γz + d_t. At 0 z is the last d.
+        max_relative_step: The largest α‖u + λθ‖/‖θ‖ of a step.
+        first_relative_step: The smallest and the largest α‖u + λθ‖/‖θ‖ of the first step.
         lr_bounds: The smallest and the largest α. ``None`` sets no bounds.
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
             memory at a time. ``None`` goes tensor by tensor on a CPU with a million elements or more, where
@@ -68,6 +74,8 @@ class StepOptions:
         multiplicative: Whether the rule moves log α.
         normalize: Whether h is the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
         is_additive: Whether α moves by β times the rule's step of h = −⟨g, d⟩, without bounds.
+        is_held: Whether a step is held to the size of θ.
+        is_traced: Whether a step needs the trace z.
 
     Raises:
         ValueError: If an option that should be a number is not one, or the rule is unknown.
@@ -79,6 +87,9 @@ class StepOptions:
     maximize: bool = False
     granularity: str = "group"
     rule: str = "additive"
+    trace_decay: float = 0.0
+    max_relative_step: float = math.inf
+    first_relative_step: tuple[float, float] = (0.0, math.inf)
     lr_bounds: tuple[float, float] | None = None
     foreach: bool | None = None
     fused: bool | None = None
@@ -88,13 +99,29 @@ class StepOptions:
     multiplicative: bool = field(init=False)
     normalize: bool = field(init=False)
     is_additive: bool = field(init=False)
+    is_held: bool = field(init=False)
+    is_traced: bool = field(init=False)
 
     def __post_init__(self) -> None:
         beta, decay, bounds = self.hypergrad_lr, as_float("weight_decay", self.weight_decay), self.lr_bounds
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(map(repr, RULES))}, got {self.rule!r}")
         rule = RULES[self.rule]
+        trace_decay = as_float("trace_decay", self.trace_decay)
+        largest = as_float("max_relative_step", self.max_relative_step)
+        first = tuple(as_floats("first_relative_step", self.first_relative_step))
+        is_held = largest < math.inf or first != (0.0, math.inf)
+        if self.granularity == "released" and (trace_decay or is_held):
+            raise ValueError(
+                "granularity 'released' takes no trace_decay, max_relative_step or first_relative_step: "
+                "give 'group' or 'tensor'"
+            )
         derived = {
+            "trace_decay": trace_decay,
+            "max_relative_step": largest,
+            "first_relative_step": first,
+            "is_held": is_held,
+            "is_traced": bool(trace_decay) or is_held,
             "beta": beta if isinstance(beta, Tensor) else as_float("hypergrad_lr", beta),
             "lr_bounds": None if bounds is None else as_floats("lr_bounds", bounds),
             "coupled_decay": 0.0 if self.decoupled_weight_decay else decay,

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergrad import rates
+from hypergrad import _rules, rates
 from hypergrad._numbers import as_float, as_floats
 from hypergrad._rules import RULES
 from hypergrad._state import GRANULARITIES
-from hypergrad.rates import are_fractions, is_number
+from hypergrad.rates import are_fractions, is_fraction, is_number
 
 OPS = ("sgd", "sgdn", "adam", "adamw")
 LOPS = (None, *rates.RATE_RULES)
 
 _PAIRS_OF_RULES = tuple(name for name, own in rates.OPTIONS.items() if isinstance(own.default, tuple))
 _NUMBERS_OF_RULES = tuple(name for name in rates.OPTIONS if name not in _PAIRS_OF_RULES)
-NUMBERS = ("lr", "hypergrad_lr", "weight_decay", "momentum", "eps", *_NUMBERS_OF_RULES)
-PAIRS = ("betas", "lr_bounds", *_PAIRS_OF_RULES)
+STEP_NUMBERS = ("trace_decay", "max_relative_step")
+NUMBERS = ("lr", "hypergrad_lr", "weight_decay", "momentum", "eps", *STEP_NUMBERS, *_NUMBERS_OF_RULES)
+PAIRS = ("betas", "first_relative_step", "lr_bounds", *_PAIRS_OF_RULES)
 
 
 def with_floats(options: dict[str, Any]) -> dict[str, Any]:
@@ -76,12 +77,34 @@ def check(options: dict[str, Any]) -> None:
         raise ValueError(
             f"decoupled_weight_decay must be True or False, got {options['decoupled_weight_decay']!r}"
         )
+    _check_step(options)
     if options["lop"] is not None:
         _check_range(options)
     if options["differentiable"]:
         raise ValueError("differentiable=True is not supported: a step learns α in place, from h alone")
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other: give one")
+
+
+def _check_step(options: dict[str, Any]) -> None:
+    """Check how far h looks back and what a step is measured against; ``None`` is the rule's default."""
+    decay, largest, first = (options[name] for name in _rules.OFF)
+    if not (decay is None or is_fraction(decay)):
+        raise ValueError(f"trace_decay must be at least 0 and below 1, got {decay!r}")
+    if not (largest is None or (is_number(largest) and largest > 0)):
+        raise ValueError(f"max_relative_step must be a number above 0, got {largest!r}")
+    if not (first is None or _is_range(first)):
+        raise ValueError(f"first_relative_step must be two numbers, the smaller first, got {first!r}")
+    given = [name for name, off in _rules.OFF.items() if options[name] not in (None, off)]
+    if options["granularity"] == "released" and options["lop"] is not None and given:
+        raise ValueError(f"granularity 'released' takes no {given[0]}: give granularity 'group' or 'tensor'")
+
+
+def _is_range(value: Any) -> bool:
+    """Return whether ``value`` is two numbers of at least 0, the smaller first, the larger not 0."""
+    if not (isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))):
+        return False
+    return bool(0 <= value[0] <= value[1] and value[1] > 0)
 
 
 def _check_range(options: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hypergrad import _fast_path, _general_step, kernels
+from hypergrad import _fast_path, _general_step, _traced_step, kernels
 from hypergrad._alpha_update import alpha_dtype
 from hypergrad._numbers import Number, as_float
 from hypergrad._operands import gather
@@ -140,10 +140,12 @@ def update(
     if not isinstance(alpha, Tensor):
         raise TypeError(f"a learned α must be a tensor, as init makes it, got {alpha!r}")
     scaled = grad_scale is not None or found_inf is not None
-    use_kernels = not scaled and _wants_kernels(params, options)
+    use_kernels = not (scaled or options.is_traced) and _wants_kernels(params, options)
     # Whether h is −⟨g, u⟩ and θ moves by αu.
-    is_plain = not (scaled or state.moves or options.decoupled_decay) and schedule is None
-    if is_plain and use_kernels:
+    is_plain = (
+        not (scaled or state.moves or options.decoupled_decay or options.is_traced) and schedule is None
+    )
+    if is_plain and use_kernels:  # never traced
         h = _fast_path.repeat_step(params, grads, state, direction, rate, options, alpha)
         if h is not None:
             return h
@@ -159,6 +161,8 @@ def update(
     )
     if operands is None:
         return None
+    if options.is_traced:
+        return _traced_step.step(operands, state, direction, rate, options, alpha, schedule, found_inf)
     if is_plain:
         h = _fast_path.step(operands, state, direction, rate, options, alpha)
         if h is not None:

@@ -5,6 +5,7 @@ Shares nothing with the fast modules, so that an error would have to be made twi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ class Reference:
         granularity: ``"group"``, ``"tensor"`` or ``"released"``.
         rule: ``"multiplicative"`` and ``"cosine"`` move log α, along its own hypergradient αh, or the cosine.
             ``"additive-cosine"`` and ``"cosine"`` make h the cosine −⟨g, d⟩ / (‖g‖‖d‖).
+        trace_decay: γ: h is along z ← γz + d instead of the last d.
+        max_relative_step: the largest α‖d‖/‖θ‖, without the schedule's factor in d.
+        first_relative_step: the smallest and the largest α‖d‖/‖θ‖ as long as z is 0.
         bounds: the smallest and largest α.
         nesterov: ``False`` makes op ``sgdn`` a heavy ball, u = v.
         mu: μ of op ``sgdn``.
@@ -48,6 +52,9 @@ class Reference:
         decoupled: bool = False,
         granularity: str = "group",
         rule: str = "additive",
+        trace_decay: float = 0.0,
+        max_relative_step: float = math.inf,
+        first_relative_step: tuple[float, float] = (0.0, math.inf),
         bounds: tuple[float, float] | None = None,
         nesterov: bool = True,
         mu: float = 0.9,
@@ -69,8 +76,6 @@ class Reference:
             "nesterov": True,
         }
         self.theta = [t.detach().to(torch.float64, copy=True) for t in theta]
-        # What α multiplied in its last step: s(u + λθ), λ = 0 unless decoupled; 0 for a tensor that rested.
-        self.d = [torch.zeros_like(t) for t in self.theta]
         self.op_memory: list[dict[str, Any]] = [{} for _ in theta]
         self.lop_memory: list[dict[str, Any]] = [{} for _ in theta]  # "group" uses the first only
         self.alpha = [
@@ -82,6 +87,9 @@ class Reference:
         self.multiplicative = rule in ("multiplicative", "cosine")
         self.normalize = rule in ("additive-cosine", "cosine")
         self.bounds = bounds
+        self.trace_decay, self.relative = trace_decay, (*first_relative_step, max_relative_step)
+        # The trace of what α multiplied: s(u + λθ), λ = 0 unless decoupled; 0 for a tensor that rested.
+        self.z = [torch.zeros_like(t) for t in self.theta]
 
     def step(self, gradients: Sequence[Tensor | None], schedule: float = 1.0) -> None:
         """Take a step; a parameter whose gradient is ``None`` rests, and so does what belongs to it alone.
@@ -95,11 +103,14 @@ class Reference:
         if not g:
             return
         everyone = range(len(self.theta))
+        decay = self.weight_decay if self.decoupled else 0.0
+        e = {i: move(self.op, g[i], self.op_memory[i]) + decay * self.theta[i] for i in g}
         if self.granularity == "group":
             h = self.hypergradient(list(g), g)
             self.h = [h if i == 0 else ZERO for i in everyone]
             if self.lop["rule"]:
                 alpha = self.moved(self.alpha[0], self.alpha[0], h, self.lop_memory[0])
+                alpha = self.held(alpha, e, first=not any(bool(z.any()) for z in self.z))
                 self.alpha = [alpha for _ in everyone]
         else:
             self.h = [self.hypergradient([i], g) if i in g else ZERO for i in everyone]
@@ -107,33 +118,46 @@ class Reference:
         for i in g:
             if self.lop["rule"] and self.granularity != "group":
                 alpha = self.moved(self.alpha[i], before[i], self.h[i], self.lop_memory[i])
+                alpha = self.held(alpha, {i: e[i]}, first=not bool(self.z[i].any()))
                 for j in everyone if self.granularity == "released" else [i]:
                     self.alpha[j] = alpha
-            decay = self.weight_decay if self.decoupled else 0.0
-            self.d[i] = schedule * (move(self.op, g[i], self.op_memory[i]) + decay * self.theta[i])
-            self.theta[i] = self.theta[i] - self.alpha[i] * self.d[i]
-        if self.granularity != "tensor":
-            for i in everyone:
-                if i not in g:
-                    self.d[i] = torch.zeros_like(self.theta[i])
+        for i in everyone:
+            if i in g:
+                d = schedule * e[i]
+                self.z[i] = self.trace_decay * self.z[i] + d
+                self.theta[i] = self.theta[i] - self.alpha[i] * d
+            elif self.granularity != "tensor":  # it rests while its α moves others: d = 0
+                self.z[i] = self.trace_decay * self.z[i]
 
     def hypergradient(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
-        """Return −⟨g, d⟩ over ``tensors``, or the cosine of it."""
-        h = sum((-(g[i] * self.d[i]).sum() for i in tensors), ZERO)
+        """Return −⟨g, z⟩ over ``tensors``, or the cosine of it; z is the last d unless there is a trace."""
+        h = sum((-(g[i] * self.z[i]).sum() for i in tensors), ZERO)
         if self.normalize:
             g_norm = sum(((g[i] ** 2).sum() for i in tensors), ZERO).sqrt()
-            d_norm = sum(((self.d[i] ** 2).sum() for i in tensors), ZERO).sqrt()
-            return h / (g_norm * d_norm) if g_norm * d_norm > 0 else ZERO
+            z_norm = sum(((self.z[i] ** 2).sum() for i in tensors), ZERO).sqrt()
+            return h / (g_norm * z_norm) if g_norm * z_norm > 0 else ZERO
         return h
 
     def moved(self, alpha: Tensor, before: Tensor, h: Tensor, memory: dict[str, Any]) -> Tensor:
-        """Return α after a move by h; ``before`` is α_{t−1}."""
+        """Return α after a move by h, without bounds; ``before`` is α_{t−1}."""
         if self.multiplicative:
             alpha = alpha * torch.exp(
                 -self.beta * move(self.lop, h if self.normalize else before * h, memory)
             )
         else:
             alpha = alpha - self.beta * move(self.lop, h, memory)
+        return alpha
+
+    def held(self, alpha: Tensor, e: dict[int, Tensor], *, first: bool) -> Tensor:
+        """Return α within what a step may be relative to θ; a θ of mean square below 1e-6 counts as that."""
+        low, high, largest = self.relative
+        e_norm = sum(((x**2).sum() for x in e.values()), ZERO).sqrt()
+        theta_norm = sum(((self.theta[i] ** 2).sum() for i in e), ZERO).sqrt()
+        theta_norm = max(theta_norm, 1e-3 * sum(x.numel() for x in e.values()) ** 0.5)
+        if e_norm > 0:
+            alpha = min(alpha, largest * theta_norm / e_norm)
+            if first:
+                alpha = min(max(alpha, low * theta_norm / e_norm), high * theta_norm / e_norm)
         return alpha if self.bounds is None else alpha.clamp(*self.bounds)
 
 

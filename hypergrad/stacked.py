@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypergrad import _param_groups, functional
 from hypergrad._alpha_update import alpha_dtype
+from hypergrad._operands import init_state
 from hypergrad._optimizers import SGD, Adam
 from hypergrad._state import Moves
 from hypergrad.directions import ParamState
@@ -92,7 +93,7 @@ class Stacked:
             for index in range(len(self.params))
         ]
         for param, state in zip(self.params, self._states, strict=True):
-            self._direction.init(param, state, learned=self._rate is not None)
+            init_state(param, state, self._direction, self._options, learned=self._rate is not None)
         self._blocks = self._in_blocks()
 
     def step(self, grads: Sequence[Tensor]) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from hypergrad import rates
 
+ONE_STEP = {"trace_decay": 0.0, "max_relative_step": math.inf, "first_relative_step": (0.0, math.inf)}
+"""What makes rule "cosine" look one step back, and take steps as long as α says."""
+
 
 @dataclass(frozen=True)
 class Rule:

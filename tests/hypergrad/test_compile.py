@@ -11,8 +11,11 @@ from torch._dynamo.utils import counters
 import hypergrad
 from hypergrad.reference import Reference
 
+from .rules import ONE_STEP
+
 EVERYTHING = {
     "rule": "cosine",
+    **ONE_STEP,
     "decoupled_weight_decay": True,
     "weight_decay": 0.1,
     "lr_bounds": (1e-6, 1.0),
@@ -24,6 +27,8 @@ CASES = [
     ("adam-adam", {}),
     ("adam-lion", {"granularity": "tensor"}),
     ("adam-adagrad", EVERYTHING),
+    ("adam-sgdn", {"rule": "cosine"}),
+    ("sgdn-sgdn", {"rule": "cosine", "granularity": "tensor"}),
     ("adam", {}),
 ]
 

@@ -27,11 +27,11 @@ import torch
 
 from hypergrad import directions, functional
 
-from .rules import RULES
+from .rules import ONE_STEP, RULES
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
 FACTORS = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
-COSINE = {"rule": "cosine"}
+COSINE = {"rule": "cosine", **ONE_STEP}
 
 EIGENVALUES = torch.logspace(0, 1.5, 20, dtype=torch.float64)
 RIDGE = 0.01

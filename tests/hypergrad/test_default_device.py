@@ -13,6 +13,8 @@ from hypergrad import directions, functional, rates
 from hypergrad.reference import Reference
 from hypergrad.stacked import Stacked
 
+from .rules import ONE_STEP
+
 SHAPES = [(3, 2), (4,), ()]
 OPTIONS = {
     "plain": {},
@@ -23,6 +25,7 @@ OPTIONS = {
     "everything": {
         "decoupled_weight_decay": True,
         "rule": "cosine",
+        **ONE_STEP,
         "lr_bounds": (1e-6, 1.0),
     },
 }

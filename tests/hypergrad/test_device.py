@@ -15,12 +15,17 @@ import torch
 
 import hypergrad
 
+from .rules import ONE_STEP
+
 GRANULARITIES = ("group", "tensor", "released")
 EVERYTHING = {
     "rule": "cosine",
+    **ONE_STEP,
     "decoupled_weight_decay": True,
     "lr_bounds": (1e-6, 1.0),
 }
+TRACED = {"rule": "cosine", "decoupled_weight_decay": True}
+FUSED_TRACED = TRACED | {"fused": True}
 # AdamW is Adam with one of these options.
 NAMES = [name for name in hypergrad.NAMES if not name.startswith("adamw")]
 gpu = pytest.mark.gpu
@@ -81,8 +86,16 @@ def fused_kernels(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, EVERYTHING, {"foreach": False}, {"fused": True}, {"fused": True, **EVERYTHING}],
-    ids=["default", "everything", "tensor by tensor", "fused", "fused everything"],
+    [
+        {},
+        EVERYTHING,
+        {"foreach": False},
+        {"fused": True},
+        {"fused": True, **EVERYTHING},
+        TRACED,
+        FUSED_TRACED,
+    ],
+    ids=["default", "everything", "tensor by tensor", "fused", "fused everything", "traced", "fused traced"],
 )
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", [name for name in NAMES if "-" in name])
@@ -100,7 +113,8 @@ def test_a_step_reads_nothing_back(name, granularity, options, fused_kernels):
         optimizer.step()
         assert optimizer.learning_rates[0].device.type == "meta"
         assert optimizer.hypergradients[0].device.type == "meta"
-    assert bool(fused_kernels) == ("fused" in options)
+    traced = options.get("rule") == "cosine" and granularity != "released" and options.get("trace_decay") != 0
+    assert bool(fused_kernels) == ("fused" in options and not traced)
 
 
 @pytest.mark.parametrize("name", ["adam-adam", "adam"])

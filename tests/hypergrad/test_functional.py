@@ -8,7 +8,7 @@ import torch
 import hypergrad
 from hypergrad import directions, functional, kernels, rates
 
-from .rules import RULES
+from .rules import ONE_STEP, RULES
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
 NAMES = [name for name in hypergrad.NAMES if not name.startswith("adamw")]  # an option of adam
@@ -22,18 +22,29 @@ def test_stacked_members_train_as_they_would_alone(problem, name, granularity, m
     check_members(problem, name, granularity, missing, problem.rates(name), {})
 
 
-@pytest.mark.parametrize("options", ["multiplicative", "additive-cosine", "cosine", "decoupled", "all"])
+@pytest.mark.parametrize(
+    "options", ["multiplicative", "additive-cosine", "cosine", "decoupled", "traced", "all"]
+)
 @pytest.mark.parametrize("granularity", functional.GRANULARITIES)
 @pytest.mark.parametrize("name", ["sgdn-sgd", "adam-sgdn"])
 def test_stacked_members_and_options(problem, name, granularity, options):
+    if options == "traced" and granularity == "released":
+        pytest.skip("released takes no trace")
     alpha0, beta = problem.rates(name)
-    cosine = {"rule": "cosine"}
+    cosine = {"rule": "cosine", **ONE_STEP}
+    traced = {
+        "rule": "cosine",
+        "trace_decay": 0.8,
+        "max_relative_step": 0.05,
+        "first_relative_step": (1e-3, 1e-2),
+    }
     decoupled = {"decoupled_weight_decay": True}
     given, beta = {
         "multiplicative": ({"rule": "multiplicative"}, 0.1),
         "additive-cosine": ({"rule": "additive-cosine"}, 1e-4),
         "cosine": (cosine, 0.02),
         "decoupled": (decoupled, beta),
+        "traced": (traced | decoupled, 0.02),
         "all": (cosine | decoupled | {"lr_bounds": (0.9 * alpha0, 2.5 * alpha0)}, 0.02),
     }[options]
     check_members(problem, name, granularity, {0: {1}, 4: {0, 2}}, (alpha0, beta), given)
@@ -79,7 +90,9 @@ def check_members(problem, name, granularity, missing, rates_, options):
                     hypergrad_lr=betas, weight_decay=0.1, granularity=granularity, fused=fused, **options
                 ),
             )
-        assert (state.kernel is not None) == (bool(lop) and fused is None and kernels.available())
+        assert (state.kernel is not None) == (
+            bool(lop) and fused is None and not options.get("trace_decay") and kernels.available()
+        )
 
         for k, (params, optimizer) in enumerate(alone):
             for together, single in zip(stacked, params, strict=True):

@@ -9,9 +9,12 @@ import torch
 
 import hypergrad
 
+from .rules import ONE_STEP
+
 GRANULARITIES = ("group", "tensor", "released")
 EVERYTHING = {
     "rule": "cosine",
+    **ONE_STEP,
     "decoupled_weight_decay": True,
     "lr_bounds": (1e-6, 1.0),
 }

@@ -13,6 +13,8 @@ import torch
 import hypergrad
 from hypergrad.reference import Reference
 
+from .rules import ONE_STEP
+
 RULES = ("additive", "additive-cosine", "multiplicative", "cosine")
 CLASSES = (hypergrad.SGD, hypergrad.Adam, hypergrad.AdamW)
 
@@ -26,7 +28,7 @@ def param():
 def test_a_class_learns_by_the_cosine_unless_told_otherwise(param, kind):
     group = kind([param]).param_groups[0]
     assert (group["rule"], group["lop"]) == ("cosine", "sgdn")
-    assert group["hypergrad_lr"] == (0.01 if kind is hypergrad.SGD else 0.03)
+    assert group["hypergrad_lr"] == 0.03
     assert kind([param], lop=None).param_groups[0]["hypergrad_lr"] == 0
 
 
@@ -133,7 +135,7 @@ def test_a_beta_that_is_meant_is_not_warned_of(param, beta):
 
 def of_version_0_1(options):
     """The options as version 0.1 had them."""
-    old = {name: value for name, value in options.items() if name != "rule"}
+    old = {name: value for name, value in options.items() if name not in ("rule", *ONE_STEP)}
     booleans = {
         "additive": (False, False),
         "additive-cosine": (False, True),
@@ -147,7 +149,7 @@ def of_version_0_1(options):
 def test_a_state_of_version_0_1_loads(problem, rule):
     """As if the option had always been there: the same α and parameters, bit for bit."""
     params = problem.initial()
-    optimizer = hypergrad.create("adam-sgdn", params, lr=0.01, hypergrad_lr=1e-4, rule=rule)
+    optimizer = hypergrad.create("adam-sgdn", params, lr=0.01, hypergrad_lr=1e-4, rule=rule, **ONE_STEP)
     problem.train(optimizer, params, range(5))
     state = optimizer.state_dict()
     state["param_groups"] = [of_version_0_1(group) for group in state["param_groups"]]
@@ -166,7 +168,7 @@ def test_a_state_of_version_0_1_loads(problem, rule):
 
 def test_a_pickle_of_version_0_1_loads(problem):
     params = problem.initial()
-    optimizer = hypergrad.create("sgd-sgd", params, lr=0.01, hypergrad_lr=0.1, rule="cosine")
+    optimizer = hypergrad.create("sgd-sgd", params, lr=0.01, hypergrad_lr=0.1, rule="cosine", **ONE_STEP)
     problem.train(optimizer, params, range(3))
     optimizer.defaults = of_version_0_1(optimizer.defaults)
     optimizer.param_groups[0] = of_version_0_1(optimizer.param_groups[0])
@@ -189,7 +191,9 @@ def test_adamw_equals_the_reference(problem, rule):
     """The reference with op Adam and weight decay in d."""
     lop, params = "sgdn", problem.initial()
     beta = {"additive": 2e-6, "additive-cosine": 2e-5, "multiplicative": 0.3, "cosine": 0.005}[rule]
-    optimizer = hypergrad.AdamW(params, lr=0.005, weight_decay=0.3, lop=lop, rule=rule, hypergrad_lr=beta)
+    optimizer = hypergrad.AdamW(
+        params, lr=0.005, weight_decay=0.3, lop=lop, rule=rule, hypergrad_lr=beta, **ONE_STEP
+    )
     oracle = Reference(
         f"adam-{lop}", problem.initial(), 0.005, beta, weight_decay=0.3, decoupled=True, rule=rule
     )

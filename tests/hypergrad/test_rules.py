@@ -13,7 +13,7 @@ import hypergrad
 from hypergrad import rates
 from hypergrad.reference import Reference
 
-from .rules import RULES
+from .rules import ONE_STEP, RULES
 
 GRANULARITIES = ("group", "tensor", "released")
 OPS = ("sgd", "sgdn", "adam")
@@ -22,7 +22,7 @@ MISSING = {0: {1}, 1: {1}, 7: {0, 2}, 8: {2}, 9: {0, 1, 2, 3}, 20: {3}}
 
 MULTIPLICATIVE = {"rule": "multiplicative"}
 ADDITIVE_COSINE = {"rule": "additive-cosine"}
-COSINE = {"rule": "cosine"}
+COSINE = {"rule": "cosine", **ONE_STEP}
 DECOUPLED = {"decoupled_weight_decay": True}
 
 
@@ -159,7 +159,7 @@ def test_normalised_hypergradients_are_cosines_and_carry_over(problem):
     paths = []
     for scale in (1.0, 1e3):
         params = problem.initial()
-        optimizer = hypergrad.SGD(params, lr=0.02 / scale, hypergrad_lr=0.05, lop="sgdn", rule="cosine")
+        optimizer = hypergrad.SGD(params, lr=0.02 / scale, hypergrad_lr=0.05, lop="sgdn", **COSINE)
         path = []
         for step in range(20):
             for param, grad in zip(params, problem.gradients(params, step), strict=True):

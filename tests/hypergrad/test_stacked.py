@@ -18,6 +18,8 @@ OPTIONS = [
     {"rule": "additive-cosine"},
     {"lr_bounds": (0.009, 0.0251), "granularity": "released"},
     {"maximize": True},
+    {"rule": "cosine", "hypergrad_lr": 0.02},
+    {"rule": "cosine", "hypergrad_lr": 0.02, "granularity": "tensor", "decoupled_weight_decay": True},
 ]
 
 
