@@ -61,7 +61,7 @@ def repeat_step(
     if kernel is None:
         return None
     whole = options.is_additive and kernels.has_rule(rate)
-    if not whole and _number_rule(alpha, rate, state.rate, options) is None:
+    if not whole and number_rule(alpha, rate, state.rate, options) is None:
         return None
     if not kernel.renew(
         direction,
@@ -99,7 +99,7 @@ def step(
                 return h
         return _step_by_numbers(kernel, rate, state, options, alpha)
     params, dtype = operands.params, alpha.dtype
-    rule = _number_rule(alpha, rate, state.rate, options)
+    rule = number_rule(alpha, rate, state.rate, options)
     if rule is None:
         return None
     if not (PLAIN.issuperset(map(type, params)) and all(map(_is_cpu, params))):
@@ -144,7 +144,7 @@ def _whole_step(
 def _step_by_numbers(
     kernel: kernels.Kernel, rate: rates.Rate, state: State, options: StepOptions, alpha: Tensor
 ) -> Tensor | None:
-    rule = _number_rule(alpha, rate, state.rate, options)
+    rule = number_rule(alpha, rate, state.rate, options)
     if rule is None:
         return None
     found: Any = kernel.products(norms=options.normalize).tolist()
@@ -154,7 +154,7 @@ def _step_by_numbers(
     return h
 
 
-def _number_rule(
+def number_rule(
     alpha: Tensor, rate: rates.Rate, state: rates.RateState, options: StepOptions
 ) -> rates.NumberRate | None:
     """Return ``rate`` if ``learn`` can learn α by it, else ``None``."""
@@ -176,6 +176,8 @@ def learn(
     state: rates.RateState,
     options: StepOptions,
     out: Tensor | None = None,
+    *,
+    limits: tuple[float, float] | None = None,
 ) -> Tensor:
     """Move one α and the rule's state in place, as ``_alpha_update.learn`` does, and return h.
 
@@ -186,6 +188,7 @@ def learn(
         state: its state, of tensors like ``alpha``.
         options: β, a number, and what α is bounded by and multiplied with.
         out: where h goes if it is like ``alpha``; if not, a new tensor is made.
+        limits: the smallest and the largest α of this step; ``options.lr_bounds`` are stronger.
     """
     if out is None or out.dtype != alpha.dtype or not out.is_cpu or out.ndim:
         out = torch.empty_like(alpha)
@@ -204,9 +207,9 @@ def learn(
     numbers = {name: cell.value for name, cell in zip(state, state_cells, strict=True)} if state else {}
     change = float(options.beta) * rate.update_number(h, numbers)
     after = before * _exp(-change) if options.multiplicative else before - change
-    if options.lr_bounds is not None:
-        low, high = options.lr_bounds
-        after = min(max(after, low), high)
+    for bounds in (limits, options.lr_bounds):
+        if bounds is not None:
+            after = min(max(after, bounds[0]), bounds[1])
     alpha_cell.value = after
     for name, cell in zip(numbers, state_cells, strict=True):
         cell.value = numbers[name]

@@ -111,6 +111,7 @@ def gather(
             weight_decay=options.coupled_decay,
             maximize=options.maximize,
             members=members,
+            traced=learned and options.is_traced,
             last=state.kernel,
         )
     state.kernel = kernel

@@ -7,12 +7,15 @@
     u_t = op(g_t);   e_t = u_t + λθ_{t−1}
     α_t = min(α_t, c ‖θ‖/‖e_t‖)           c: max_relative_step
     α_t = min(max(α_t, low ‖θ‖/‖e_t‖), high ‖θ‖/‖e_t‖)    as long as z_{t−1} = 0: first_relative_step
-    d_t = s_t e_t;   z_t = γ z_{t−1} + d_t                 γ: trace_decay; 0 makes z the last d
-    θ_t = θ_{t−1} − α_t d_t
+    d_t = s_t e_t;   θ_t = θ_{t−1} − α_t d_t
+    z_t = γ (1 − max(cos_t, 0)^POWER) z_{t−1} + d_t        γ: trace_decay; cos_t that of h_t
 
-Norms are over the tensors of one α that have a gradient, θ that of θ_{t−1} but at least ``SMALLEST`` per
-element, in the root mean square, so that tensors that begin at zero can leave it. A tensor that rests adds
-d = 0 to the trace of an α that it shares; the trace of a tensor with an α of its own rests with it.
+Norms are over the tensors of one α that have a gradient. The root mean square of θ_{t−1} counts as
+``SMALLEST`` at least, so that tensors that begin at zero can leave it. A tensor that rests adds d = 0 to the
+trace of an α that it shares; the trace of a tensor with an α of its own rests with it.
+
+A gradient that opposes the whole trace says that the last steps went too far. What they were is then no guide
+to the next ones, so the trace forgets them; else α would fall for as long as the trace remembers.
 
 The trace is one more buffer of the parameters' size for Adam and a heavy ball. For SGD and Nesterov momentum
 it takes the place of the last direction.
@@ -20,11 +23,13 @@ it takes the place of the last direction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hypergrad import _fast_path, kernels
 from hypergrad._alpha_update import learn, scattered
 from hypergrad._hypergradients import member_dot
 from hypergrad._operands import Operands
@@ -37,6 +42,39 @@ from hypergrad.rates import Rate
 
 SMALLEST = 1e-3
 """The root mean square of θ below which a step is measured against this instead."""
+
+POWER = 4
+"""High, so that the trace outlasts the small cosines of noise."""
+
+
+def repeat_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    state: State,
+    direction: Direction,
+    rate: Rate,
+    options: StepOptions,
+    alpha: Tensor,
+    schedule: Tensor | float | None,
+) -> Tensor | None:
+    """Take a step with the kernel of the last step and Python's own numbers, and return h.
+
+    Returns ``None``, and nothing has moved, where that cannot be; the arguments are those of ``update``.
+    """
+    kernel = state.kernel
+    if kernel is None or _fast_path.number_rule(alpha, rate, state.rate, options) is None:
+        return None
+    if not kernel.renew(
+        direction,
+        params,
+        grads,
+        state.params,
+        weight_decay=options.coupled_decay,
+        maximize=options.maximize,
+        traced=True,
+    ):
+        return None
+    return _step_by_numbers(kernel, sum(map(Tensor.numel, params)), state, rate, options, alpha, schedule)
 
 
 def step(
@@ -52,48 +90,103 @@ def step(
     """Take a step in place and return h in the shape of α.
 
     Args:
-        operands: The tensors that have a gradient, without a kernel.
+        operands: The tensors that have a gradient.
         state: The group's state.
         direction: The op.
         rate: The lop.
         options: The options of the step.
         alpha: The state's α.
-        schedule: s, the factor of this step's α. ``None`` for 1.
-        found_inf: 0-d. If it is not 0, nothing changes.
+        schedule: s, the factor of this step's α. ``None`` for 1. With a kernel no tensor of many.
+        found_inf: 0-d. If it is not 0, nothing changes. Not with a kernel.
     """
     state.moves.clear()
-    by_tensor, present = options.granularity == "tensor", operands.present
-    traces = [own[TRACE] for own in operands.states]
+    by_tensor, present, kernel = options.granularity == "tensor", operands.present, operands.kernel
     resting = _resting_traces(operands, state) if operands.resting and not by_tensor else []
+    if kernel is not None and not resting and operands.total == len(present):
+        elements = sum(map(Tensor.numel, operands.params))
+        h = _step_by_numbers(kernel, elements, state, rate, options, alpha, schedule)
+        if h is not None:
+            return h
+    traces = [own[TRACE] for own in operands.states]
+    decay, with_members = options.decoupled_decay, operands.members is not None
     changed = [alpha, *state.rate.values(), *operands.params, *resting]
     changed += [value for own in operands.states for value in own.values()]
     with restore_if(found_inf, changed):
-        # z is read before the op moves its states: g_t may be one of them.
-        grads_and_traces = _sums(
-            operands, alpha, [(operands.grads, traces), (operands.grads, None), (traces, None)]
-        )
-        steps = _directions(operands, direction, options.decoupled_decay)
-        relative = (
-            _sums(operands, alpha, [(operands.params, None), (steps, None)]) if options.is_held else None
-        )
-        if not by_tensor:
-            grads_and_traces = grads_and_traces.sum(0)
-            relative = None if relative is None else relative.sum(0)
-        h, z_squares = _hypergradients(grads_and_traces, options)
+        steps: list[Tensor] = []
+        if kernel is not None:
+            sums = kernel.traced_products(decay=decay).to(alpha.dtype)
+        else:
+            # z is read before the op moves its states: a step may be one of them.
+            pairs = [(operands.grads, traces), (operands.grads,) * 2, (traces, traces)]
+            products = _products(pairs, alpha, with_members)
+            steps = _directions(operands, direction, decay)
+            if options.is_held:
+                products += _products([(operands.params,) * 2, (steps, steps)], alpha, with_members)
+            sums = torch.stack([torch.stack(row) for row in products]).transpose(0, 1)
+        sums = sum_over_shards(sums.contiguous(), operands.whole)
+        dots, g_squares, z_squares, *relative = sums.unbind(1) if by_tensor else sums.sum(0).unbind()
+        tiny = torch.finfo(dots.dtype).tiny
+        cosine = dots.neg() / (g_squares.sqrt() * z_squares.sqrt()).clamp_min(tiny)
+        h = cosine if options.normalize else dots.neg()
         for trace in resting:  # they moved by the same α, so this is not its first step
-            z_squares = z_squares + member_dot(trace, trace, alpha, operands.members is not None)
+            z_squares = z_squares + member_dot(trace, trace, alpha, with_members)
         limits = None
-        if relative is not None:
+        if options.is_held:
             limits = _limits(relative, _elements(operands, alpha, by_tensor=by_tensor), z_squares, options)
         alphas = learn(alpha, h, rate, state.rate, options, present, operands.total, limits=limits)
-        if schedule is not None:
-            alphas = [one * schedule for one in alphas] if isinstance(alphas, list) else alphas * schedule
-        if resting:
-            torch._foreach_mul_(resting, options.trace_decay)
-        torch._foreach_mul_(traces, options.trace_decay)
-        move_by(traces, steps, -1.0 if schedule is None else -schedule)
-        move_by(list(operands.params), steps, alphas)
+        keep = options.trace_decay * (1 - cosine.clamp(0, 1) ** POWER)
+        _multiply(resting, keep)
+        if kernel is not None:
+            factor = 1.0 if schedule is None else float(schedule)
+            moved = torch.stack(alphas) if isinstance(alphas, list) else alphas
+            kernel.move_traced(moved * factor, keep, decay=decay, schedule=factor)
+        else:
+            if schedule is not None:
+                alphas = [one * schedule for one in alphas] if isinstance(alphas, list) else alphas * schedule
+            _multiply(traces, keep.unbind() if by_tensor else keep)
+            move_by(traces, steps, -1.0 if schedule is None else -schedule)
+            move_by(list(operands.params), steps, alphas)
     return scattered(h, present, operands.total) if by_tensor else h
+
+
+def _step_by_numbers(
+    kernel: kernels.Kernel,
+    elements: int,
+    state: State,
+    rate: Rate,
+    options: StepOptions,
+    alpha: Tensor,
+    schedule: Tensor | float | None,
+) -> Tensor | None:
+    """Take a step of all of a group's tensors, of so many elements, with Python's own numbers; return h."""
+    rule = _fast_path.number_rule(alpha, rate, state.rate, options)
+    if rule is None:
+        return None
+    decay, factor = options.decoupled_decay, 1.0 if schedule is None else float(schedule)
+    dot, g_square, z_square, theta_square, square = kernel.traced_products(decay=decay).sum(0).tolist()
+    low, high = -math.inf, math.inf
+    if options.is_held and square:
+        one = math.sqrt(max(theta_square, SMALLEST**2 * elements) / square)
+        high = options.max_relative_step * one
+        if not z_square:
+            low = options.first_relative_step[0] * one
+            high = min(high, options.first_relative_step[1] * one)
+    sums = (dot, g_square, z_square) if options.normalize else (dot,)
+    h = _fast_path.learn(sums, alpha, rule, state.rate, options, state.h, limits=(low, high))
+    norms = math.sqrt(g_square) * math.sqrt(z_square)
+    opposed = min(max(-dot / norms, 0.0), 1.0) if norms else 0.0
+    keep = alpha.new_full((), options.trace_decay * (1 - opposed**POWER))
+    kernel.move_traced(alpha if factor == 1 else alpha * factor, keep, decay=decay, schedule=factor)
+    return h
+
+
+def _multiply(traces: Sequence[Tensor], keep: Tensor | Sequence[Tensor]) -> None:
+    """Multiply each trace by ``keep``, one for all or for each, 0-d or of one entry for each member."""
+    rows = [keep] * len(traces) if isinstance(keep, Tensor) else keep
+    for trace, row in zip(traces, rows, strict=True):
+        trace.mul_(
+            row.to(trace.device).reshape(row.shape + (1,) * (trace.ndim - row.ndim) if row.ndim else ())
+        )
 
 
 def _directions(operands: Operands, direction: Direction, decay: float) -> list[Tensor]:
@@ -107,41 +200,25 @@ def _directions(operands: Operands, direction: Direction, decay: float) -> list[
     return steps
 
 
-def _sums(
-    operands: Operands, alpha: Tensor, pairs: Sequence[tuple[Sequence[Tensor], Sequence[Tensor] | None]]
-) -> Tensor:
-    """Return the inner products of ``pairs``, (T', P, *members); ``None`` is a list with itself."""
-    with_members = operands.members is not None
-    rows = [
-        torch.stack(
-            [member_dot(a[index], (a if b is None else b)[index], alpha, with_members) for a, b in pairs]
-        )
-        for index in range(len(operands.params))
-    ]
-    return sum_over_shards(torch.stack(rows), operands.whole)
-
-
-def _hypergradients(sums: Tensor, options: StepOptions) -> tuple[Tensor, Tensor]:
-    """Return h and ⟨z, z⟩ from ⟨g, z⟩, ⟨g, g⟩ and ⟨z, z⟩, stacked on axis 0, or on axis 1 by tensor."""
-    dots, g_squares, z_squares = sums.unbind(1 if options.granularity == "tensor" else 0)
-    if not options.normalize:
-        return dots.neg(), z_squares
-    norms = g_squares.sqrt() * z_squares.sqrt()
-    return dots.neg() / norms.clamp_min(torch.finfo(norms.dtype).tiny), z_squares
+def _products(
+    pairs: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], alpha: Tensor, with_members: bool
+) -> list[list[Tensor]]:
+    """Return the inner products of each pair of lists, (*members), in α's dtype and on its device."""
+    return [[member_dot(a, b, alpha, with_members) for a, b in zip(*pair, strict=True)] for pair in pairs]
 
 
 def _limits(
-    relative: Tensor, elements: Tensor, z_squares: Tensor, options: StepOptions
+    relative: Sequence[Tensor], elements: Tensor, z_squares: Tensor, options: StepOptions
 ) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest α.
 
     Args:
-        relative: ⟨θ, θ⟩ and ⟨e, e⟩, stacked as for ``_hypergradients``.
+        relative: ⟨θ, θ⟩ and ⟨e, e⟩, shaped as h.
         elements: How many elements θ has.
         z_squares: ⟨z, z⟩, 0 before the first step.
         options: The options of the step.
     """
-    theta_squares, squares = relative.unbind(1 if options.granularity == "tensor" else 0)
+    theta_squares, squares = relative
     # Infinite for a step that moves nothing.
     one = (torch.maximum(theta_squares, SMALLEST**2 * elements) / squares).sqrt()
     low, high = options.first_relative_step

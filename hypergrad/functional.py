@@ -140,12 +140,20 @@ def update(
     if not isinstance(alpha, Tensor):
         raise TypeError(f"a learned α must be a tensor, as init makes it, got {alpha!r}")
     scaled = grad_scale is not None or found_inf is not None
-    use_kernels = not (scaled or options.is_traced) and _wants_kernels(params, options)
+    use_kernels = not scaled and _wants_kernels(params, options)
+    if options.is_traced:
+        # The kernels take one s for all members, which the host has.
+        use_kernels &= not isinstance(schedule, Tensor) or (schedule.is_cpu and schedule.numel() == 1)
+        if use_kernels:
+            h = _traced_step.repeat_step(params, grads, state, direction, rate, options, alpha, schedule)
+            if h is not None:
+                return h
     # Whether h is −⟨g, u⟩ and θ moves by αu.
     is_plain = (
         not (scaled or state.moves or options.decoupled_decay or options.is_traced) and schedule is None
     )
-    if is_plain and use_kernels:  # never traced
+    is_plain &= not options.is_traced
+    if is_plain and use_kernels:
         h = _fast_path.repeat_step(params, grads, state, direction, rate, options, alpha)
         if h is not None:
             return h

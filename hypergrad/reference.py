@@ -28,7 +28,8 @@ class Reference:
         granularity: ``"group"``, ``"tensor"`` or ``"released"``.
         rule: ``"multiplicative"`` and ``"cosine"`` move log α, along its own hypergradient αh, or the cosine.
             ``"additive-cosine"`` and ``"cosine"`` make h the cosine −⟨g, d⟩ / (‖g‖‖d‖).
-        trace_decay: γ: h is along z ← γz + d instead of the last d.
+        trace_decay: γ: h is along z ← γ(1 − k⁴)z + d instead of the last d; k is the cosine of −g and z, or 0
+            if that is negative.
         max_relative_step: the largest α‖d‖/‖θ‖, without the schedule's factor in d.
         first_relative_step: the smallest and the largest α‖d‖/‖θ‖ as long as z is 0.
         bounds: the smallest and largest α.
@@ -121,22 +122,32 @@ class Reference:
                 alpha = self.held(alpha, {i: e[i]}, first=not bool(self.z[i].any()))
                 for j in everyone if self.granularity == "released" else [i]:
                     self.alpha[j] = alpha
+        # By its norms, whatever the rule; those of the tensors that have a gradient.
+        shared = self.granularity != "tensor"
+        keep = {i: self.trace_decay * (1 - self.opposition(list(g) if shared else [i], g) ** 4) for i in g}
         for i in everyone:
             if i in g:
                 d = schedule * e[i]
-                self.z[i] = self.trace_decay * self.z[i] + d
+                self.z[i] = keep[i] * self.z[i] + d
                 self.theta[i] = self.theta[i] - self.alpha[i] * d
-            elif self.granularity != "tensor":  # it rests while its α moves others: d = 0
-                self.z[i] = self.trace_decay * self.z[i]
+            elif shared:  # it rests while its α moves others: d = 0
+                self.z[i] = next(iter(keep.values())) * self.z[i]
 
     def hypergradient(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
         """Return −⟨g, z⟩ over ``tensors``, or the cosine of it; z is the last d unless there is a trace."""
         h = sum((-(g[i] * self.z[i]).sum() for i in tensors), ZERO)
-        if self.normalize:
-            g_norm = sum(((g[i] ** 2).sum() for i in tensors), ZERO).sqrt()
-            z_norm = sum(((self.z[i] ** 2).sum() for i in tensors), ZERO).sqrt()
-            return h / (g_norm * z_norm) if g_norm * z_norm > 0 else ZERO
-        return h
+        return self.cosine(h, tensors, g) if self.normalize else h
+
+    def cosine(self, h: Tensor, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
+        """Return h over the norms of g and z, or 0 where one is 0."""
+        g_norm = sum(((g[i] ** 2).sum() for i in tensors), ZERO).sqrt()
+        z_norm = sum(((self.z[i] ** 2).sum() for i in tensors), ZERO).sqrt()
+        return h / (g_norm * z_norm) if g_norm * z_norm > 0 else ZERO
+
+    def opposition(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
+        """Return the cosine of −g and z over ``tensors``, or 0 if it is negative."""
+        h = sum((-(g[i] * self.z[i]).sum() for i in tensors), ZERO)
+        return self.cosine(h, tensors, g).clamp(0, 1)
 
     def moved(self, alpha: Tensor, before: Tensor, h: Tensor, memory: dict[str, Any]) -> Tensor:
         """Return α after a move by h, without bounds; ``before`` is α_{t−1}."""

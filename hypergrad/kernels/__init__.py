@@ -25,6 +25,9 @@ Nesterov momentum         g, v, u → v, u;  u, θ → θ: 8
 Adam                      g, m, v → m, v;  m, v, θ → θ: 9
 ========================  ==========================================================================
 
+A step with a trace (``traced_products``, ``move_traced``) also reads z and θ in pass 1, and reads and writes z in
+pass 2: 13 for Adam. SGD and Nesterov momentum compute u twice instead of keeping it: 8 and 11; heavy ball: 10.
+
 Weight decay adds a read of θ to pass 1. Sums are accumulated in float64 in an order that depends on the sizes
 alone, so a product has the same bits whatever the number of threads and the load of the machine.
 """
@@ -32,7 +35,7 @@ alone, so a product has the same bits whatever the number of threads and the loa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -57,6 +60,7 @@ class Kernel(Protocol):
         weight_decay: float,
         maximize: bool,
         members: int | None = None,
+        traced: bool = False,
     ) -> bool:
         """Take up the gradients of another step if all else is where and as it was; return whether it is.
 
@@ -98,6 +102,26 @@ class Kernel(Protocol):
             h in the shape of ``alpha``; ``None``, and nothing has moved, where the kernel lacks the rule.
         """
 
+    def traced_products(self, *, decay: float) -> Tensor:
+        """Return what a traced step needs of each tensor, and move the states to u_t.
+
+        Args:
+            decay: λ of e = u_t + λθ.
+
+        Returns:
+            ⟨g, z⟩, ⟨g, g⟩, ⟨z, z⟩, ⟨θ, θ⟩ and ⟨e, e⟩, of shape (T, 5, *members), on the parameters' device.
+        """
+
+    def move_traced(self, alpha: Tensor, keep: Tensor, *, decay: float, schedule: float) -> None:
+        """z ← keep·z + s·e and θ ← θ − αe; ``alpha`` and ``keep`` of shape (), (T,), (*members) or both.
+
+        Args:
+            alpha: α, times the schedule's factor.
+            keep: what is left of the trace.
+            decay: λ, as in the first pass.
+            schedule: s.
+        """
+
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
         """θ ← θ − α (u_t + λθ), for α of shape (*members) or (T, *members) and λ = ``decay``."""
 
@@ -111,6 +135,7 @@ def choose(
     weight_decay: float = 0.0,
     maximize: bool = False,
     members: int | None = None,
+    traced: bool = False,
     last: Kernel | None = None,
 ) -> Kernel | None:
     """Return a kernel for one step with a learned α, or ``None``.
@@ -123,6 +148,7 @@ def choose(
         weight_decay: coupled.
         maximize: climb instead of descend.
         members: N, if the first axis of every tensor stacks N members with a product and an α each.
+        traced: whether the step is one with a trace, which ``states`` then have.
         last: that of the last step, returned again if only the gradients are others.
 
     Raises:
@@ -130,14 +156,16 @@ def choose(
     """
     if torch.compiler.is_compiling() or not params[0].is_cpu:
         return None
+    settings: dict[str, Any] = {
+        "weight_decay": weight_decay,
+        "maximize": maximize,
+        "members": members,
+        "traced": traced,
+    }
     try:
-        if last is not None and last.renew(
-            direction, params, grads, states, weight_decay=weight_decay, maximize=maximize, members=members
-        ):
+        if last is not None and last.renew(direction, params, grads, states, **settings):
             return last
-        return cpu.CPUKernel(
-            direction, params, grads, states, weight_decay=weight_decay, maximize=maximize, members=members
-        )
+        return cpu.CPUKernel(direction, params, grads, states, **settings)
     except build.UnavailableError:
         return None
 

@@ -2,7 +2,9 @@
  *
  *   products_*   <g, d_{t-1}> of each tensor, d = u + lambda theta; on the way the direction's state moves to u_t
  *   move         theta <- theta - alpha (u_t + lambda theta)
- *   step_*       both, with the report's rate rules between them, for models so small that calls are what takes time
+ *   traced_*     the same with a trace z in the place of d_{t-1}, and what a step held to the size of theta needs
+ *   move_traced_*   move, and z <- keep z + s (u_t + lambda theta)
+ *   step_*       products and move, with the report's rate rules between them, for models so small that calls are what takes time
  *
  * A tensor may stack members along its first axis, with sums and an alpha of their own; below, each is a *row*, tensors
  * first. Every row is cut into blocks of one size. One thread sums a block, in float64, and a row's blocks are added in
@@ -26,6 +28,7 @@ typedef struct {
     REAL *const *first;     /* v of momentum, m of Adam */
     REAL *const *second;    /* v of Adam */
     float *const *step;     /* Adam's t */
+    REAL *const *trace;     /* z, where there is one; SGD and Nesterov momentum then keep no direction */
     double momentum, beta1, beta2, eps;
     double weight_decay; /* coupled */
     double sign;         /* of the gradient: -1 to maximize */
@@ -49,9 +52,10 @@ typedef struct {
     double learning_rate, beta1, beta2, eps; /* beta1: mu of SGDN */
 } Rule;
 
-/* <g, d>, and where they are asked for <g, g> and <d, d>. */
+/* <g, d>, and where they are asked for <g, g> and <d, d>. With a trace d is z; then <theta, theta> and <e, e> as well,
+ * e = u_t + lambda theta. */
 typedef struct {
-    double dot, g_square, d_square;
+    double dot, g_square, d_square, theta_square, e_square;
 } Sums;
 
 /* One walk over all blocks. */
@@ -63,7 +67,9 @@ struct Pass {
     const REAL *decays;      /* products: lambda of each tensor, or NULL */
     const REAL *alpha;       /* move: of each row if stride is 1, of all if 0 */
     int64_t stride;
-    REAL decay;              /* move: lambda */
+    REAL decay;              /* move, and traced: lambda */
+    const REAL *keep;        /* move: what the trace is multiplied with, as alpha; NULL without */
+    REAL schedule;           /* move: what the trace takes of e */
     REAL *const *along;      /* move: u of each tensor, but for Adam */
     Correction *corrections; /* Adam: of each tensor */
     int64_t blocks;
@@ -128,7 +134,7 @@ static void visit_all(Pass *pass)
 
 /* ---- Passes ---- */
 
-/* Run a first pass, which leaves `columns` (1 or 3) products of each row in `products` and counts the step, or a
+/* Run a first pass, which leaves `columns` (1, 3 or 5) products of each row in `products` and counts the step, or a
  * second one, where `products` is NULL. Returns 1 if there is no memory, and has then done nothing. */
 static int run(Pass pass, REAL *products, int columns)
 {
@@ -142,7 +148,9 @@ static int run(Pass pass, REAL *products, int columns)
     int failed = (products && !pass.sums) || (call->step && !pass.corrections);
     if (!failed) {
         for (int64_t t = 0; call->step && t < call->tensors; t++) {
-            double step = *call->step[t], first = 1 - pow(call->beta1, step), second = 1 - pow(call->beta2, step);
+            /* A first pass with a trace works with u_t, not u_{t-1}. */
+            double step = *call->step[t] + (products && columns == 5);
+            double first = 1 - pow(call->beta1, step), second = 1 - pow(call->beta2, step);
             /* At step 0, m = 0, and any shift but 0 makes u = 0. */
             pass.corrections[t].scale = step ? first / sqrt(second) : 1;
             pass.corrections[t].shift = step ? first * call->eps : 1;
@@ -150,16 +158,22 @@ static int run(Pass pass, REAL *products, int columns)
         visit_all(&pass);
         const Sums *next = pass.sums;
         for (int64_t row = 0; products && row < call->tensors * call->members; row++) {
-            Sums sums = {0, 0, 0};
+            Sums sums = {0};
             for (int64_t left = blocks_of(call->sizes[row / call->members]); left > 0; left--, next++) {
                 sums.dot += next->dot;
                 sums.g_square += next->g_square;
                 sums.d_square += next->d_square;
+                sums.theta_square += next->theta_square;
+                sums.e_square += next->e_square;
             }
             products[row * columns] = sums.dot;
-            if (columns == 3) {
+            if (columns >= 3) {
                 products[row * columns + 1] = sums.g_square;
                 products[row * columns + 2] = sums.d_square;
+            }
+            if (columns == 5) {
+                products[row * columns + 3] = sums.theta_square;
+                products[row * columns + 4] = sums.e_square;
             }
         }
         for (int64_t t = 0; products && call->step && t < call->tensors; t++)
@@ -191,7 +205,7 @@ static int run(Pass pass, REAL *products, int columns)
             d_square += (double)d * (double)d;                                                                          \
         }                                                                                                               \
     }
-#define END return (Sums){dot, g_square, d_square};
+#define END return (Sums){.dot = dot, .g_square = g_square, .d_square = d_square};
 #define INLINE static inline __attribute__((always_inline))
 
 /* u <- g */
@@ -281,6 +295,105 @@ PRODUCTS(nesterov)
 PRODUCTS(heavy_ball)
 PRODUCTS(adam)
 
+/* With a trace: z takes the place of u_{t-1}, and theta is always read. */
+#define BEGIN_TRACED                                                                                                    \
+    BEGIN                                                                                                               \
+    const REAL *restrict z = call->trace[tensor];                                                                       \
+    const REAL lambda = pass->decay;                                                                                    \
+    double theta_square = 0, e_square = 0;                                                                              \
+    (void)decay;
+#define ADD_TRACED(i, g, u)                                                                                             \
+    {                                                                                                                   \
+        REAL e = u + lambda * theta[i];                                                                                 \
+        dot += (double)g * (double)z[i];                                                                                \
+        g_square += (double)g * (double)g;                                                                              \
+        d_square += (double)z[i] * (double)z[i];                                                                        \
+        theta_square += (double)theta[i] * (double)theta[i];                                                            \
+        e_square += (double)e * (double)e;                                                                              \
+    }
+#define END_TRACED return (Sums){dot, g_square, d_square, theta_square, e_square};
+#define TRACED_LOOP                                                                                                     \
+    _Pragma("omp simd reduction(+ : dot, g_square, d_square, theta_square, e_square)") for (int64_t i = from; i < to; i++)
+
+INLINE Sums sgd_traced(ELEMENTS, int coupled)
+{
+    BEGIN_TRACED
+    TRACED_LOOP
+    {
+        REAL g = GRADIENT(i);
+        ADD_TRACED(i, g, g)
+    }
+    END_TRACED
+}
+
+INLINE Sums nesterov_traced(ELEMENTS, int coupled)
+{
+    BEGIN_TRACED
+    REAL *restrict v = call->first[tensor];
+    const REAL mu = call->momentum;
+    TRACED_LOOP
+    {
+        REAL g = GRADIENT(i);
+        REAL next = mu * v[i] + g;
+        REAL u = g + mu * next;
+        ADD_TRACED(i, g, u)
+        v[i] = next;
+    }
+    END_TRACED
+}
+
+INLINE Sums heavy_ball_traced(ELEMENTS, int coupled)
+{
+    BEGIN_TRACED
+    REAL *restrict v = call->first[tensor];
+    const REAL mu = call->momentum;
+    TRACED_LOOP
+    {
+        REAL g = GRADIENT(i);
+        REAL u = mu * v[i] + g;
+        ADD_TRACED(i, g, u)
+        v[i] = u;
+    }
+    END_TRACED
+}
+
+/* The corrections are those of the step now taken, since u is. */
+INLINE Sums adam_traced(ELEMENTS, int coupled)
+{
+    BEGIN_TRACED
+    REAL *restrict m = call->first[tensor];
+    REAL *restrict v = call->second[tensor];
+    const REAL scale = pass->corrections[tensor].scale, shift = pass->corrections[tensor].shift;
+    const REAL weight1 = 1 - call->beta1, beta2 = call->beta2, weight2 = 1 - call->beta2;
+    TRACED_LOOP
+    {
+        REAL g = GRADIENT(i);
+        REAL first = m[i] + weight1 * (g - m[i]);
+        REAL second = beta2 * v[i] + weight2 * g * g;
+        REAL u = first / (sqrt(second) * scale + shift);
+        ADD_TRACED(i, g, u)
+        m[i] = first;
+        v[i] = second;
+    }
+    END_TRACED
+}
+
+/* Five products of each row; `decay` is lambda of e. */
+#define TRACED(op)                                                                                                      \
+    static Sums op##_traced_plain(ELEMENTS) { return op##_traced(pass, tensor, row, from, to, 0); }                     \
+    static Sums op##_traced_coupled(ELEMENTS) { return op##_traced(pass, tensor, row, from, to, 1); }                   \
+    int traced_##op(const Call *call, double decay, REAL *products)                                                     \
+    {                                                                                                                   \
+        Pass pass = {.call = call, .decay = decay};                                                                     \
+        pass.visit = call->weight_decay ? op##_traced_coupled : op##_traced_plain;                                      \
+        return run(pass, products, 5);                                                                                  \
+    }
+
+TRACED(sgd)
+TRACED(nesterov)
+TRACED(heavy_ball)
+TRACED(adam)
+
 /* ---- Moves ---- */
 
 INLINE Sums move_stored(ELEMENTS, int decoupled)
@@ -291,7 +404,7 @@ INLINE Sums move_stored(ELEMENTS, int decoupled)
 #pragma omp simd
     for (int64_t i = from; i < to; i++)
         theta[i] -= alpha * (decoupled ? u[i] + decay * theta[i] : u[i]);
-    return (Sums){0, 0, 0};
+    return (Sums){0};
 }
 
 INLINE Sums move_rebuilt(ELEMENTS, int decoupled)
@@ -306,13 +419,53 @@ INLINE Sums move_rebuilt(ELEMENTS, int decoupled)
         REAL u = m[i] / (sqrt(v[i]) * scale + shift);
         theta[i] -= alpha * (decoupled ? u + decay * theta[i] : u);
     }
-    return (Sums){0, 0, 0};
+    return (Sums){0};
 }
 
 static Sums stored_plain(ELEMENTS) { return move_stored(pass, tensor, row, from, to, 0); }
 static Sums stored_decoupled(ELEMENTS) { return move_stored(pass, tensor, row, from, to, 1); }
 static Sums rebuilt_plain(ELEMENTS) { return move_rebuilt(pass, tensor, row, from, to, 0); }
 static Sums rebuilt_decoupled(ELEMENTS) { return move_rebuilt(pass, tensor, row, from, to, 1); }
+
+/* z <- keep z + s e and theta <- theta - alpha e, e = u + lambda theta, with u from what the first pass left. */
+#define MOVE_TRACED(op, U)                                                                                              \
+    INLINE Sums op##_moved(ELEMENTS, int coupled)                                                                       \
+    {                                                                                                                   \
+        const Call *call = pass->call;                                                                                  \
+        REAL *restrict theta = call->theta[tensor];                                                                     \
+        REAL *restrict z = call->trace[tensor];                                                                         \
+        const REAL *restrict grad = call->grad[tensor];                                                                 \
+        const REAL *restrict m = call->first ? call->first[tensor] : NULL;                                              \
+        const REAL *restrict v = call->second ? call->second[tensor] : NULL;                                            \
+        const REAL sign = call->sign, weight_decay = call->weight_decay, mu = call->momentum, decay = pass->decay;      \
+        const REAL scale = pass->corrections ? pass->corrections[tensor].scale : 0;                                     \
+        const REAL shift = pass->corrections ? pass->corrections[tensor].shift : 0;                                     \
+        const REAL alpha = pass->alpha[row * pass->stride], keep = pass->keep[row * pass->stride];                      \
+        const REAL schedule = pass->schedule;                                                                           \
+        (void)grad, (void)m, (void)v, (void)sign, (void)weight_decay, (void)mu, (void)scale, (void)shift;               \
+        _Pragma("omp simd") for (int64_t i = from; i < to; i++)                                                         \
+        {                                                                                                               \
+            REAL e = (U) + decay * theta[i];                                                                            \
+            z[i] = keep * z[i] + schedule * e;                                                                          \
+            theta[i] -= alpha * e;                                                                                      \
+        }                                                                                                               \
+        return (Sums){0};                                                                                               \
+    }                                                                                                                   \
+    static Sums op##_moved_plain(ELEMENTS) { return op##_moved(pass, tensor, row, from, to, 0); }                       \
+    static Sums op##_moved_coupled(ELEMENTS) { return op##_moved(pass, tensor, row, from, to, 1); }                     \
+    int move_traced_##op(const Call *call, const REAL *alpha, const REAL *keep, int64_t stride, double decay,           \
+                         double schedule)                                                                               \
+    {                                                                                                                   \
+        Pass pass = {                                                                                                   \
+            .call = call, .alpha = alpha, .keep = keep, .stride = stride, .decay = decay, .schedule = schedule};        \
+        pass.visit = call->weight_decay ? op##_moved_coupled : op##_moved_plain;                                        \
+        return run(pass, NULL, 0);                                                                                      \
+    }
+
+MOVE_TRACED(sgd, GRADIENT(i))
+MOVE_TRACED(nesterov, GRADIENT(i) + mu * m[i])
+MOVE_TRACED(heavy_ball, m[i])
+MOVE_TRACED(adam, m[i] / (sqrt(v[i]) * scale + shift))
 
 /* `alpha` of each row if stride is 1, of all if 0. */
 int move(const Call *call, const REAL *alpha, int64_t stride, double decay)

@@ -23,8 +23,8 @@ from hypergrad.kernels import build
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 # ``Call`` in cpu.c: counts (tensors, members), addresses (sizes, theta, grad, direction, first, second,
-# step), numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
-_CALL = struct.Struct("@9q6dq")
+# step, trace), numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
+_CALL = struct.Struct("@10q6dq")
 # ``Rule``: kind, granularity, addresses (alpha, h, first, second, step), numbers (hypergrad_lr, beta1, beta2,
 # eps).
 _RULE = struct.Struct("@7q4d")
@@ -59,6 +59,7 @@ class CPUKernel:
         weight_decay: float,
         maximize: bool,
         members: int | None = None,
+        traced: bool = False,
     ) -> None:
         """Take the operands of one step.
 
@@ -67,10 +68,12 @@ class CPUKernel:
             ValueError: if a gradient or state has another shape than its parameter.
         """
         name, keys, numbers = _described(direction)
-        self._described = (direction, weight_decay, maximize, members)
+        if traced:
+            keys = (None, *keys[1:])
+        self._described = (direction, weight_decay, maximize, members, traced)
         self._dtype, self._members = params[0].dtype, members
         self._functions = _functions(self._dtype, name)
-        self._keys = tuple(filter(None, keys))
+        self._keys = (*filter(None, keys), *(("trace",) if traced else ()))
         own = [[state[key] for state in states] for key in self._keys]
         self._grads = _suitable(params, grads, dict(zip(self._keys, own, strict=True)), self._dtype)
         if name == "adam":
@@ -93,12 +96,13 @@ class CPUKernel:
         self._addresses = addresses
         count = len(params)
         start, column = addresses.buffer_info()[0], addresses.itemsize * count
-        places = iter(range(start + 2 * column, start + 6 * column, column))
+        places = iter(range(start + 2 * column, start + 7 * column, column))
         fields = [0 if key is None else next(places) for key in keys]
+        trace = next(places) if traced else 0
         step = next(places) if name == "adam" else 0
         self._threads = torch.get_num_threads()
         self._call = _CALL.pack(
-            *(count, members or 1, next(places), start + column, start, *fields, step),
+            *(count, members or 1, next(places), start + column, start, *fields, step, trace),
             *(*numbers, weight_decay, -1.0 if maximize else 1.0, self._threads),
         )
         self._rule: _Rule | None = None
@@ -113,9 +117,10 @@ class CPUKernel:
         weight_decay: float,
         maximize: bool,
         members: int | None = None,
+        traced: bool = False,
     ) -> bool:
         """See ``hypergrad.kernels.Kernel``."""
-        described = (direction, weight_decay, maximize, members)
+        described = (direction, weight_decay, maximize, members, traced)
         if self._described != described or self._threads != torch.get_num_threads():
             return False
         if len(params) != len(self._shapes):
@@ -165,6 +170,28 @@ class CPUKernel:
         _check(self._functions.move(self._call, alpha.data_ptr(), min(1, alpha.ndim), decay))
         self._grads = ()
         # Autograd must hear of writes that it does not see.
+        torch._C._increment_version(self._written)
+
+    def traced_products(self, *, decay: float) -> Tensor:
+        """See ``hypergrad.kernels.Kernel``."""
+        axis = () if self._members is None else (self._members,)
+        products = torch.empty((len(self._shapes), *axis, 5), dtype=self._dtype, device="cpu")
+        _check(self._functions.traced(self._call, decay, products.data_ptr()))
+        return products.movedim(-1, 1)
+
+    def move_traced(self, alpha: Tensor, keep: Tensor, *, decay: float, schedule: float) -> None:
+        """See ``hypergrad.kernels.Kernel``."""
+        count = len(self._shapes)
+        shape: tuple[int, ...] = (count,) if alpha.ndim or keep.ndim else ()
+        if self._members is not None:
+            shape = (count, self._members)
+        alpha, keep = (self._operand(each.expand(shape), shape) for each in (alpha, keep))
+        _check(
+            self._functions.move_traced(
+                self._call, alpha.data_ptr(), keep.data_ptr(), min(1, len(shape)), decay, schedule
+            )
+        )
+        self._grads = ()
         torch._C._increment_version(self._written)
 
     def _operand(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -278,6 +305,8 @@ class _Functions(NamedTuple):
     products: Callable[..., int]
     move: Callable[..., int]
     step: Callable[..., int]
+    traced: Callable[..., int]
+    move_traced: Callable[..., int]
 
 
 @cache
@@ -290,7 +319,13 @@ def _functions(dtype: torch.dtype, name: str) -> _Functions:
     products.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     move.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_double)
     step.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
-    return _Functions(products, move, step)
+    traced, move_traced = library[f"traced_{name}"], library[f"move_traced_{name}"]
+    traced.argtypes = (ctypes.c_char_p, ctypes.c_double, ctypes.c_void_p)
+    move_traced.argtypes = (
+        *(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),
+        *(ctypes.c_double, ctypes.c_double),
+    )
+    return _Functions(products, move, step, traced, move_traced)
 
 
 def _check(failed: int) -> None:

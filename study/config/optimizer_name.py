@@ -36,7 +36,7 @@ class OptimizerName:
     ::
 
         >>> OptimizerName.parse("adam-sgd")
-        OptimizerName(op='adam', lop='sgd', rule='additive')
+        OptimizerName(op='adam', lop='sgd', rule='additive', variant='')
         >>> OptimizerName.parse("adam-sgdn cosine").default_beta
         0.03
         >>> OptimizerName.parse("torch.optim.AdamW").learned
@@ -49,15 +49,20 @@ class OptimizerName:
     """The optimizer of the learning rate; ``None`` if α stays α₀ or follows a schedule."""
     rule: str = ADDITIVE
     """How the lop moves α."""
+    variant: str = ""
+    """What else a label says: ``slow`` of ``adam-sgd cosine slow``."""
 
     @classmethod
     def parse(cls, text: str) -> OptimizerName:
         """Split a name or label into its parts; any text is a name, so nothing is refused here."""
-        name, _, rule = text.partition(" ")
+        name, _, rest = text.partition(" ")
         op, _, lop = name.partition("-")
-        if op not in OPS or (rule and (not lop or rule not in RULES)):
+        if op not in OPS or (rest and not lop):  # "adam cosine" is a schedule
             return cls(text)
-        return cls(op, lop or None, rule or ADDITIVE)
+        rule, _, variant = rest.partition(" ")
+        if rule not in RULES:
+            rule, variant = ADDITIVE, rest
+        return cls(op, lop or None, rule, variant)
 
     @property
     def learned(self) -> bool:
@@ -72,7 +77,7 @@ class OptimizerName:
 
     def __str__(self) -> str:
         name = self.op if self.lop is None else f"{self.op}-{self.lop}"
-        return name if self.rule == ADDITIVE else f"{name} {self.rule}"
+        return " ".join(filter(None, (name, self.rule if self.rule != ADDITIVE else "", self.variant)))
 
 
 OPTIMIZERS: tuple[str, ...] = tuple(str(OptimizerName(op, lop)) for op in OPS for lop in (None, *LOPS))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from study.config.messages import show, suggest
-from study.config.optimizer_name import MOVES_LOG_ALPHA, OPS, OptimizerName
+from study.config.optimizer_name import MOVES_LOG_ALPHA, OPS, OPTIMIZERS, RULES, OptimizerName
 from study.config.sections import OptimizerSection, Range, Search, refuse
 from study.config.study_file import StudyFile, canonical
 
@@ -113,8 +114,10 @@ def _ambiguous_names(study: StudyFile) -> Problems:
         shown = optimizer.shown_as
         other = first.setdefault(shown, optimizer)
         taken = (other.shown_name, other.schedule) != (optimizer.shown_name, optimizer.schedule)
-        ours = OptimizerName.parse(shown)
-        if taken or (ours.op in OPS and ours != optimizer.shown_name):
+        taken = taken or (optimizer.rule in RULES[1:] and other is not optimizer)
+        ours = replace(OptimizerName.parse(shown), variant="")
+        is_other = shown != str(optimizer.shown_name) and ours.op in OPS and ours != optimizer.shown_name
+        if taken or (is_other and (str(ours) == shown or optimizer.name in OPTIMIZERS)):
             problem = f"would be shown as {shown}, which is another optimizer's name; give it a label"
             yield ("optimizers", i), problem
 

@@ -47,6 +47,7 @@ _MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
 _FURTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _FURTHER_LINES = ("solid", (0, (5, 1.8)), (0, (3, 1, 1, 1, 1, 1)))
 _FURTHER_RULES = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 1.5, 3, 1.5)), (0, (2, 1, 6, 1)))
+_VARIANT_LINES = ((0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 2)))
 _FURTHER_MARKERS = ("P", "X", "v", "<", ">", "*", "h", "p")
 _SALT = (
     1608  # gives ten optimizers that are often compared with, torch's and others', different colours or lines
@@ -99,6 +100,9 @@ def look(optimizer: str) -> Look:
     if lop is None:
         return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
     color = _shade(COLOURS[op], _SHADES[name.rule])
+    if name.variant:
+        chance = crc32(optimizer.encode())
+        return Look(color, _VARIANT_LINES[chance % 4], 1.5, _FURTHER_MARKERS[chance // 4 % 8])
     if lop not in _MARKERS:
         chance = crc32(lop.encode())
         return Look(color, _FURTHER_RULES[chance % 3], 1.7, _FURTHER_MARKERS[chance // 3 % 8])
