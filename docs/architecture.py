@@ -18,7 +18,8 @@ HEIGHT, GAP = 0.8, 0.5
 
 # Name, left and right end, row (the layers of the import contract, the lowest is 0), what it does.
 ROOMS = (
-    ("cli", 3.4, 11.4, 5, "commands, terminal output"),
+    ("cli", 3.4, 11.4, 6, "commands, terminal output"),
+    ("api", 3.4, 11.4, 5, "study.run and study.load, for Python and notebooks"),
     ("execution", 3.4, 11.4, 4, "plans and runs a study: driver, executors, search"),
     ("report", 3.4, 6.2, 3, "figures, page, exports"),
     ("tracking", 8.9, 11.4, 3, "sends records on"),
@@ -29,7 +30,8 @@ ROOMS = (
     ("config", 3.4, 11.4, 0, "what a study file says, expanded into trials"),
 )
 OUTSIDES = (
-    ("terminal", 0.0, 2.6, 5, "progress, tables"),
+    ("terminal", 0.0, 2.6, 6, "progress, tables"),
+    ("notebook", 0.0, 2.6, 5, "DataFrames, figures"),
     ("NAME/report/", 0.0, 2.6, 3, "index.html, figures, CSV"),
     ("runs/NAME/", 0.0, 2.6, 1, "journals, checkpoints"),
     ("STUDY.yaml", 0.0, 2.6, 0, "or a preset"),
@@ -84,7 +86,7 @@ def flow(axes: Axes, label: str, at: tuple[float, float], *points: tuple[float, 
 def main() -> None:
     """Draw and save the picture."""
     plt.rcParams["svg.hashsalt"] = "architecture"  # so that drawing it again changes nothing
-    figure, axes = plt.subplots(figsize=(11.5, 5.9))
+    figure, axes = plt.subplots(figsize=(11.5, 6.8))
     for room in ROOMS:
         box(axes, *room, ROOM)
     for outside in OUTSIDES:
@@ -116,14 +118,15 @@ def main() -> None:
     flow(axes, "7 records", (4.9, above(1)), (4.8, top(1)), (4.8, bottom(2)))
     flow(axes, "7 tables", (4.9, above(2)), (4.8, top(2)), (4.8, bottom(3)))
     flow(axes, "7", (2.95, middle(3) + 0.18), (3.4, middle(3)), (2.6, middle(3)))
-    flow(axes, "", (0, 0), (3.4, middle(5)), (2.6, middle(5)))
+    for row in (5, 6):
+        flow(axes, "", (0, 0), (3.4, middle(row)), (2.6, middle(row)))
 
     down = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2}
-    axes.annotate("", (15.0, bottom(0)), (15.0, top(5)), arrowprops=down)
+    axes.annotate("", (15.0, bottom(0)), (15.0, top(6)), arrowprops=down)
     words = "imports go down, never to the same row"
     axes.text(15.3, middle(2) + 0.6, words, rotation=270, ha="center", va="center", size=9.5, color=INK)
     axes.set_xlim(-0.1, 15.5)
-    axes.set_ylim(bottom(0) - 0.1, top(5) + 0.1)
+    axes.set_ylim(bottom(0) - 0.1, top(6) + 0.1)
     axes.set_aspect("equal")
     axes.axis("off")
     figure.savefig(Path(__file__).with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import accumulate, combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+
+# scipy takes most of a second to import, so that the functions that need it import it.
 
 LEVEL = 0.05
 """Significance level of every verdict; intervals have confidence 1 − LEVEL."""
@@ -56,7 +57,7 @@ def median_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> MedianI
     count = len(ordered)
     if not count:
         return MedianInterval(math.nan, math.nan, 0.0)
-    outside = 2 * stats.binom.cdf(np.arange((count + 1) // 2), count, 0.5)  # for k = 1, 2, …
+    outside = 2 * np.array(_binomial_cdf(count, (count + 1) // 2))  # for k = 1, 2, …
     k = max(int((1 - outside >= confidence).sum()), 1)
     return MedianInterval(
         float(ordered[k - 1]), float(ordered[count - k]), max(float(1 - outside[k - 1]), 0.0)
@@ -97,6 +98,8 @@ def mean_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> tuple[flo
         return math.nan, math.nan
     if ordered[0] == ordered[-1]:
         return float(ordered[0]), float(ordered[0])
+    from scipy import stats
+
     t = stats.t.ppf((1 + confidence) / 2, count - 1)
     tail = float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * t))
     if count <= _ENUMERATED:
@@ -152,7 +155,8 @@ def sign_test(better: int, against: int) -> float:
     It assumes nothing but independent pairs, so censored ones can enter as a sign. Its smallest p is 2^−n.
     Exact ties are left out of both counts, as usual; 1 if nothing is left.
     """
-    return float(stats.binom.sf(better - 1, better + against, 0.5)) if better + against else 1.0
+    count = better + against
+    return _binomial_cdf(count, against + 1)[-1] if count else 1.0
 
 
 def wilcoxon(differences: ArrayLike) -> float:
@@ -163,6 +167,8 @@ def wilcoxon(differences: ArrayLike) -> float:
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
+    from scipy import stats
+
     return float(stats.wilcoxon(values, alternative="less").pvalue) if len(values) else 1.0
 
 
@@ -260,3 +266,8 @@ def held_out_best(costs: ArrayLike, k: int) -> NDArray[np.float64]:
             for seed in range(len(cost))
         ]
     )
+
+
+def _binomial_cdf(count: int, terms: int) -> list[float]:
+    """Return P(Bin(count, ½) ≤ k) for k = 0 … terms − 1."""
+    return [ways / 2**count for ways in accumulate(math.comb(count, k) for k in range(terms))]

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
-from pandas.api.types import is_float_dtype
-
 from study.analysis.formatting import format_number, format_setting
 from study.analysis.progress_text import describe
 from study.storage.progress import Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from study.config.loader import Study
 
 LINE_SECONDS = 10.0
@@ -70,6 +69,8 @@ def study_html(study: Study, progress: Progress, summary: pd.DataFrame) -> str:
         progress: How it stands.
         summary: From ``tables.summary_table``.
     """
+    import pandas as pd  # while a study starts, half a second counts
+
     head = f"<b>{escape(study.name)}</b> {escape(study.description)}<br>{escape(describe(progress))}"
     table = summary.sort_values(["workload", "best_val_loss"])
     empty = [name for name in _COLUMNS if table[name].isna().all() or table[name].isin(["", 0]).all()]
@@ -77,7 +78,7 @@ def study_html(study: Study, progress: Progress, summary: pd.DataFrame) -> str:
     texts = {}
     for name in table:
         text = format_setting if name in _SETTINGS else format_number
-        numeric = is_float_dtype(table[name])
+        numeric = pd.api.types.is_float_dtype(table[name])
         texts[_COLUMNS[str(name)]] = [text(value) for value in table[name]] if numeric else table[name]
     html: str = pd.DataFrame(texts).to_html(index=False, max_rows=SHOWN_ROWS, border=0)
     return f"<p>{head}</p>{html}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.analysis.formatting import pluralize
 from study.api import notebook
-from study.config.loader import Study, load_study
+from study.config.loader import Study, Trial, load_study
 from study.storage.progress import Progress
 from study.storage.study_folder import StudyFolder, runs_folder
 
@@ -86,9 +86,16 @@ def run(
     shown: notebook.Display = notebook.Silent() if progress is False else notebook.display()
     if callable(progress):
         shown = notebook.Calls(progress)
+    from study.execution import planning
+
+    pending = planning.pending_trials(spec, folder.planned_records(spec))
+    if not pending:
+        return _run(spec, folder, pending, None, shown, data, tracking, preflight=preflight, report=report)
     executor = make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
     try:
-        return _run(spec, folder, executor, shown, data, tracking, preflight=preflight, report=report)
+        return _run(
+            spec, folder, pending, executor, shown, data, tracking, preflight=preflight, report=report
+        )
     finally:
         executor.shutdown()
 
@@ -119,7 +126,8 @@ def make_executor(
 def _run(
     study: Study,
     folder: StudyFolder,
-    executor: Executor,
+    pending: Sequence[Trial],
+    executor: Executor | None,
     shown: notebook.Display,
     data: str | Path | None,
     uri: str | None,
@@ -129,10 +137,9 @@ def _run(
 ) -> Results:
     from study import tracking
     from study.api.results import Results
-    from study.execution import driver, planning
+    from study.execution import driver
 
     data_folder = None if data is None else Path(data)
-    pending = planning.pending_trials(study, folder.planned_records(study))
     driver.check(study, pending, executor, data_folder)
     folder.runs.mkdir(parents=True, exist_ok=True)
     uri = tracking.tracking_uri(uri, folder.runs)
@@ -155,7 +162,6 @@ def _run(
     if ended.tracking_error:
         shown.say(f"MLflow did not take everything: {ended.tracking_error}")
     if report and ended.done:
-        page = results.report()
+        shown.say(f"report: {results.report()}")
         tracker.log_report(folder.report)
-        shown.say(f"report: {page}")
     return results

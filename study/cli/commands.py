@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import webbrowser
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -88,12 +89,14 @@ def run(
     spec = load_study(study)
     if no_imports:
         os.environ[plugins.VARIABLE] = "1"
+    from study.api.running import make_executor
     from study.cli import running
 
-    executor = running.make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
+    running.check_options(local=local, address=address, cpus=cpus, gpus=gpus)
     folder = StudyFolder(runs_folder(runs), spec.name)
+    make = partial(make_executor, spec, local=local, address=address, cpus=cpus, gpus=gpus)
     options = running.RunOptions(data, tracking_uri, in_terminal=local, preflight=preflight)
-    sys.exit(running.run(spec, folder, executor, options))
+    sys.exit(running.run(spec, folder, make, options))
 
 
 @app.command()

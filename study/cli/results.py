@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from study.tracking import Tracker
 
 
-def show(study: Study, folder: StudyFolder, tracker: Tracker) -> None:
+def show(study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = True) -> None:
     """Print a study's table, write its report, store it with the tracker, and say where everything is.
 
     Before a trial has finished an epoch, print only that there is nothing to report.
@@ -26,13 +26,14 @@ def show(study: Study, folder: StudyFolder, tracker: Tracker) -> None:
         study: the study.
         folder: its folder.
         tracker: where it was published.
+        again: write a report that shows all of this already once more.
 
     Raises:
         TrackingError: the tracker refused the report or did not answer.
         OSError: the report cannot be written.
     """
     from study.analysis import tables
-    from study.report import builder as reports
+    from study.report import stamp
 
     state = folder.search_state()
     records = folder.records(study.trials(state))
@@ -44,14 +45,22 @@ def show(study: Study, folder: StudyFolder, tracker: Tracker) -> None:
         say("no trial has finished an epoch, so there is no report")
         return
     display.show_summary(out, tables.summary_table(tables.trial_table(records, study, state)))
-    reports.write_report(records, study, folder.report, tracker, state)
-    tracker.log_report(folder.report)
+    link = tracker.study_link()
+    made_from = stamp.content(study, folder, link)
+    if again or not stamp.is_current(folder.report, made_from):
+        from study.report import builder as reports
+
+        say("drawing the report")
+        stamp.remove(folder.report)
+        reports.write_report(records, study, folder.report, tracker, state)
+        tracker.log_report(folder.report)
+        stamp.write(folder.report, made_from)
     display.show_next(
         out,
         {
             "report": str(folder.report / "index.html"),
             "figure": str(folder.report / "figure1.png"),
-            "curves": tracker.study_link() or command_line("ui", study.name, *folder_options(folder)),
+            "curves": link or command_line("ui", study.name, *folder_options(folder)),
             "once more": command_line("report", study.name, *folder_options(folder)),
         },
     )

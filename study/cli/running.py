@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from study.analysis.formatting import pluralize
 from study.analysis.progress_text import describe
-from study.api import running
 from study.cli import display, progress, results
 from study.cli.options import command_line, err, out, refuse, say
-from study.config.loader import Study
+from study.config.loader import Study, Trial
 from study.execution import planning
 from study.execution.executor import Executor, ExecutorError, LostWorkersError
 from study.storage.failures import failures
@@ -22,13 +22,10 @@ FAILED = 1
 INTERRUPTED = 130
 
 
-def make_executor(
-    study: Study, *, local: bool, address: str | None, cpus: int | None, gpus: int | None
-) -> Executor:
-    """Return what trains a study, or refuse options that contradict each other.
+def check_options(*, local: bool, address: str | None, cpus: int | None, gpus: int | None) -> None:
+    """Refuse options that contradict each other.
 
     Args:
-        study: the study.
         local: train in this process.
         address: of the Ray cluster.
         cpus: CPUs of a Ray of its own.
@@ -39,7 +36,6 @@ def make_executor(
         refuse(f"--local trains in this process, without Ray; leave out {' and '.join(wrong)}")
     if address is not None and (wrong := [name for name in ("--cpus", "--gpus") if given[name] is not None]):
         refuse(f"{' and '.join(wrong)}: of a Ray of its own; a cluster has what it has, leave it out")
-    return running.make_executor(study, local=local, address=address, cpus=cpus, gpus=gpus)
 
 
 @dataclass(frozen=True)
@@ -59,17 +55,23 @@ class RunOptions:
     preflight: bool = True
 
 
-def run(study: Study, folder: StudyFolder, executor: Executor, options: RunOptions) -> int:
+def run(study: Study, folder: StudyFolder, make: Callable[[], Executor], options: RunOptions) -> int:
     """Run a study to its end and print how it went; return the exit code.
 
     Args:
         study: the study.
         folder: its folder.
-        executor: what trains it.
+        make: makes what trains it, if there is something to train. That takes seconds.
         options: how.
     """
+    pending = planning.pending_trials(study, folder.planned_records(study))
+    if not pending:
+        say(f"{study.name}: all trials have ended; loading MLflow")
+        return _run(study, folder, pending, None, options)
+    say(f"{study.name}: {pluralize(len(pending), 'trial')} to run; loading PyTorch, Ray and MLflow")
+    executor = make()
     try:
-        return _run(study, folder, executor, options)
+        return _run(study, folder, pending, executor, options)
     except KeyboardInterrupt:
         if executor.is_starting:
             err.print("stopping, as soon as Ray has started")  # it cannot be stopped before
@@ -78,9 +80,14 @@ def run(study: Study, folder: StudyFolder, executor: Executor, options: RunOptio
         executor.shutdown()
 
 
-def _run(study: Study, folder: StudyFolder, executor: Executor, options: RunOptions) -> int:
-    pending = planning.pending_trials(study, folder.planned_records(study))
-    if pending and planning.uses_own_code_only(study):
+def _run(
+    study: Study,
+    folder: StudyFolder,
+    pending: Sequence[Trial],
+    executor: Executor | None,
+    options: RunOptions,
+) -> int:
+    if executor is not None and planning.uses_own_code_only(study):
         try:
             executor.check(study.resources)
         except ExecutorError as error:
@@ -88,10 +95,6 @@ def _run(study: Study, folder: StudyFolder, executor: Executor, options: RunOpti
         executor.start()  # while this process imports the rest
     from study import tracking
     from study.execution import driver
-    from study.execution.samplers import SamplerError
-    from study.training.optimizers import OptimizerError
-    from study.workloads.datasets import DataError
-    from study.workloads.registry import WorkloadError
 
     again = command_line(*sys.argv[1:])
     try:
@@ -113,25 +116,28 @@ def _run(study: Study, folder: StudyFolder, executor: Executor, options: RunOpti
                 on_message=say,
             )
         _show_failures(study, folder, ended, again, tracebacks=options.in_terminal)
-        results.show(study, folder, tracker)
+        results.show(study, folder, tracker, again=False)
     except LostWorkersError as error:
         err.print(f"{error}; resume with: {again}")
         return FAILED
-    except (
-        ExecutorError,
-        SamplerError,
-        WorkloadError,
-        OptimizerError,
-        DataError,
-        driver.BusyError,
-        tracking.TrackingError,
-    ) as error:
+    except (ExecutorError, driver.BusyError, tracking.TrackingError, *_unusable_names()) as error:
         refuse(str(error))
     except KeyboardInterrupt:
         stopped = progress_of(folder.planned_records(study))
         err.print(f"\nstopped with {describe(stopped)}\nresume with: {again}")
         return INTERRUPTED
     return FAILED if ended.done < ended.total or ended.tracking_error else 0
+
+
+def _unusable_names() -> tuple[type[Exception], ...]:
+    """Return what is raised for a name in a study file, if the modules that raise it were imported at all."""
+    homes = {
+        "study.execution.samplers": "SamplerError",
+        "study.training.optimizers": "OptimizerError",
+        "study.workloads.datasets": "DataError",
+        "study.workloads.registry": "WorkloadError",
+    }
+    return tuple(getattr(sys.modules[home], name) for home, name in homes.items() if home in sys.modules)
 
 
 def _show_failures(

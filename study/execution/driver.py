@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from study.analysis import objective
 from study.analysis.formatting import join_names
 from study.config.loader import Study, Trial
-from study.execution import checks, planning
-from study.execution.executor import Capacity, Executor
+from study.execution import planning
+from study.execution.executor import Capacity, Executor, ExecutorError
 from study.execution.live_records import LiveRecords
 from study.execution.publisher import RunPublisher, Uploader
-from study.execution.search import open_search
 from study.storage import journal, search_journal
 from study.storage.driver_lock import DriverLock, DriverLockError
 from study.storage.failures import Failure
@@ -22,8 +20,8 @@ from study.storage.progress import OnProgress, Progress
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, TrackingError
-from study.training import pack_limits
-from study.training.worker import WorkerOptions
+
+# A study that has nothing left to train needs no torch, so that the functions that train import their modules.
 
 OnMessage = Callable[[str], None]
 """Called with a one-line status message."""
@@ -34,14 +32,14 @@ class BusyError(RuntimeError):
 
 
 def check(
-    study: Study, pending: Sequence[Trial], executor: Executor, data_folder: Path | None = None
+    study: Study, pending: Sequence[Trial], executor: Executor | None, data_folder: Path | None = None
 ) -> None:
     """Refuse what :func:`run` would refuse, before anything is written.
 
     Args:
         study: the study.
         pending: its trials that are to be trained; see :func:`.planning.pending_trials`.
-        executor: what is to train it.
+        executor: what is to train it; None if nothing is to be trained.
         data_folder: of the data sets; None for the default.
 
     Raises:
@@ -49,7 +47,9 @@ def check(
         DataError: data are missing and cannot be downloaded.
         ExecutorError: no cluster answers, or it cannot hold one worker.
     """
-    if pending:
+    if pending and executor is not None:
+        from study.execution import checks
+
         executor.check(study.resources)
         checks.check_names(study, pending)
         if executor.is_local:
@@ -60,7 +60,7 @@ def run(
     study: Study,
     folder: StudyFolder,
     tracker: Tracker,
-    executor: Executor,
+    executor: Executor | None,
     *,
     data_folder: Path | None = None,
     preflight: bool = True,
@@ -76,7 +76,8 @@ def run(
         study: the study.
         folder: its folder.
         tracker: where its runs are published.
-        executor: what trains it. It is shut down as soon as there is nothing more to train.
+        executor: what trains it. It is shut down as soon as there is nothing more to train. None if
+            nothing is left to train.
         data_folder: of the data sets; None for the default.
         preflight: train one batch of every combination of workload and optimizer here, before the executor
             starts. Trials of those that fail are marked as failed, and the rest trains.
@@ -98,7 +99,8 @@ def run(
         try:
             _train(study, folder, executor, publisher, data_folder, preflight, on_message)
         finally:
-            executor.shutdown()
+            if executor is not None:
+                executor.shutdown()
             publisher.stop()
             lock.check()
             progress = publisher.finish()
@@ -110,7 +112,7 @@ def run(
 def _train(
     study: Study,
     folder: StudyFolder,
-    executor: Executor,
+    executor: Executor | None,
     publisher: RunPublisher,
     data_folder: Path | None,
     preflight: bool,
@@ -121,6 +123,10 @@ def _train(
     pending = _pending(study, folder)
     if not pending:
         return
+    if executor is None:
+        raise ExecutorError(f"trials of {study.name} were added meanwhile; run it again")
+    from study.execution import checks
+
     failing: dict[str, Failure] = {}
     if preflight:
         failing = checks.try_one_batch(
@@ -156,6 +162,9 @@ def _search(
     failing: Mapping[str, Failure],
     on_message: OnMessage,
 ) -> None:
+    from study.execution.search import open_search
+    from study.training.worker import WorkerOptions
+
     search = open_search(study, folder, slots)
     for kind, failure in failing.items():
         search.fail(kind, failure.traceback)
@@ -174,6 +183,9 @@ def _train_known_trials(
     failing: Mapping[str, Failure],
 ) -> None:
     """Train the trials of a grid, or of the best points of a search."""
+    from study.training import pack_limits
+    from study.training.worker import WorkerOptions
+
     records = folder.records(study.trials(folder.search_state()))
     todo = [
         record.trial
@@ -206,6 +218,10 @@ def _mark_failed(
 
 def _choose_best_points(study: Study, folder: StudyFolder) -> None:
     """Note the best points of arms that have been searched to the end, unless they are noted already."""
+    if study.search is None:
+        return
+    from study.analysis import objective
+
     state = folder.search_state()
     for best in objective.best_points(study, state, folder.records(study.trials(state))):
         if (best.arm, best.number) not in state.chosen:

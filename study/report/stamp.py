@@ -1,0 +1,56 @@
+"""Says whether a report shows what a study's journals hold, so that it need not be drawn again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from study.config.loader import Study
+from study.storage import provenance
+from study.storage.study_folder import StudyFolder
+
+FILE = ".made-from"
+
+
+def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
+    """Return a digest of all that a report is made from; None if that cannot be told.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        link: The web page of the study's trials, which those in the report begin with; None for none.
+    """
+    commit = provenance.commit()
+    if commit is not None and commit.endswith("+changes"):
+        return None  # code that is being changed
+    files = [folder.search_journal, *(folder.journal(trial) for trial in study.trials(folder.search_state()))]
+    states = [(path.name, state.st_size, state.st_mtime_ns) for path in files if (state := _stat(path))]
+    parts = [study.to_yaml(), provenance.release(), commit, link, states]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def is_current(folder: Path, made_from: str | None) -> bool:
+    """Return whether the report in ``folder`` is whole and was made from this content."""
+    try:
+        return (folder / "index.html").is_file() and (folder / FILE).read_text() == made_from
+    except OSError:
+        return False
+
+
+def remove(folder: Path) -> None:
+    """Forget what the report in ``folder`` was made from; call this before it is written again."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def write(folder: Path, made_from: str | None) -> None:
+    """Note what the report in ``folder`` was made from, once all of it is written."""
+    if made_from is not None:
+        (folder / FILE).write_text(made_from)
+
+
+def _stat(path: Path):  # type: ignore[no-untyped-def]
+    try:
+        return path.stat()
+    except OSError:
+        return None
