@@ -134,7 +134,7 @@ def _unknown_claims(study: StudyFile) -> Problems:
         yield ("untuned",), "a search tries no α₀ on purpose; leave it out, or leave out the search"
     known = {optimizer.shown_as: optimizer for optimizer in study.optimizers}
     claimed, rivals = study.untuned.optimizers, study.untuned.rivals
-    keys = {name: "rivals" for name in rivals} | {name: "optimizers" for name in claimed}
+    keys = dict.fromkeys(rivals, "rivals") | dict.fromkeys(claimed, "optimizers")
     compared = set(keys) if rivals else set()
     for name, key in ({study.untuned.against: "against"} | keys).items():
         if name not in known:
