@@ -37,14 +37,9 @@ def losses(trials: pd.DataFrame) -> pd.DataFrame:
         trials: From ``tables.trial_table``, rows in any order.
     """
     rows: list[dict[str, Any]] = []
-    for setup, group in cells(trials, SETUP):
-        found = [
-            _cell(setup | method, these)
-            for method, group in cells(group, METHOD)
-            for these in _by_alpha0(group)
-        ]
-        found = [row for row in found if row["seeds"]]
-        best = min((row["loss"] for row in found), default=math.nan)
+    for setup, group in cells(ended(trials), SETUP):
+        found = [_cell(setup | point, these) for point, these in cells(group, (*METHOD, "alpha0"))]
+        best = min(row["loss"] for row in found)
         if not 0 < best < math.inf:
             continue
         for row in found:
@@ -124,20 +119,13 @@ def _common(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept) if kept else table.iloc[:0]
 
 
-def _by_alpha0(trials: pd.DataFrame) -> list[pd.DataFrame]:
-    return [these for _, these in trials.groupby("alpha0") if len(these)]
-
-
-def _cell(settings: dict[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
-    done = ended(trials)
-    default = trials["default_alpha0"].iloc[0] if "default_alpha0" in trials else math.nan
+def _cell(settings: dict[str, Any], done: pd.DataFrame) -> dict[str, Any]:
     return {
         **settings,
-        "alpha0": float(trials["alpha0"].iloc[0]),
-        "loss": float(done[MEASURE].fillna(math.inf).median()) if len(done) else math.nan,
+        "loss": float(done[MEASURE].fillna(math.inf).median()),
         "seeds": len(done),
         "diverged": int((done["outcome"] == "diverged").sum()),
-        "is_default": bool(trials["alpha0"].iloc[0] == default),
+        "is_default": bool(settings["alpha0"] == done["default_alpha0"].iloc[0]),
     }
 
 
