@@ -6,7 +6,7 @@ STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
-.PHONY: study test test-unit test-lowest test-cluster test-chaos ui check docs bench clean cluster-up cluster-run cluster-ui cluster-down
+.PHONY: study test test-unit test-lowest test-examples test-cluster test-chaos ui check docs bench clean cluster-up cluster-run cluster-ui cluster-down
 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
@@ -21,6 +21,10 @@ test-lowest:  ## tests without a browser, with the lowest versions of all depend
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos)'
+
+test-examples: .venv/.ready  ## examples in Lightning, the HF Trainer, Accelerate, TensorBoard and W&B
+	$(BIN)/python tools/install.py '.[examples,dev]'
+	$(BIN)/python -m pytest tests/test_integrations.py
 
 test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
 	$(BIN)/python tools/install.py '.[cluster,dev]'
