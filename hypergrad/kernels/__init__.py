@@ -25,8 +25,9 @@ Nesterov momentum         g, v, u → v, u;  u, θ → θ: 8
 Adam                      g, m, v → m, v;  m, v, θ → θ: 9
 ========================  ==========================================================================
 
-A step with a trace (``traced_products``, ``move_traced``) also reads z and θ in pass 1, and reads and writes z in
-pass 2: 13 for Adam. SGD and Nesterov momentum compute u twice instead of keeping it: 8 and 11; heavy ball: 10.
+A step with a trace (``traced_products``, ``move_traced``) also reads z and θ in pass 1, and reads and writes
+z in pass 2: 13 for Adam. SGD and Nesterov momentum compute u twice and do not keep it: 8 and 11. A heavy ball
+has 10.
 
 Weight decay adds a read of θ to pass 1. Sums are accumulated in float64 in an order that depends on the sizes
 alone, so a product has the same bits whatever the number of threads and the load of the machine.

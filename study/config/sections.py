@@ -246,6 +246,9 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lop_momentum": ("lop", ("sgdn",)),
     "lop_betas": ("lop", ("adam", "lion")),
     "lop_eps": ("lop", ("adam", "adagrad")),
+    "trace_decay": ("lop", LOPS),
+    "max_relative_step": ("lop", LOPS),
+    "first_relative_step": ("lop", LOPS),
     "lr_bounds": ("lop", LOPS),
 }
 

@@ -17,6 +17,7 @@ import contextlib
 import inspect
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -36,6 +37,10 @@ from study.config.trial import Trial
 __all__ = ["OptimizerError", "build", "check", "evaluating", "scheduler", "step", "training", "versions"]
 
 
+# What version 0.1 had: h of the last step alone, and steps as long as α says.
+ONE_STEP = {"trace_decay": 0.0, "max_relative_step": math.inf, "first_relative_step": (0.0, math.inf)}
+
+
 class OptimizerError(ValueError):
     """An optimizer cannot be made from its path and arguments; the message is one line for their author."""
 
@@ -50,8 +55,11 @@ def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Opt
     if is_dotted(trial.optimizer):
         return _of_class(trial, params, options)
     if trial.lop is not None:
+        old = _rule_of_version_0_1(options)
+        if old == "cosine":
+            options = ONE_STEP | options
         options |= {
-            "rule": _rule_of_version_0_1(options) or trial.rule,
+            "rule": old or trial.rule,
             "hypergrad_lr": trial.beta,
             "granularity": trial.granularity,
         }

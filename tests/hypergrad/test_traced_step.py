@@ -59,7 +59,7 @@ def test_a_traced_step_equals_the_reference(problem, name, granularity, options,
 
 
 def test_the_trace_by_hand():
-    """u = g for op SGD: z = 1, 0.5·1 + 2, then g opposes all of z, which forgets it: −1. h = 0, −2·1, 1·2.5, 1."""
+    """u = g: z = 1, 0.5·1 + 2, then −1, since a g that opposes z wipes it out. h = 0, −2·1, 1·2.5, 1."""
     theta = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
     optimizer = hypergrad.create("sgd-sgd", [theta], lr=1.0, hypergrad_lr=0.1, trace_decay=0.5)
     alphas = []
@@ -259,7 +259,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
     [(hypergrad.AdamW, {}), (hypergrad.Adam, {}), (hypergrad.SGD, {"momentum": 0.9, "nesterov": True})],
 )
 def test_the_first_rate_hardly_matters(kind, options):
-    """A network of tanh on noisy minibatches: from any α₀ better than AdamW a decade off its best, 1e-2."""
+    """A network of tanh on noisy minibatches: from any α₀ better than AdamW at 10 times its default."""
 
     def train(make):
         generator = torch.Generator().manual_seed(0)
@@ -283,7 +283,7 @@ def test_the_first_rate_hardly_matters(kind, options):
         with torch.no_grad():
             return torch.nn.functional.mse_loss(model(validation), targets(validation)).item()
 
-    off = min(train(lambda params, lr=lr: torch.optim.AdamW(params, lr=lr)) for lr in (1e-3, 1e-1))
+    adamw = train(lambda params: torch.optim.AdamW(params, lr=0.01))
     ends = [train(lambda params, lr=lr: kind(params, lr=lr, **options)) for lr in (1e-6, 1e-3, 1e-1, 10.0)]
-    assert max(ends) <= 0.75 * off
+    assert max(ends) <= adamw
     assert max(ends) <= 1.5 * min(ends)
