@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from study.storage.progress import Progress
 
 
@@ -11,7 +13,7 @@ def describe(progress: Progress) -> str:
     parts += [
         f"{count} {what}"
         for count, what in (
-            (progress.running, "running"),
+            (progress.running, _running(progress.interrupted_ms)),
             (progress.diverged, "diverged"),
             (progress.pruned, "pruned"),
             (progress.failed, "failed"),
@@ -21,9 +23,18 @@ def describe(progress: Progress) -> str:
     if progress.best is not None:
         best = progress.best.trial
         parts.append(f"best validation loss {progress.best_val_loss:.4g} ({best.workload} {best.name})")
-    if progress.seconds_left is not None and progress.done + progress.failed < progress.total:
+    if progress.interrupted_ms is not None:
+        if not progress.running:
+            parts.insert(1, _running(progress.interrupted_ms))
+    elif progress.seconds_left is not None and progress.done + progress.failed < progress.total:
         parts.append(f"about {duration(progress.seconds_left)} left")
     return ", ".join(parts)
+
+
+def _running(interrupted_ms: int | None) -> str:
+    if interrupted_ms is None:
+        return "running"
+    return f"interrupted at {datetime.fromtimestamp(interrupted_ms / 1000):%Y-%m-%d %H:%M}"
 
 
 def duration(seconds: float) -> str:

@@ -89,15 +89,16 @@ def run(
     from study.execution import planning
 
     pending = planning.pending_trials(spec, folder.planned_records(spec))
-    if not pending:
-        return _run(spec, folder, pending, None, shown, data, tracking, preflight=preflight, report=report)
-    executor = make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
+    executor = None
+    if pending:
+        executor = make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
     try:
         return _run(
             spec, folder, pending, executor, shown, data, tracking, preflight=preflight, report=report
         )
     finally:
-        executor.shutdown()
+        if executor is not None:
+            executor.shutdown()
 
 
 def make_executor(

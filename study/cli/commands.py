@@ -7,19 +7,19 @@ import signal
 import sys
 import webbrowser
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from study.analysis.progress_text import describe
+from study import __version__
 from study.api.stored import find_run
-from study.cli import display, results
+from study.cli import completion, results
 from study.cli.options import (
     Data,
     NameArgument,
     Runs,
     Uri,
-    err,
     find_study,
     out,
     reason,
@@ -29,9 +29,7 @@ from study.cli.options import (
 from study.cli.passwords import hide_password
 from study.config import plugins
 from study.config.loader import ConfigError, load_study, preset_names, preset_path
-from study.storage.failures import failures
 from study.storage.journal import OtherTrialError
-from study.storage.progress import progress_of
 from study.storage.study_folder import StudyFolder, runs_folder
 
 # Modules that import torch, Ray or MLflow take seconds: each command imports those that it needs.
@@ -39,13 +37,43 @@ from study.storage.study_folder import StudyFolder, runs_folder
 app = typer.Typer(
     help="Run studies of optimizers that learn their learning rate, and report them.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 INTERRUPTED = 130
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's name or a YAML file.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A preset's name or a YAML file.", autocompletion=completion.studies
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a setting of the study, e.g. epochs=3, beta.adam=1e-6; an empty value leaves it out.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"hypergrad-study {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -65,6 +93,7 @@ def main() -> None:
 @app.command()
 def run(
     study: StudyArgument,
+    settings: Settings = None,
     runs: Runs = None,
     data: Data = None,
     tracking_uri: Uri = None,
@@ -84,9 +113,24 @@ def run(
         bool,
         typer.Option("--no-imports", help="Import no code that the study names: for strangers' files."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it would cost; run nothing.")
+    ] = False,
 ) -> None:
     """Run a study, or what is left of it."""
-    spec = load_study(study)
+    spec = load_study(study, settings or ())
+    if dry_run:
+        from study.cli import planned
+
+        planned.show(
+            spec,
+            StudyFolder(runs_folder(runs), spec.name),
+            cpus=cpus,
+            gpus=gpus or 0,
+            imports=False,
+            data_folder=data,
+        )
+        return
     if no_imports:
         os.environ[plugins.VARIABLE] = "1"
     from study.api.running import make_executor
@@ -102,6 +146,7 @@ def run(
 @app.command()
 def plan(
     study: StudyArgument,
+    settings: Settings = None,
     runs: Runs = None,
     data: Data = None,
     cpus: Annotated[
@@ -115,7 +160,7 @@ def plan(
     """Say what would run and what it would cost; run nothing."""
     from study.cli import planned
 
-    spec = load_study(study)
+    spec = load_study(study, settings or ())
     folder = StudyFolder(runs_folder(runs), spec.name)
     planned.show(spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data)
 
@@ -134,6 +179,16 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("my-study.yaml"),
+) -> None:
+    """Write a study file with comments, to start a study from."""
+    from study.cli import new_study
+
+    new_study.write(file)
+
+
+@app.command()
 def status(
     name: NameArgument,
     runs: Runs = None,
@@ -141,20 +196,21 @@ def status(
     tracebacks: Annotated[
         bool, typer.Option("--tracebacks", help="Print the whole traceback of each failure.")
     ] = False,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until nobody runs it.")] = False,
 ) -> None:
     """Say how a study stands, from its journals or from the MLflow server that has them."""
-    spec, folder, elsewhere = find_study(name, runs, tracking_uri)
-    records = folder.planned_records(spec)
-    out.print(f"[bold]{spec.name}[/] in", end=" ")
-    out.print(folder.path, markup=False, highlight=False, soft_wrap=True)
-    stands = describe(progress_of(records, elsewhere=elsewhere))
-    out.print(stands, markup=False, highlight=False, soft_wrap=True)
-    for line in display.failure_lines(failures(records), tracebacks=tracebacks):
-        err.print(line)
-    if spec.search is not None:
-        from study.analysis import objective
+    from study.cli import standings
 
-        display.show_search(out, spec, objective.standings(spec, folder.search_state(), records))
+    standings.show_status(name, runs, tracking_uri, tracebacks=tracebacks, as_json=as_json, watch=watch)
+
+
+@app.command("list")
+def list_studies(runs: Runs = None, as_json: Json = False) -> None:
+    """Say how all studies in the folder of runs stand."""
+    from study.cli import standings
+
+    standings.show_list(runs_folder(runs), as_json=as_json)
 
 
 @app.command()
@@ -182,7 +238,7 @@ def ui(
     runs: Runs = None,
     tracking_uri: Uri = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1, or the next free one; 0 takes any.")
     ] = 5000,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:

@@ -42,10 +42,10 @@ def show_summary(console: Console, summary: pd.DataFrame) -> None:
     table = _summary_table(summary, _spread)
     if console.is_terminal and _width(console, table) > console.width:
         table = _summary_table(summary, _middle)
-    _print_whole(console, table)
+    print_whole(console, table)
 
 
-def _print_whole(console: Console, table: Table) -> None:
+def print_whole(console: Console, table: Table) -> None:
     """Print a table with nothing cut off; a narrower terminal breaks its lines."""
     width = console.width
     console.width = max(width, _width(console, table))
@@ -119,7 +119,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     table = _comparison_table(comparison, intervals=True)
     if console.is_terminal and _width(console, table) > console.width:
         table = _comparison_table(comparison, intervals=False)
-    _print_whole(console, table)
+    print_whole(console, table)
     for note in comparison.notes:
         console.print(note, highlight=False, soft_wrap=True)
 

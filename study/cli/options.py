@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from study.api.stored import fetch, find_run
+from study.cli import completion
 from study.config.loader import Study
 from study.storage.study_folder import RUNS_VARIABLE, StudyFolder, runs_folder
 
@@ -22,7 +23,12 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 BAD_INPUT = 2
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A study's name; or its file, to score its results again.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A study's name; or its file, to score its results again.",
+        autocompletion=completion.names,
+    ),
 ]
 Runs = Annotated[
     Path | None,

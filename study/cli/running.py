@@ -120,7 +120,7 @@ def _run(
     except LostWorkersError as error:
         err.print(f"{error}; resume with: {again}")
         return FAILED
-    except (ExecutorError, driver.BusyError, tracking.TrackingError, *_unusable_names()) as error:
+    except _refused() as error:
         refuse(str(error))
     except KeyboardInterrupt:
         stopped = progress_of(folder.planned_records(study))
@@ -129,15 +129,18 @@ def _run(
     return FAILED if ended.done < ended.total or ended.tracking_error else 0
 
 
-def _unusable_names() -> tuple[type[Exception], ...]:
-    """Return what is raised for a name in a study file, if the modules that raise it were imported at all."""
+def _refused() -> tuple[type[Exception], ...]:
+    """Return the errors that the user can mend. Those of modules that were not imported were not raised."""
     homes = {
+        "study.execution.driver": "BusyError",
+        "study.tracking": "TrackingError",
         "study.execution.samplers": "SamplerError",
         "study.training.optimizers": "OptimizerError",
         "study.workloads.datasets": "DataError",
         "study.workloads.registry": "WorkloadError",
     }
-    return tuple(getattr(sys.modules[home], name) for home, name in homes.items() if home in sys.modules)
+    known = (getattr(sys.modules[home], name) for home, name in homes.items() if home in sys.modules)
+    return (ExecutorError, *known)
 
 
 def _show_failures(

@@ -21,7 +21,7 @@ from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, TrackingError
 
-# A study that has nothing left to train needs no torch, so that the functions that train import their modules.
+# A study with nothing left to train needs no torch, so the functions that train import their modules.
 
 OnMessage = Callable[[str], None]
 """Called with a one-line status message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from study.config.loader import Study
@@ -49,7 +50,7 @@ def write(folder: Path, made_from: str | None) -> None:
         (folder / FILE).write_text(made_from)
 
 
-def _stat(path: Path):  # type: ignore[no-untyped-def]
+def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except OSError:

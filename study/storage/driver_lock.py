@@ -265,6 +265,26 @@ class DriverLock:
         )
 
 
+def runner(path: Path) -> Holder | None:
+    """Return the driver that holds the lock file and lives, at a glance; None if there is none.
+
+    A driver on another machine counts as living while its file is young by this machine's clock. That may be
+    wrong by as much as clocks differ, so use it only to tell people.
+    """
+    chain = _chain(path)
+    if not chain or chain[-1][1].released or not chain[-1][1].host:
+        return None
+    place, holder = chain[-1]
+    if holder.place == _place():
+        state, process_start = _process(holder.pid)
+        lives = bool(state) and process_start in ("", holder.process_start)
+    else:
+        with suppress(OSError):
+            return holder if time.time() - place.stat().st_mtime < DEAD_SECONDS else None
+        return None
+    return holder if lives else None
+
+
 def _successor(path: Path, holder: Holder) -> Path:
     return path.with_name(f"{path.name}.after-{holder.id}")
 

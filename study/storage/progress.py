@@ -26,6 +26,8 @@ class Progress:
     """Estimated from the trials' speed so far; None before there is any."""
     best: TrialRecord | None
     """The trial with the lowest validation loss so far; None if every loss is infinite or NaN."""
+    interrupted_ms: int | None = None
+    """When a study that nobody runs was last heard of, in Unix milliseconds; None while somebody runs it."""
     tracking_error: str | None = None
     """Why the tracker lags behind, if it does."""
 

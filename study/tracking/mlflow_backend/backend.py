@@ -33,7 +33,7 @@ def show(uri: str, name: str | None, port: int, say: Say) -> Iterator[Page]:
         yield Page(f"{address.ui_address(uri)}/{page}", served_here=False)
         return
     say("starting the MLflow UI …")
-    with ui_server.serving(uri, port) as served:
+    with ui_server.serving(uri, port, say) as served:
         yield Page(f"{served}/{page}", served_here=True)
 
 

@@ -12,28 +12,33 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
-from study.tracking.base import TrackingError
+from study.tracking.base import Say, TrackingError
 from study.tracking.mlflow_backend.address import without_secrets
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+PORTS = 50
+"""How many ports to try, one after the other."""
 
 
 @contextmanager
-def serving(uri: str, port: int) -> Iterator[str]:
+def serving(uri: str, port: int, say: Say = lambda line: None) -> Iterator[str]:
     """Serve the MLflow UI over the database ``uri`` on 127.0.0.1 and yield its address once it answers.
 
     Args:
         uri: The database, e.g. ``sqlite:///runs/mlflow.db``. It may hold a password.
-        port: TCP port; 0 takes a free one.
+        port: TCP port; 0 takes a free one. If it is taken, the next one that is free.
+        say: Called with a line if another port is used.
 
     Raises:
-        TrackingError: The port is taken, or the server does not start.
+        TrackingError: This port and the next ones are taken, or the server does not start.
     """
-    port = _free_port(port)
+    wanted, port = port, _free_port(port)
+    if wanted not in (0, port):
+        say(f"port {wanted} is taken; using {port}")
     command = [
         sys.executable,
         "-m",
@@ -60,14 +65,16 @@ def serving(uri: str, port: int) -> Iterator[str]:
 
 
 def _free_port(port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise TrackingError(f"port {port} on {HOST} is taken; choose another with --port") from error
-        chosen: int = probe.getsockname()[1]
-        return chosen
+    """Return ``port`` if it is free, or the next one that is; for 0 any free one."""
+    tried = range(port, min(port + PORTS, 65536)) if port else (0,)
+    for candidate in tried:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((HOST, candidate))
+                chosen: int = probe.getsockname()[1]
+                return chosen
+    raise TrackingError(f"ports {tried[0]} to {tried[-1]} on {HOST} are taken; choose another with --port")
 
 
 def _wait(server: subprocess.Popen[bytes], address: str, log: IO[bytes], uri: str) -> None:

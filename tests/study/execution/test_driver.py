@@ -14,7 +14,7 @@ from study.storage.failures import failures
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, open_tracker
 from study.training.optimizers import OptimizerError
-from study.training.worker import run_bundle
+from study.training.worker import WorkerOptions, run_bundle
 from study.workloads.datasets import DataError
 from study.workloads.registry import WorkloadError
 
@@ -315,7 +315,7 @@ def test_one_optimizer_that_always_fails_does_not_stop_the_search_of_the_others(
     study, _ = write_study(optimizers=["sgd", wrong], epochs=1, **SEARCH)
     folder = StudyFolder(tmp_path / "runs", study.name)
     search = open_search(study, folder, 1)
-    InProcessExecutor().search(search, folder, driver.WorkerOptions())
+    InProcessExecutor().search(search, folder, WorkerOptions())
     trials = study.trials(folder.search_state())
     statuses = [record.status for record in folder.records(trials)]
     assert search.given_up == []
@@ -329,7 +329,7 @@ def test_a_study_in_a_folder_with_a_strange_name_is_searched(write_study, run, h
     study, path = write_study(optimizers=["sgd"], epochs=1, **SEARCH)
     folder = StudyFolder(strange / "runs", study.name)
     search = open_search(load_study(path), folder, 1)
-    InProcessExecutor().search(search, folder, driver.WorkerOptions())
+    InProcessExecutor().search(search, folder, WorkerOptions())
     assert folder.sampler_database.is_file()
     assert search.is_over
     assert sorted(p.name for p in strange.iterdir()) == ["runs"]

@@ -8,11 +8,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import pytest
 
 from study.storage.study_folder import StudyFolder
-from study.tracking import TrackingError, embedded_uri, open_tracker
+from study.tracking import embedded_uri, open_tracker
 from study.tracking.mlflow_backend.ui_server import serving
 from study.training.worker import run_bundle
 
@@ -171,11 +172,14 @@ def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
         wait_for(lambda: f"{folder.artifacts}/small" in text(driver) and "curve.parquet" in text(driver))
 
 
-def test_a_port_that_is_taken_is_said(tmp_path):
+def test_the_next_port_serves_where_one_is_taken_and_that_is_said(tmp_path):
+    said = []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused = pytest.raises(TrackingError, match=f"port {port} .* is taken; choose another with --port")
-        with refused, serving(f"sqlite:///{tmp_path / 'x.db'}", port):
-            pass
+        with serving(f"sqlite:///{tmp_path / 'x.db'}", port, said.append) as address:
+            served = urlsplit(address).port
+            assert urllib.request.urlopen(f"{address}/health", timeout=20).status == 200
+    assert port < served <= port + 50
+    assert said == [f"port {port} is taken; using {served}"]

@@ -1,0 +1,141 @@
+"""Tells how a study stands: finished, running or interrupted, and how its trials ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from study.analysis.metrics import outcome
+from study.config.loader import ConfigError, Study, load_study
+from study.storage import driver_lock
+from study.storage.failures import Failure, failures
+from study.storage.progress import Progress, progress_of
+from study.storage.records import TrialRecord
+from study.storage.study_folder import StudyFolder
+
+State = Literal["finished", "running", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a study stands.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        state: ``"failed"`` if all trials have ended and some have failed; ``"interrupted"`` if some have not
+            ended and no driver runs the study.
+        progress: Counts of trials.
+        driver: Who runs the study; None if nobody does, or nobody here knows.
+        outcomes: By workload and optimizer, how many trials have each outcome.
+        failures: Why trials failed.
+    """
+
+    study: Study
+    folder: Path
+    state: State
+    progress: Progress
+    driver: str | None
+    outcomes: Mapping[tuple[str, str], Mapping[str, int]]
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def interrupted_at(self) -> str | None:
+        """When an interrupted study was last heard of, in ISO 8601 with the offset from UTC."""
+        at = self.progress.interrupted_ms
+        if at is None:
+            return None
+        return datetime.fromtimestamp(at / 1000, UTC).astimezone().isoformat(timespec="seconds")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values for JSON."""
+        best, progress = self.progress.best, self.progress
+        counts = ("total", "done", "finished", "diverged", "failed", "pruned")
+        return {
+            "name": self.study.name,
+            "description": self.study.description,
+            "folder": str(self.folder),
+            "state": self.state,
+            "driver": self.driver,
+            "interrupted_at": self.interrupted_at,
+            **{name: getattr(progress, name) for name in counts},
+            "running": progress.running if self.state == "running" else 0,
+            "share": progress.share,
+            "seconds_left": progress.seconds_left if self.state == "running" else None,
+            "best_val_loss": progress.best_val_loss,
+            "best_trial": None if best is None else f"{best.trial.workload} {best.trial.name}",
+            "outcomes": [
+                {"workload": workload, "optimizer": optimizer, **counts}
+                for (workload, optimizer), counts in self.outcomes.items()
+            ],
+            "failures": [
+                {"cause": each.cause, "place": each.place, "trials": each.trials} for each in self.failures
+            ],
+        }
+
+
+def standing(study: Study, folder: StudyFolder, elsewhere: Mapping[str, float] | None = None) -> Standing:
+    """Return how a study stands, by its journals and its lock file.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        elsewhere: The share done, by key, of trials that run where their journals cannot be read.
+    """
+    records = folder.planned_records(study)
+    progress = progress_of(records, elsewhere=elsewhere)
+    driver = driver_lock.runner(folder.lock_file)
+    state: State = "interrupted"
+    if progress.done + progress.failed >= progress.total:
+        state = "failed" if progress.failed else "finished"
+    elif driver is not None or elsewhere:
+        state = "running"
+    if state == "interrupted":
+        progress = replace(progress, interrupted_ms=_last_heard_of(records, folder.lock_file))
+    return Standing(
+        study,
+        folder.path,
+        state,
+        progress,
+        None if driver is None else str(driver),
+        _outcomes(study, records, state, elsewhere or {}),
+        list(failures(records)),
+    )
+
+
+def all_standings(runs: Path) -> Iterator[Standing | str]:
+    """Yield how each study in a folder of runs stands, by name; for one that cannot be read, why not."""
+    for file in sorted(runs.glob("*/study.yaml")):
+        folder = StudyFolder(runs, file.parent.name)
+        try:
+            yield standing(load_study(file), folder)
+        except (ConfigError, OSError, ValueError) as error:
+            yield f"{folder.name}: {str(error).splitlines()[0]}"
+
+
+def _outcomes(
+    study: Study, records: Iterable[TrialRecord], state: State, elsewhere: Mapping[str, float]
+) -> dict[tuple[str, str], dict[str, int]]:
+    """Count outcomes: a trial that runs counts as running, or as interrupted if nobody runs the study."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for record in records:
+        trial = record.trial
+        ended: str = outcome(record, study.threshold(trial))
+        if ended == "pending" and trial.key in elsewhere:
+            ended = "running"
+        if ended == "running" and state == "interrupted":
+            ended = "interrupted"
+        counts.setdefault((trial.workload, trial.label), Counter())[ended] += 1
+    return {name: {"total": count.total(), **count} for name, count in counts.items()}
+
+
+def _last_heard_of(records: Iterable[TrialRecord], lock_file: Path) -> int | None:
+    """Return when a trial was last written to, or else the lock file, in Unix milliseconds."""
+    times = [record.epochs[-1].time_ms if record.epochs else record.started_ms for record in records]
+    if last := max(times, default=0):
+        return last
+    return int(lock_file.stat().st_mtime * 1000) if lock_file.is_file() else None
