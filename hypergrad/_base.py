@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from hypergrad import _param_groups, _validation, directions, functional
+from hypergrad import _param_groups, _rules, _validation, directions, functional
 from hypergrad._numbers import as_float
 from hypergrad._scheduler_view import Schedule
 from hypergrad._state_checks import check_shapes
+
+
+def _warn_caller(message: str) -> None:
+    """Warn, and name the line that called torch or this package."""
+    depth, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("hypergrad.", "torch.")):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)
 
 
 class HypergradientOptimizer(torch.optim.Optimizer):
@@ -24,7 +33,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         params: The parameters, as tensors, (name, tensor) pairs or dicts of groups.
         defaults: The options of groups that do not give their own.
 
-    A subclass implements ``_direction``.
+    A subclass implements ``_op`` and ``_direction``.
 
     Raises:
         ValueError: If an option is unknown, out of range or not a number.
@@ -33,9 +42,19 @@ class HypergradientOptimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, _validation.with_floats(defaults))
 
+    def _op(self, group: Mapping[str, Any]) -> str:
+        """Return the name of a group's op."""
+        raise NotImplementedError
+
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         """Return the op of a group."""
         raise NotImplementedError
+
+    def _default_beta(self, options: Mapping[str, Any]) -> float:
+        """Return β of a group that gives none: 0 where α is fixed."""
+        if options["lop"] is None:
+            return 0.0
+        return _rules.default_hypergrad_lr(options["rule"], self._op(options), options["lop"])
 
     @property
     def learning_rates(self) -> list[Tensor]:
@@ -80,7 +99,12 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             ValueError: If an option is unknown, out of range or not a number.
         """
         param_group = _validation.with_floats(param_group)
-        _validation.check(self.defaults | param_group)
+        options = self.defaults | param_group
+        _validation.check(options)
+        if options["hypergrad_lr"] is None:
+            param_group["hypergrad_lr"] = self._default_beta(options)
+        elif options["lop"] is not None:
+            self._warn_of_beta(options)
         super().add_param_group(param_group)
         try:
             _validation.check_params(param_group)
@@ -138,6 +162,14 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                     "what it learns: give the scheduler optimizer.schedule, and it will multiply it",
                     stacklevel=4,
                 )
+
+    def _warn_of_beta(self, options: Mapping[str, Any]) -> None:
+        """Warn of a β with which α stays as it is or explodes, once for all groups."""
+        warned: set[str] = self.__dict__.setdefault("_warned_of_beta", set())
+        for message in _rules.mismatches(options, self._op(options)):
+            if message not in warned:
+                warned.add(message)
+                _warn_caller(message)
 
     def _step_group(self, group: dict[str, Any]) -> None:
         """Take the step of one parameter group."""
@@ -226,6 +258,8 @@ class HypergradientOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # load_state_dict, deepcopy and unpickling all call this. The first passes only what it loads.
+        for options in (*state["param_groups"], state.get("defaults", {})):
+            _rules.from_version_0_1(options)
         if "defaults" not in state:
             for index, group in enumerate(state["param_groups"]):
                 check_shapes(
@@ -235,6 +269,8 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for key, default in self.defaults.items():
                 group.setdefault(key, default)
+            if group["hypergrad_lr"] is None:
+                group["hypergrad_lr"] = self._default_beta(group)
             _param_groups.settle(group)
             on_device = group.get("capturable") or group["fused"]
             for param in group["params"]:

@@ -1,8 +1,9 @@
-"""The optimizers: SGD, Adam, and ``create``, which makes one by its name."""
+"""The optimizers: SGD, Adam, AdamW, and ``create``, which makes one by its name."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -39,21 +40,30 @@ class SGD(HypergradientOptimizer):
               v ← μv + g_t;  g_t + μv           momentum μ, nesterov
         θ_t = θ_{t−1} − α_t u_t
 
+    That is ``rule="additive"``, the papers'. The default rule moves log α by a cosine, so that neither α₀ nor
+    β has to be chosen for a model:
+
+    .. code-block:: text
+
+        "cosine"            α_t = α_{t−1} exp(−β lop(c_t)),  c_t = h_t / (‖g_t‖ ‖u_{t−1}‖)
+        "multiplicative"    α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))
+        "additive"          α_t = α_{t−1} − β lop(h_t)
+        "additive-cosine"   α_t = α_{t−1} − β lop(c_t)
+
     With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.SGD``. These options may be
     combined with any rule:
 
     .. code-block:: text
 
-        multiplicative           α_t = α_{t−1} exp(−β lop(α_{t−1} h_t)): the rule on log α; α stays positive
-        normalize                h_t / (‖g_t‖ ‖u_{t−1}‖), a cosine: β carries over between models
         lr_bounds                α_t = min(max(α_t, low), high)
         decoupled_weight_decay   θ_t = θ_{t−1} − α_t d_t, d = u + λθ_{t−1}, and h_t = −⟨g_t, d_{t−1}⟩
 
-    Each option may differ between parameter groups. A learned α is a tensor in ``param_groups[i]["lr"]`` that
-    changes in place, in the parameters' dtype but at least float32. To schedule a learned α, give the
-    scheduler ``optimizer.schedule``: it then multiplies α. Without bounds an additive rule may take α below
-    zero. A parameter without a gradient rests: it does not move, nor does its state, and it adds 0 to its
-    group's h in this step and the next. A complex parameter counts as pairs of real numbers.
+    Each option may differ between parameter groups, and each group learns its own α. A learned α is a tensor
+    in ``param_groups[i]["lr"]`` that changes in place, in the parameters' dtype but at least float32. To
+    schedule a learned α, give the scheduler ``optimizer.schedule``: it then multiplies α. Without bounds an
+    additive rule may take α below zero. A parameter without a gradient rests: it does not move, nor does its
+    state, and it adds 0 to its group's h in this step and the next. A complex parameter counts as pairs of
+    real numbers.
 
     Args:
         params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
@@ -62,17 +72,20 @@ class SGD(HypergradientOptimizer):
         momentum: The momentum μ of the parameters, at least 0. There is no dampening. Default 0.
         nesterov: Use Nesterov momentum instead of a heavy ball. Needs a momentum above 0.
         weight_decay: The weight decay λ. λθ is added to g before everything else. Default 0.
-        lop: The rate rule, a name in ``hypergrad.rates.RATE_RULES``, or ``None`` for a fixed α.
-        hypergrad_lr: The learning rate β of α. Its unit is that of α/h, or 1 with ``normalize`` and
-            ``multiplicative``. Default 1e-3.
+        lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``, or ``None`` for a fixed α. Default
+            ``"sgdn"``.
+        rule: What the lop moves, and by what: ``"cosine"``, the default, ``"multiplicative"``, ``"additive"``
+            or ``"additive-cosine"``. The norms of a cosine are over the parameters that share an α. A rule
+            that moves log α needs an ``lr`` above 0.
+        hypergrad_lr: The learning rate β of α: a step in log α for ``"cosine"``, in the unit of α/h for
+            ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.01 for
+            the default rule and lop. A β that is of another rule's size is warned of.
         lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
         lop_betas: β₁ and β₂ of lops ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
         lop_eps: ε of lops ``"adam"`` and ``"adagrad"``. Positive, since h_1 = 0. Default 1e-8.
         granularity: ``"group"`` learns one α per parameter group, ``"tensor"`` one per parameter.
             ``"released"`` learns one per group and applies the rule once per parameter, with a state for
             each, as the code released with Mittal 2019 does for Adam.
-        multiplicative: Let the rule move log α. Needs an ``lr`` above 0.
-        normalize: Divide h by the norms of g_t and u_{t−1}, taken over the parameters that share an α.
         lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
         decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
         maximize: Ascend instead of descend.
@@ -96,14 +109,14 @@ class SGD(HypergradientOptimizer):
         Lops ``"sgdn"`` and ``"adam"`` are Algorithms 1 and 2 of H. Mittal, "Hypergradient based optimization
         methods", 2019. Lops ``"adagrad"`` (J. Duchi et al., 2011,
         https://jmlr.org/papers/v12/duchi11a.html) and ``"lion"`` (X. Chen et al., 2023,
-        https://arxiv.org/abs/2302.06675) apply those optimizers to α. ``multiplicative`` with ``normalize``
+        https://arxiv.org/abs/2302.06675) apply those optimizers to α. Rule ``"cosine"`` with lop ``"sgd"``
         is, in log space, the rule of D. Martínez Rubio, MSc thesis, Oxford 2017.
 
     Example:
         >>> import torch
         >>> import hypergrad
         >>> model = torch.nn.Linear(3, 1)
-        >>> optimizer = hypergrad.SGD(model.parameters(), lr=0.01, hypergrad_lr=1e-4)
+        >>> optimizer = hypergrad.SGD(model.parameters())
         >>> for _ in range(3):
         ...     optimizer.zero_grad()
         ...     model(torch.ones(8, 3)).square().mean().backward()
@@ -119,14 +132,13 @@ class SGD(HypergradientOptimizer):
         nesterov: bool = False,
         weight_decay: Number = 0.0,
         *,
-        lop: str | None = "sgd",
-        hypergrad_lr: Number = 1e-3,
+        lop: str | None = "sgdn",
+        rule: str = "cosine",
+        hypergrad_lr: Number | None = None,
         lop_momentum: Number = 0.9,
         lop_betas: tuple[Number, Number] | None = None,
         lop_eps: Number = 1e-8,
         granularity: str = "group",
-        multiplicative: bool = False,
-        normalize: bool = False,
         lr_bounds: tuple[Number, Number] | None = None,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
@@ -135,6 +147,9 @@ class SGD(HypergradientOptimizer):
         differentiable: bool = False,
     ) -> None:
         super().__init__(params, _options(locals()))
+
+    def _op(self, group: Mapping[str, Any]) -> str:
+        return "sgdn" if group["momentum"] else "sgd"
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         if not group["momentum"]:
@@ -153,9 +168,8 @@ class Adam(HypergradientOptimizer):
         u_t = m̂ / (√v̂ + ε)
         θ_t = θ_{t−1} − α_t u_t
 
-    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``, or with
-    ``decoupled_weight_decay=True`` as with ``torch.optim.AdamW``. A learned α needs no memory beyond Adam's
-    own: u_{t−1} is computed from the moments before g_t moves them.
+    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``. A learned α needs no
+    memory beyond Adam's own: u_{t−1} is computed from the moments before g_t moves them.
 
     Groups, the learned ``param_groups[i]["lr"]``, schedules, parameters without a gradient and the types of
     numbers are as in ``hypergrad.SGD``.
@@ -167,15 +181,15 @@ class Adam(HypergradientOptimizer):
         eps: ε of the parameters' direction. Default 1e-8.
         weight_decay: The weight decay λ. λθ is added to g before everything else, unless
             ``decoupled_weight_decay`` is set. Default 0.
-        hypergrad_lr: The learning rate β of α. Default 1e-7: Adam's u has entries near ±1, so h is large.
+        hypergrad_lr: The learning rate β of α, as in ``hypergrad.SGD``. By default 0.03, and 1e-7 for
+            ``rule="additive"``: Adam's u has entries near ±1, so h is large.
         capturable: Count the steps on the parameters' device, so that a CUDA graph can capture the step.
         lop: As in ``hypergrad.SGD``, and so are all other options.
+        rule: See there.
         lop_momentum: See there.
         lop_betas: See there.
         lop_eps: See there.
         granularity: See there.
-        multiplicative: See there.
-        normalize: See there.
         lr_bounds: See there.
         decoupled_weight_decay: See there.
         maximize: See there.
@@ -198,9 +212,7 @@ class Adam(HypergradientOptimizer):
         >>> import torch
         >>> import hypergrad
         >>> model = torch.nn.Linear(3, 1)
-        >>> optimizer = hypergrad.Adam(
-        ...     model.parameters(), lr=1e-3, hypergrad_lr=0.02, multiplicative=True, normalize=True
-        ... )
+        >>> optimizer = hypergrad.Adam(model.parameters())
         >>> for _ in range(3):
         ...     optimizer.zero_grad()
         ...     model(torch.ones(8, 3)).square().mean().backward()
@@ -217,14 +229,13 @@ class Adam(HypergradientOptimizer):
         eps: Number = 1e-8,
         weight_decay: Number = 0.0,
         *,
-        lop: str | None = "sgd",
-        hypergrad_lr: Number = 1e-7,
+        lop: str | None = "sgdn",
+        rule: str = "cosine",
+        hypergrad_lr: Number | None = None,
         lop_momentum: Number = 0.9,
         lop_betas: tuple[Number, Number] | None = None,
         lop_eps: Number = 1e-8,
         granularity: str = "group",
-        multiplicative: bool = False,
-        normalize: bool = False,
         lr_bounds: tuple[Number, Number] | None = None,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
@@ -235,20 +246,108 @@ class Adam(HypergradientOptimizer):
     ) -> None:
         super().__init__(params, _options(locals()))
 
+    def _op(self, group: Mapping[str, Any]) -> str:
+        return "adam"
+
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
         on_device = bool(group["capturable"] or group["fused"])
         return directions.Adam(tuple(group["betas"]), group["eps"], on_device)
 
 
+class AdamW(Adam):
+    """Implement Adam with decoupled weight decay that learns its learning rate α from the hypergradient h.
+
+    .. code-block:: text
+
+        h_t = −⟨g_t, d_{t−1}⟩                   the slope of the loss along the last step; d_0 = 0
+        α_t = lop(α_{t−1}, h_t)                 as in hypergrad.SGD
+        m ← β₁m + (1−β₁)g_t;  v ← β₂v + (1−β₂)g_t²
+        d_t = m̂ / (√v̂ + ε) + λθ_{t−1}
+        θ_t = θ_{t−1} − α_t d_t
+
+    It is ``hypergrad.Adam`` with ``decoupled_weight_decay=True`` and another default λ. With ``lop=None`` the
+    parameters move as with ``torch.optim.AdamW``.
+
+    Args:
+        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
+        lr: The first learning rate α₀, as in ``hypergrad.SGD``. Default 1e-3.
+        betas: As in ``hypergrad.Adam``, and so are all other options.
+        eps: See there.
+        weight_decay: The weight decay λ. α multiplies it, and h counts it. Default 0.01.
+        lop: See there.
+        rule: See there.
+        hypergrad_lr: See there.
+        lop_momentum: See there.
+        lop_betas: See there.
+        lop_eps: See there.
+        granularity: See there.
+        lr_bounds: See there.
+        maximize: See there.
+        foreach: See there.
+        fused: See there.
+        capturable: See there.
+        differentiable: See there.
+
+    Raises:
+        ValueError: If an option is unknown, out of range or not a number.
+        RuntimeError: From ``step``, for a sparse gradient.
+
+    References:
+        I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+        https://arxiv.org/abs/1711.05101.
+
+    Example:
+        >>> import torch
+        >>> import hypergrad
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = hypergrad.AdamW(model.parameters())
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(8, 3)).square().mean().backward()
+        ...     optimizer.step()
+        >>> bool(optimizer.learning_rates[0] > 0)
+        True
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Tensor | Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
+        *,
+        lop: str | None = "sgdn",
+        rule: str = "cosine",
+        hypergrad_lr: Number | None = None,
+        lop_momentum: Number = 0.9,
+        lop_betas: tuple[Number, Number] | None = None,
+        lop_eps: Number = 1e-8,
+        granularity: str = "group",
+        lr_bounds: tuple[Number, Number] | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        options = _options(locals()) | {"decoupled_weight_decay": True}
+        super(Adam, self).__init__(params, options)
+
+    def _op(self, group: Mapping[str, Any]) -> str:
+        return "adamw"
+
+
 def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam:
-    """Make an optimizer by its name.
+    """Make an optimizer by its name, as the papers have it unless ``rule`` is given.
 
     Args:
         name: A name in ``NAMES``: ``"{op}-{lop}"``, such as ``"adam-adam"``, or ``"{op}"`` for a fixed
             learning rate. Op ``"sgdn"`` is ``SGD`` with ``momentum=0.9, nesterov=True`` unless ``arguments``
             say otherwise.
-        params: The parameters, as for ``SGD`` and ``Adam``.
-        **arguments: Further arguments of ``SGD`` or ``Adam``, except ``lop``.
+        params: The parameters, as for the classes.
+        **arguments: Further arguments of ``SGD``, ``Adam`` or ``AdamW``, except ``lop``. The rule is
+            ``"additive"``, the papers', unless ``rule`` says otherwise.
 
     Raises:
         ValueError: If the name is not in ``NAMES``, or an option is out of range.
@@ -259,15 +358,17 @@ def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam:
         >>> import hypergrad
         >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = hypergrad.create("sgdn-adam", model.parameters(), lr=0.01, hypergrad_lr=1e-4)
-        >>> optimizer.param_groups[0]["momentum"], optimizer.param_groups[0]["lop"]
-        (0.9, 'adam')
+        >>> group = optimizer.param_groups[0]
+        >>> group["momentum"], group["lop"], group["rule"]
+        (0.9, 'adam', 'additive')
     """
     if name not in NAMES:
         nearest = difflib.get_close_matches(str(name).lower().replace("_", "-"), NAMES, n=1, cutoff=0.0)[0]
         raise ValueError(f"no optimizer {name!r}: did you mean {nearest!r}? There are {', '.join(NAMES)}")
     op, _, lop = name.partition("-")
-    if op == "adam":
-        return Adam(params, lop=lop or None, **arguments)
+    arguments = {"rule": "additive"} | arguments
+    if op in ("adam", "adamw"):
+        return (Adam if op == "adam" else AdamW)(params, lop=lop or None, **arguments)
     if op == "sgdn":
         arguments = {"momentum": 0.9, "nesterov": True} | arguments
     return SGD(params, lop=lop or None, **arguments)

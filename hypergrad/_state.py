@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hypergrad import kernels
 from hypergrad._numbers import Number, as_float, as_floats
+from hypergrad._rules import RULES
 from hypergrad.directions import ParamState
 from hypergrad.rates import RateState
 
@@ -50,8 +51,8 @@ class StepOptions:
             before everything else.
         maximize: Ascend instead of descend.
         granularity: ``"group"``, ``"tensor"`` or ``"released"``, as given to ``init``.
-        multiplicative: Let the rule move log α.
-        normalize: Make h the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
+        rule: What the lop moves and by what, a name in ``hypergrad._rules.RULES``: ``"additive"``, the
+            default, ``"additive-cosine"``, ``"multiplicative"`` or ``"cosine"``.
         lr_bounds: The smallest and the largest α. ``None`` sets no bounds.
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
             memory at a time. ``None`` goes tensor by tensor on a CPU with a million elements or more, where
@@ -64,10 +65,12 @@ class StepOptions:
         beta: ``hypergrad_lr`` as a tensor or one of Python's own numbers.
         coupled_decay: λ if it is added to g, else 0.
         decoupled_decay: λ if it is added to u, else 0.
+        multiplicative: Whether the rule moves log α.
+        normalize: Whether h is the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
         is_additive: Whether α moves by β times the rule's step of h = −⟨g, d⟩, without bounds.
 
     Raises:
-        ValueError: If an option that should be a number is not one.
+        ValueError: If an option that should be a number is not one, or the rule is unknown.
     """
 
     hypergrad_lr: Tensor | Number = 0.0
@@ -75,24 +78,30 @@ class StepOptions:
     decoupled_weight_decay: bool = False
     maximize: bool = False
     granularity: str = "group"
-    multiplicative: bool = False
-    normalize: bool = False
+    rule: str = "additive"
     lr_bounds: tuple[float, float] | None = None
     foreach: bool | None = None
     fused: bool | None = None
     beta: Tensor | float = field(init=False)
     coupled_decay: float = field(init=False)
     decoupled_decay: float = field(init=False)
+    multiplicative: bool = field(init=False)
+    normalize: bool = field(init=False)
     is_additive: bool = field(init=False)
 
     def __post_init__(self) -> None:
         beta, decay, bounds = self.hypergrad_lr, as_float("weight_decay", self.weight_decay), self.lr_bounds
+        if self.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(map(repr, RULES))}, got {self.rule!r}")
+        rule = RULES[self.rule]
         derived = {
             "beta": beta if isinstance(beta, Tensor) else as_float("hypergrad_lr", beta),
             "lr_bounds": None if bounds is None else as_floats("lr_bounds", bounds),
             "coupled_decay": 0.0 if self.decoupled_weight_decay else decay,
             "decoupled_decay": decay if self.decoupled_weight_decay else 0.0,
-            "is_additive": not (self.multiplicative or self.normalize) and bounds is None,
+            "multiplicative": rule.multiplicative,
+            "normalize": rule.normalize,
+            "is_additive": self.rule == "additive" and bounds is None,
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

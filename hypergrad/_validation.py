@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hypergrad import rates
 from hypergrad._numbers import as_float, as_floats
+from hypergrad._rules import RULES
 from hypergrad._state import GRANULARITIES
 from hypergrad.rates import are_fractions, is_number
 
-OPS = ("sgd", "sgdn", "adam")
+OPS = ("sgd", "sgdn", "adam", "adamw")
 LOPS = (None, *rates.RATE_RULES)
 
 _PAIRS_OF_RULES = tuple(name for name, own in rates.OPTIONS.items() if isinstance(own.default, tuple))
@@ -49,7 +50,7 @@ def check(options: dict[str, Any]) -> None:
     Raises:
         ValueError: If one is unknown or out of range.
     """
-    for key, known in (("lop", LOPS), ("granularity", GRANULARITIES)):
+    for key, known in (("lop", LOPS), ("rule", tuple(RULES)), ("granularity", GRANULARITIES)):
         if options[key] not in known:
             raise ValueError(f"{key} must be one of {', '.join(map(repr, known))}, got {options[key]!r}")
     lr = options["lr"]
@@ -62,6 +63,8 @@ def check(options: dict[str, Any]) -> None:
             )
     for key in ("lr", "hypergrad_lr", "weight_decay", "momentum", "eps"):
         value = options.get(key, 0)
+        if key == "hypergrad_lr" and value is None:
+            continue
         if not ((is_number(value) and 0 <= value < math.inf) or (value is lr and isinstance(lr, Tensor))):
             raise ValueError(f"{key} must be a finite number, at least 0, got {value!r}")
     if "betas" in options and not are_fractions(options["betas"]):
@@ -69,9 +72,10 @@ def check(options: dict[str, Any]) -> None:
     rates.check_options(options)
     if options.get("nesterov") and not options["momentum"]:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9")
-    for key in ("multiplicative", "normalize", "decoupled_weight_decay"):
-        if not isinstance(options[key], bool):
-            raise ValueError(f"{key} must be True or False, got {options[key]!r}")
+    if not isinstance(options["decoupled_weight_decay"], bool):
+        raise ValueError(
+            f"decoupled_weight_decay must be True or False, got {options['decoupled_weight_decay']!r}"
+        )
     if options["lop"] is not None:
         _check_range(options)
     if options["differentiable"]:
@@ -84,8 +88,8 @@ def _check_range(options: dict[str, Any]) -> None:
     """Check that α₀ is where the rule lets α be."""
     lr, bounds = options["lr"], options["lr_bounds"]
     lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
-    if options["multiplicative"] and not bool((lr > 0).all()):
-        raise ValueError(f"multiplicative=True needs an lr above 0, got {options['lr']!r}")
+    if RULES[options["rule"]].multiplicative and not bool((lr > 0).all()):
+        raise ValueError(f"rule={options['rule']!r} needs an lr above 0, got {options['lr']!r}")
     if bounds is None:
         return
     if not (isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(is_number, bounds))):

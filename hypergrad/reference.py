@@ -22,16 +22,16 @@ class Reference:
         theta: the initial parameters θ_0, copied to float64.
         alpha: α_0.
         beta: β, the learning rate of α.
-        weight_decay: λ: coupled, g + λθ, unless ``decoupled``.
+        weight_decay: λ: coupled, g + λθ, unless ``decoupled`` or op ``adamw``.
         decoupled: θ moves along d = u + λθ instead, and α is learned by that d.
         granularity: ``"group"``, ``"tensor"`` or ``"released"``.
-        multiplicative: log α moves, along its own hypergradient αh (h, if normalised).
-        normalize: h is the cosine −⟨g, d⟩ / (‖g‖‖d‖).
+        rule: ``"multiplicative"`` and ``"cosine"`` move log α, along its own hypergradient αh, or the cosine.
+            ``"additive-cosine"`` and ``"cosine"`` make h the cosine −⟨g, d⟩ / (‖g‖‖d‖).
         bounds: the smallest and largest α.
         nesterov: ``False`` makes op ``sgdn`` a heavy ball, u = v.
         mu: μ of op ``sgdn``.
-        betas: β₁ and β₂ of op ``adam``.
-        eps: ε of op ``adam``.
+        betas: β₁ and β₂ of ops ``adam`` and ``adamw``.
+        eps: ε of ops ``adam`` and ``adamw``.
         lop_mu: μ of lop ``sgdn``.
         lop_betas: β₁ and β₂ of lop ``adam``, by default (0.9, 0.999), and ``lion``, (0.9, 0.99).
         lop_eps: ε of lop ``adam`` and ``adagrad``.
@@ -47,8 +47,7 @@ class Reference:
         weight_decay: float = 0.0,
         decoupled: bool = False,
         granularity: str = "group",
-        multiplicative: bool = False,
-        normalize: bool = False,
+        rule: str = "additive",
         bounds: tuple[float, float] | None = None,
         nesterov: bool = True,
         mu: float = 0.9,
@@ -59,6 +58,8 @@ class Reference:
         lop_eps: float = 1e-8,
     ) -> None:
         op, _, lop = name.partition("-")
+        if op == "adamw":
+            op, decoupled = "adam", True
         self.op: dict[str, Any] = {"rule": op, "mu": mu, "betas": betas, "eps": eps, "nesterov": nesterov}
         self.lop: dict[str, Any] = {
             "rule": lop,
@@ -77,7 +78,9 @@ class Reference:
         ]  # "group", "released": all equal
         self.h = [ZERO for _ in theta]
         self.beta, self.weight_decay, self.granularity = beta, weight_decay, granularity
-        self.decoupled, self.multiplicative, self.normalize = decoupled, multiplicative, normalize
+        self.decoupled = decoupled
+        self.multiplicative = rule in ("multiplicative", "cosine")
+        self.normalize = rule in ("additive-cosine", "cosine")
         self.bounds = bounds
 
     def step(self, gradients: Sequence[Tensor | None], schedule: float = 1.0) -> None:

@@ -20,7 +20,9 @@ give p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for th
 0.05.) Wilcoxon's p stands beside it and decides nothing.
 
 **Correction.** Holm's, over the comparisons of one claim in one setup (a workload) and family: the new
-optimizers against hypergradient descent are one, hypergradient descent against a fixed α another. Three
+optimizers against hypergradient descent are one, hypergradient descent against a fixed α another, and
+whatever a study file names under ``against`` a third. Each rule of α (additive, cosine, …) is compared with
+hypergradient descent by the same rule, if the study has that. Three
 comparisons leave 3/64 = 0.047 to six agreeing seeds; four need seven seeds. Planned comparisons count even
 while their trials are missing. There is no correction across claims, workloads and families: of 20 families
 in which nothing is true, expect up to one with something "supported". Fix the number of seeds beforehand: to
@@ -36,7 +38,7 @@ or each at its best α₀, does not show it. Else "undecided": the data do not t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -44,7 +46,7 @@ from typing import Literal
 import pandas as pd
 
 from study.analysis.paired_seeds import ENOUGH_ALPHA0, Seeds, seed_ratios, seed_ratios_tuned, seed_spans
-from study.analysis.pairing import BASELINES, Method, MethodPair, Setup, method_pairs
+from study.analysis.pairing import Method, MethodPair, Setup, baselines, method_pairs
 from study.analysis.stats import LEVEL, Ratio, holm, pairs_needed
 from study.config.optimizer_name import OPS
 
@@ -64,6 +66,7 @@ class Family(StrEnum):
 
     NEW_RULES = "against hypergradient descent"
     HYPERGRADIENT = "against a fixed α"
+    NAMED = "against what the study names"
 
 
 MEASURES = {
@@ -124,6 +127,8 @@ class Claim:
     setup: Setup
     method: Method
     baseline: Method
+    family: Family
+    """The comparisons that this one is corrected with."""
     reason: str = ""
     """Why the claim cannot be judged at all; then it has no p, and is no comparison to correct for."""
     alpha0s: int = 0
@@ -157,11 +162,6 @@ class Claim:
     """``p``, corrected for the comparisons of the family."""
     comparisons: int = 0
     """How many comparisons of the family were corrected for."""
-
-    @property
-    def family(self) -> Family:
-        """The comparisons that this one is corrected with."""
-        return Family.HYPERGRADIENT if self.baseline.optimizer in OPS else Family.NEW_RULES
 
     @property
     def measure(self) -> str:
@@ -199,14 +199,29 @@ class Claim:
         return "undecided"
 
 
-def claims(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -> list[Claim]:
+def claims(
+    trials: pd.DataFrame,
+    against: Mapping[str, Sequence[str]] | None = None,
+    named: Mapping[str, Sequence[str]] | None = None,
+) -> list[Claim]:
     """Return every claim about every method and its baseline, in the order of :class:`Kind`.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order, pending and pruned trials included.
-        against: Optimizer → baseline.
+        against: The baselines of each optimizer. Default: ``pairing.baselines``.
+        named: Further baselines, which the study file names for an optimizer: a family of their own.
     """
-    observed = [_observe(kind, pair) for kind in Kind for pair in method_pairs(trials, against)]
+    against = baselines(trials) if against is None else against
+    further = {
+        optimizer: [base for base in bases if base not in against.get(optimizer, ())]
+        for optimizer, bases in (named or {}).items()
+    }
+    observed = [
+        _observe(kind, pair, Family.NAMED if bases is further else None)
+        for kind in Kind
+        for bases in (against, further)
+        for pair in method_pairs(trials, bases)
+    ]
     families: dict[tuple[str, ...], list[int]] = {}
     for place, claim in enumerate(observed):
         # As text, since NaN does not equal itself.
@@ -225,13 +240,15 @@ def claims(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -> list
     return observed
 
 
-def _observe(kind: Kind, pair: MethodPair) -> Claim:
-    """Return a claim as far as it can be known without its family."""
+def _observe(kind: Kind, pair: MethodPair, family: Family | None) -> Claim:
+    """Return a claim as far as it can be known without the others of its family."""
+    fixed = pair.baseline.optimizer in OPS
     claim = Claim(
         kind,
         pair.setup,
         pair.method,
         pair.baseline,
+        family or (Family.HYPERGRADIENT if fixed else Family.NEW_RULES),
         diverged=int((pair.new["outcome"] == "diverged").sum()),
         baseline_diverged=int((pair.base["outcome"] == "diverged").sum()),
         pruned=int((pd.concat([pair.new, pair.base])["outcome"] == "pruned").sum()),

@@ -10,12 +10,7 @@ import pandas as pd
 
 from study.analysis.metrics import MEASURED
 from study.config.loader import LOPS, OPS
-
-BASELINES: dict[str, str] = {
-    f"{op}-{lop}": op if lop == "sgd" else f"{op}-sgd" for op in OPS for lop in LOPS
-}  # sgd-sgd: sgd, sgd-sgdn: sgd-sgd, …
-"""The baseline of each optimizer: the plain optimizer for hypergradient descent (lop SGD), and hypergradient
-descent for the other learned ones."""
+from study.config.optimizer_name import OptimizerName
 
 
 class Setup(NamedTuple):
@@ -81,7 +76,44 @@ class MethodPair(NamedTuple):
         return len(thresholds) == 1 and not any(map(math.isnan, thresholds))
 
 
-def method_pairs(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -> Iterator[MethodPair]:
+def baselines(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the baselines of the optimizers of a table, by op, lop and rule.
+
+    Hypergradient descent (lop SGD) has the plain optimizer, ``adam-sgd`` has ``adam``. The other learned ones
+    have hypergradient descent: by the same rule if that is there, or else by the additive one. Of variants
+    with labels of their own all are baselines, unless one has no label.
+
+    Args:
+        trials: From ``tables.trial_table``.
+    """
+    columns = ["optimizer", "op", "lop", "rule"]
+    shown = {
+        row["optimizer"]: OptimizerName(row["op"], None if pd.isna(row["lop"]) else row["lop"], row["rule"])
+        for row in trials.sort_index()[columns].drop_duplicates("optimizer").to_dict("records")
+        if row["op"] in OPS
+    }
+
+    def called(name: OptimizerName) -> tuple[str, ...]:
+        of_name = tuple(label for label, other in shown.items() if other == name)
+        return (str(name),) if str(name) in of_name else of_name
+
+    found = {}
+    for op in OPS:
+        for lop in LOPS:
+            for label, name in shown.items():
+                if (name.op, name.lop) == (op, lop):
+                    plain, descent = OptimizerName(op), OptimizerName(op, "sgd", name.rule)
+                    found[label] = (
+                        tuple(base for base in called(plain) if base == op)
+                        if lop == "sgd"
+                        else called(descent) or called(OptimizerName(op, "sgd"))
+                    )
+    return {label: bases for label, bases in found.items() if bases}
+
+
+def method_pairs(
+    trials: pd.DataFrame, against: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[MethodPair]:
     """Yield every method that has a baseline in the same setup, with it, in the study's order.
 
     Where both optimizers have β, and any values of it in common, only equal ones are paired; if they have
@@ -89,10 +121,11 @@ def method_pairs(trials: pd.DataFrame, against: Mapping[str, str] = BASELINES) -
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
-        against: Optimizer → baseline.
+        against: The baselines of each optimizer. Default: :func:`baselines`.
     """
+    against = baselines(trials) if against is None else against
     for setup, group in cells(trials, SETUP):
-        for optimizer, baseline in against.items():
+        for optimizer, baseline in ((o, base) for o, bases in against.items() for base in bases):
             new, base = group[group["optimizer"] == optimizer], group[group["optimizer"] == baseline]
             alike = set(new["beta"].dropna()) & set(base["beta"].dropna())
             bases = [(Method(**settings), rows) for settings, rows in cells(base, METHOD)]

@@ -15,14 +15,13 @@ import pandas as pd
 
 from study.analysis.formatting import format_iterations, workload_label
 from study.analysis.metrics import SUMMARIES, outcome, summarise
-from study.analysis.pairing import BASELINES, CELL, METHOD, SETUP, cells, ended
+from study.analysis.pairing import CELL, METHOD, SETUP, cells, ended
 from study.analysis.stats import median_interval
 from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.storage.records import TrialRecord
 
 __all__ = [
-    "BASELINES",
     "CELL",
     "METHOD",
     "SETUP",
@@ -50,11 +49,7 @@ def trial_table(
     Args:
         records: Of the study's trials, in any order.
         study: What was to be run.
-
-    Args:
-        records: of the study's trials, in any order.
-        study: what was to be run.
-        state: what the study's search has found; a grid needs none.
+        state: What the study's search has found; a grid needs none.
 
     Raises:
         ValueError: Two records belong to one trial.
@@ -71,7 +66,16 @@ def trial_table(
     ]
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
-        *("weight_decay", "granularity", "workload_args", "optimizer_args", "threshold", "budget", "outcome"),
+        *(
+            "weight_decay",
+            "rule",
+            "granularity",
+            "workload_args",
+            "optimizer_args",
+            "threshold",
+            "budget",
+            "outcome",
+        ),
         "default_alpha0",
         *SUMMARIES,
     )
@@ -146,6 +150,7 @@ def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
         "key": trial.key,
         "op": trial.op,
         "lop": trial.lop,
+        "rule": trial.rule,
         "workload_args": _options(trial, "workload_args"),
         "optimizer_args": _options(trial, "optimizer_args"),
         "threshold": threshold,

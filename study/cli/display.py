@@ -129,7 +129,7 @@ def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> 
         table.add_column(name, justify="right", no_wrap=True)
     for standing in arms:
         template, best = standing.arm.template, standing.best
-        cells = [template.workload] * several_workloads + [template.optimizer]
+        cells = [template.workload] * several_workloads + [template.label]
         cells += ["–"] * 3 if best is None else [_number(best.point.alpha0), _number(best.point.beta)]
         if best is not None:
             cells.append("none" if _is_infinite(best.measured) else _number(best.measured, digits=5))

@@ -126,7 +126,7 @@ def export(
                 from study.analysis.claim_table import claim_table
                 from study.analysis.claims import claims
 
-                table = claim_table(claims(table))
+                table = claim_table(claims(table, named=spec.named_baselines()))
             exports.write_table(table, what, form, path)
             rows = len(table)
     except (ValueError, OSError) as error:

@@ -1,14 +1,31 @@
-"""Names of optimizers: ``adam``, ``adam-sgd``, or a class by its dotted path. Standard library only."""
+"""Names of optimizers, ``adam``, ``adam-sgd`` or a class by its path, and rules. Standard library only."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-OPS = ("sgd", "sgdn", "adam")
+OPS = ("sgd", "sgdn", "adam", "adamw")
 """Model optimizers."""
 LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 """Optimizers of the learning rate."""
+ADDITIVE = "additive"
+"""The rule of the papers, and of every trial that names none."""
+RULES = (ADDITIVE, "additive-cosine", "multiplicative", "cosine")
+"""How a lop moves α: ``hypergrad``'s option ``rule``."""
+MOVES_LOG_ALPHA = ("multiplicative", "cosine")
+"""The rules that multiply α, which then stays positive."""
+INERT = 1e-5
+"""β up to which a rule that multiplies α leaves it as it is."""
+
+# hypergrad.default_hypergrad_lr once more, since a study file is read without torch; a test compares the two.
+_COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
+_BETAS: dict[str, dict[str, float]] = {
+    "additive-cosine": {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5},
+    "multiplicative": {"adam": 0.03, "adagrad": 0.1, "lion": 0.01},
+    "cosine": _COSINE,
+    "cosine of SGD": _COSINE | {"sgdn": 0.01},
+}
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -19,7 +36,9 @@ class OptimizerName:
     ::
 
         >>> OptimizerName.parse("adam-sgd")
-        OptimizerName(op='adam', lop='sgd')
+        OptimizerName(op='adam', lop='sgd', rule='additive', variant='')
+        >>> OptimizerName.parse("adam-sgdn cosine").default_beta
+        0.03
         >>> OptimizerName.parse("torch.optim.AdamW").learned
         False
     """
@@ -28,24 +47,41 @@ class OptimizerName:
     """The model optimizer; for an optimizer that is not ours its whole name."""
     lop: str | None = None
     """The optimizer of the learning rate; ``None`` if α stays α₀ or follows a schedule."""
+    rule: str = ADDITIVE
+    """How the lop moves α."""
+    variant: str = ""
+    """What else a label says: ``slow`` of ``adam-sgd cosine slow``."""
 
     @classmethod
     def parse(cls, text: str) -> OptimizerName:
         """Split a name or label into its parts; any text is a name, so nothing is refused here."""
-        op, _, lop = text.partition("-")
-        return cls(op, lop or None) if op in OPS else cls(text)
+        name, _, rest = text.partition(" ")
+        op, _, lop = name.partition("-")
+        if op not in OPS or (rest and not lop):  # "adam cosine" is a schedule
+            return cls(text)
+        rule, _, variant = rest.partition(" ")
+        if rule not in RULES:
+            rule, variant = ADDITIVE, rest
+        return cls(op, lop or None, rule, variant)
 
     @property
     def learned(self) -> bool:
         """Whether the optimizer learns α, and so needs a β."""
         return self.lop is not None
 
+    @property
+    def default_beta(self) -> float | None:
+        """β of the rule for this op and lop; ``None`` where β has a unit, so that the study must say it."""
+        of_sgd = self.rule == "cosine" and self.op in ("sgd", "sgdn")
+        return _BETAS.get("cosine of SGD" if of_sgd else self.rule, {}).get(self.lop or "")
+
     def __str__(self) -> str:
-        return self.op if self.lop is None else f"{self.op}-{self.lop}"
+        name = self.op if self.lop is None else f"{self.op}-{self.lop}"
+        return " ".join(filter(None, (name, self.rule if self.rule != ADDITIVE else "", self.variant)))
 
 
 OPTIMIZERS: tuple[str, ...] = tuple(str(OptimizerName(op, lop)) for op in OPS for lop in (None, *LOPS))
-"""The names of ``hypergrad``'s optimizers: sgd, sgd-sgd, …, adam-lion."""
+"""The names of ``hypergrad``'s optimizers: sgd, sgd-sgd, …, adamw-lion."""
 
 
 def is_dotted(optimizer: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     StrictInt,
+    StrictStr,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -26,7 +28,16 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from study.config import schedules, validators
 from study.config.messages import show, suggest
-from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS, OptimizerName, is_dotted
+from study.config.optimizer_name import (
+    ADDITIVE,
+    INERT,
+    LOPS,
+    MOVES_LOG_ALPHA,
+    OPTIMIZERS,
+    RULES,
+    OptimizerName,
+    is_dotted,
+)
 from study.config.trial import default_label
 from study.config.validators import Arguments, Granularity, Number, Option, Rate, Seeds, Several
 
@@ -102,19 +113,24 @@ class OptimizerSection(Model):
     """An optimizer and the study's values that it overrides: a name, or a mapping with these keys.
 
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
-    β and no granularity; ``args`` are arguments of its constructor, checked against its signature when the
-    study runs. ``schedule`` (see :mod:`.schedules`) multiplies α, also a learned one. ``label`` names an
-    optimizer in tables and figures if it is none of ``hypergrad``'s. ``default_alpha0`` is the α₀, one of
-    those tried, that stands for the optimizer without tuning. Neither is part of a trial's identity.
+    β, no rule and no granularity; ``args`` are arguments of its constructor, checked against its signature
+    when the study runs. ``schedule`` (see :mod:`.schedules`) multiplies α, also a learned one. ``rule``
+    says how a lop moves α; with one other than ``additive`` the study's ``beta``, whose unit is another, does
+    not count, and an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables
+    and figures, ``default_alpha0`` is the α₀, one of those tried, that stands for it without tuning, and
+    ``against`` names optimizers of the study, as they are shown, that the report compares it with besides its
+    baseline. None of the three is part of a trial's identity.
     """
 
     name: Annotated[str, BeforeValidator(validators.optimizer_name)]
+    rule: Annotated[str, BeforeValidator(validators.one_of("a rule", RULES))] | None = None
     granularity: Granularity | None = None
     alpha0: RatesOrRange | None = None
     beta: RatesOrRange | None = None
     schedule: Annotated[dict[str, Any], BeforeValidator(schedules.normalised)] | None = None
     label: Annotated[str, BeforeValidator(validators.label)] | None = None
     default_alpha0: Rate | None = None
+    against: Several[StrictStr] | None = None
     args: dict[str, Option] = {}
 
     @model_validator(mode="before")
@@ -134,10 +150,18 @@ class OptimizerSection(Model):
     def _fitting(self) -> OptimizerSection:
         wrong = []
         if is_dotted(self.name):
-            given = [name for name in ("granularity", "beta") if getattr(self, name)]
+            given = [name for name in ("rule", "granularity", "beta") if getattr(self, name)]
             wrong += [(name, f"{self.name} has none; leave it out") for name in given]
-        if self.label and self.name in OPTIMIZERS and not self.schedule:
+        elif self.rule and not self.learned:
+            wrong.append(("rule", f"{self.name} does not learn its learning rate; leave it out"))
+        if self.label and self.name in OPTIMIZERS and not self.learned and not self.schedule:
             wrong.append(("label", f"{self.name} keeps its name, by which it is compared; leave it out"))
+        if self.rule and (old := [name for name in OF_VERSION_0_1 if name in self.args]):
+            wrong.append(("args", f"{' and '.join(old)} said the rule before rule did; leave it out"))
+        largest = self.beta.high if isinstance(self.beta, Range) else max(self.beta or (math.inf,))
+        if self.rule in MOVES_LOG_ALPHA and 0 < largest <= INERT:
+            right = self.shown_name.default_beta or 0.1
+            wrong.append(("beta", f"{largest:g} leaves α as it is with rule {self.rule}; try {right:g}"))
         refuse(((name,), message) for name, message in wrong)
         return self
 
@@ -152,9 +176,19 @@ class OptimizerSection(Model):
         return OptimizerName.parse(self.name).learned
 
     @property
+    def rule_or_default(self) -> str:
+        """The rule; ``additive`` if the entry names none."""
+        return self.rule or ADDITIVE
+
+    @property
+    def shown_name(self) -> OptimizerName:
+        """Op, lop and rule."""
+        return replace(OptimizerName.parse(self.name), rule=self.rule_or_default)
+
+    @property
     def shown_as(self) -> str:
         """Its name in tables and figures."""
-        return self.label or default_label(self.name, self.schedule)
+        return self.label or default_label(self.name, self.schedule, self.rule_or_default)
 
 
 class Untuned(Model):
@@ -206,16 +240,18 @@ def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
 # Options of hypergrad.create that a study file has no key for, and the ops or lops that they belong to.
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("op", ("sgdn",)),
-    "betas": ("op", ("adam",)),
-    "eps": ("op", ("adam",)),
-    "decoupled_weight_decay": ("op", OPS),
+    "betas": ("op", ("adam", "adamw")),
+    "eps": ("op", ("adam", "adamw")),
+    "decoupled_weight_decay": ("op", ("sgd", "sgdn", "adam")),
     "lop_momentum": ("lop", ("sgdn",)),
     "lop_betas": ("lop", ("adam", "lion")),
     "lop_eps": ("lop", ("adam", "adagrad")),
-    "multiplicative": ("lop", LOPS),
-    "normalize": ("lop", LOPS),
     "lr_bounds": ("lop", LOPS),
 }
+
+OF_VERSION_0_1 = ("multiplicative", "normalize")
+"""What version 0.1 had for the rule. Files and keys of its studies have them, so they stay options."""
+OPTIONS |= dict.fromkeys(OF_VERSION_0_1, ("lop", LOPS))
 
 
 ELSEWHERE = {
@@ -224,6 +260,7 @@ ELSEWHERE = {
     "weight_decay": "the study's weight_decay",
     "granularity": "the optimizer's granularity",
     "lop": "the optimizer's name",
+    "rule": "the optimizer's rule",
     "nesterov": "the optimizer's name",
 }
 

@@ -97,6 +97,13 @@ class Study(StudyFile):
             for beta in self.betas(optimizer)
         ]
 
+    def named_baselines(self) -> dict[str, tuple[str, ...]]:
+        """Return what each optimizer is compared with besides its baseline, all as they are shown."""
+        found: dict[str, tuple[str, ...]] = {}
+        for optimizer in self.optimizers:
+            found[optimizer.shown_as] = found.get(optimizer.shown_as, ()) + (optimizer.against or ())
+        return {name: tuple(dict.fromkeys(bases)) for name, bases in found.items() if bases}
+
     def threshold(self, trial: Trial) -> float | None:
         """Return the training loss that the trial is timed to; ``None`` if the study sets none for it."""
         return self.threshold_of(trial.workload, trial.optimizer)
@@ -131,5 +138,6 @@ class Study(StudyFile):
             optimizer_args=optimizer.args,
             schedule=optimizer.schedule,
             drop_last=self.drop_last,
+            rule=optimizer.rule_or_default,
             label=optimizer.shown_as,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from study.config.optimizer_name import OPTIMIZERS
+from study.config.messages import show, suggest
+from study.config.optimizer_name import MOVES_LOG_ALPHA, OPS, OPTIMIZERS, RULES, OptimizerName
 from study.config.sections import OptimizerSection, Range, Search, refuse
 from study.config.study_file import StudyFile, canonical
 
@@ -32,7 +34,15 @@ def check(study: StudyFile) -> None:
     if count > MAX_TRIALS:
         kind = "grid" if study.search is None else "search"
         raise ValueError(f"the {kind} has {count:,} trials; at most {MAX_TRIALS:,} make a study")
-    refuse([*_repeated_trials(study), *_ambiguous_names(study), *_endless_warmups(study)])
+    refuse(
+        [
+            *_repeated_trials(study),
+            *_ambiguous_names(study),
+            *_endless_warmups(study),
+            *_alpha0_of_zero(study),
+            *_unknown_baselines(study),
+        ]
+    )
     refuse([*_untried_defaults(study), *_unknown_claims(study)])
 
 
@@ -82,7 +92,12 @@ def _repeated_trials(study: StudyFile) -> Problems:
     first: dict[object, int] = {}
     for i, optimizer in enumerate(study.optimizers):
         granularity = study.granularity_of(optimizer) if optimizer.learned else None
-        settings = (optimizer.name, granularity, canonical([optimizer.args, optimizer.schedule]))
+        settings = (
+            optimizer.name,
+            optimizer.rule_or_default,
+            granularity,
+            canonical([optimizer.args, optimizer.schedule]),
+        )
         earliest = min(
             first.setdefault((*settings, alpha0, beta), i)
             for alpha0 in study.alpha0s(optimizer)
@@ -98,10 +113,34 @@ def _ambiguous_names(study: StudyFile) -> Problems:
     for i, optimizer in enumerate(study.optimizers):
         shown = optimizer.shown_as
         other = first.setdefault(shown, optimizer)
-        taken = (other.name, other.schedule) != (optimizer.name, optimizer.schedule)
-        if taken or (shown in OPTIMIZERS and shown != optimizer.name):
+        taken = (other.shown_name, other.schedule) != (optimizer.shown_name, optimizer.schedule)
+        taken = taken or (optimizer.rule in RULES[1:] and other is not optimizer)
+        ours = replace(OptimizerName.parse(shown), variant="")
+        is_other = shown != str(optimizer.shown_name) and ours.op in OPS and ours != optimizer.shown_name
+        if taken or (is_other and (str(ours) == shown or optimizer.name in OPTIMIZERS)):
             problem = f"would be shown as {shown}, which is another optimizer's name; give it a label"
             yield ("optimizers", i), problem
+
+
+def _alpha0_of_zero(study: StudyFile) -> Problems:
+    """Find rules that multiply an α of 0."""
+    for i, optimizer in enumerate(study.optimizers):
+        if optimizer.rule in MOVES_LOG_ALPHA and 0.0 in study.alpha0s(optimizer):
+            problem = f"rule {optimizer.rule} multiplies α, which 0 stays; write an alpha0 above 0"
+            yield ("optimizers", i, "alpha0" if optimizer.alpha0 else "rule"), problem
+
+
+def _unknown_baselines(study: StudyFile) -> Problems:
+    """Find optimizers that are compared with none of the study's, or with themselves."""
+    shown = {optimizer.shown_as: None for optimizer in study.optimizers}
+    for i, optimizer in enumerate(study.optimizers):
+        others = [name for name in shown if name != optimizer.shown_as]
+        for j, name in enumerate(optimizer.against or ()):
+            if name not in others:
+                yield (
+                    ("optimizers", i, "against", j),
+                    f"{show(name)} is no other optimizer here; {suggest(name, others)}",
+                )
 
 
 def _endless_warmups(study: StudyFile) -> Problems:

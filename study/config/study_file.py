@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from study.config import messages, sections, validators, yaml_reader
-from study.config.optimizer_name import is_dotted
+from study.config.optimizer_name import ADDITIVE, is_dotted
 from study.config.sections import OptimizerSection, Range, RatesOrRange, WorkloadSection, refuse
 from study.config.validators import DEFAULT, Number, PerOptimizer, Several
 
@@ -78,12 +78,21 @@ class StudyFile(sections.Model):
     @field_validator("beta", mode="after")
     @classmethod
     def _beta_for_all(cls, beta: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        learned = [o for o in info.data.get("optimizers", ()) if o.learned]
-        without = {o.name: None for o in learned if not (o.beta or validators.choose(beta, o.name))}
+        learned = [o for o in info.data.get("optimizers", ()) if o.learned and not o.beta]
+        of_study = [o for o in learned if o.rule_or_default == ADDITIVE]
+        without = {o.name: None for o in of_study if not validators.choose(beta, o.name)}
         if without:
             names = ", ".join(without)
             raise ValueError(
                 f"missing for {names}, to learn the learning rate; write beta: 1e-3, or one per op"
+            )
+        unknown = [o for o in learned if o not in of_study and o.shown_name.default_beta is None]
+        if unknown:
+            names = ", ".join(dict.fromkeys(str(o.shown_name) for o in unknown))
+            raise ValueError(f"missing for {names}, where it is per unit of the loss; write it in the entry")
+        if beta and learned and not of_study:
+            raise ValueError(
+                "counts for no optimizer here: it is for rule additive; write it in the optimizers' entries"
             )
         return beta
 
@@ -129,6 +138,8 @@ class StudyFile(sections.Model):
         """Return the β of one of the optimizers: one ``None`` if it does not learn α."""
         if not optimizer.learned:
             return (None,)
+        if not optimizer.beta and optimizer.rule_or_default != ADDITIVE:
+            return (optimizer.shown_name.default_beta,)
         return _several(optimizer.beta or validators.choose(self.beta, optimizer.name) or ())
 
     def granularity_of(self, optimizer: OptimizerSection) -> str:

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from study.config import schedules
-from study.config.optimizer_name import OPTIMIZERS, OptimizerName, is_dotted
+from study.config.optimizer_name import ADDITIVE, OPTIMIZERS, RULES, OptimizerName, is_dotted
 
 GRANULARITIES = ("group", "tensor", "released")
 
@@ -31,11 +31,11 @@ class Trial:
         ('adam-adam α₀=0.001 β=1e-05 seed=0', '690c1e9716c21b83')
 
     Settings are normalised: an integer α₀ becomes a float, and a plain optimizer, which has no use for them,
-    gets ``beta`` ``None`` and ``granularity`` ``"group"``.
+    gets ``beta`` ``None``, ``granularity`` ``"group"`` and ``rule`` ``"additive"``.
 
     Raises:
-        ValueError: The optimizer or granularity is unknown, a learned optimizer has no β, a number is out of
-            range, or not exactly one of ``epochs`` and ``iterations`` is given.
+        ValueError: The optimizer, rule or granularity is unknown, a learned optimizer has no β, a number is
+            out of range, or not exactly one of ``epochs`` and ``iterations`` is given.
     """
 
     workload: str
@@ -59,9 +59,11 @@ class Trial:
     """Multiplies α over the iterations, a fixed or a learned one; see :mod:`study.config.schedules`."""
     drop_last: bool = False
     """Leave out the last batch of an epoch if it is smaller than the others."""
+    rule: str = ADDITIVE
+    """How the lop moves α, a name of ``optimizer_name.RULES``."""
     label: str = field(default="", compare=False)
     """The optimizer's name in tables and figures, not part of the trial's identity. Default: its name, of a
-    dotted path the last part, and its schedule."""
+    dotted path the last part, its rule unless that is additive, and its schedule."""
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS and not is_dotted(self.optimizer):
@@ -74,9 +76,12 @@ class Trial:
             )
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("exactly one of epochs and iterations must be given")
+        if self.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}; got {self.rule!r}")
         if self.lop is None:
             self._set("beta", None)
             self._set("granularity", "group")
+            self._set("rule", ADDITIVE)
         elif self.beta is None:
             raise ValueError(f"{self.optimizer} learns its learning rate and needs a beta")
         for name in ("alpha0", "beta", "weight_decay"):
@@ -91,7 +96,7 @@ class Trial:
         if self.schedule is not None:
             self._set("schedule", schedules.normalised(self.schedule))
         if not self.label:
-            self._set("label", default_label(self.optimizer, self.schedule))
+            self._set("label", default_label(self.optimizer, self.schedule, self.rule))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -152,6 +157,8 @@ class Trial:
             settings["schedule"] = dict(self.schedule)
         if not self.drop_last:
             del settings["drop_last"]
+        if self.rule == ADDITIVE:
+            del settings["rule"]
         return settings
 
     @classmethod
@@ -170,10 +177,18 @@ _OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
 """Settings in which the trials of one pack may differ."""
 
 
-def default_label(optimizer: str, schedule: Mapping[str, Any] | None) -> str:
-    """Return ``adam``, ``adam-sgd``, ``AdamW``, ``AdamW cosine``."""
+def default_label(optimizer: str, schedule: Mapping[str, Any] | None, rule: str = ADDITIVE) -> str:
+    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine``, which is its rule, ``AdamW``, ``AdamW cosine``.
+
+    A learned one with a schedule is ``adam-sgd cosine along step every=10``.
+    """
     name = optimizer.rpartition(".")[2]
-    return name if schedule is None else f"{name} {schedules.text(schedule)}"
+    if rule != ADDITIVE:
+        name = f"{name} {rule}"
+    if schedule is None:
+        return name
+    along = " along" if OptimizerName.parse(optimizer).learned else ""
+    return f"{name}{along} {schedules.text(schedule)}"
 
 
 def _normalised(value: Any, whole: bool) -> Any:

@@ -11,6 +11,7 @@ import pandas as pd
 from study.analysis import sensitivity, tables, untuned
 from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
+from study.analysis.pairing import baselines
 from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND, SearchState
@@ -61,7 +62,7 @@ def write_report(
     own = [known[key] for key in trials["key"] if key in known]
     if not any(record.epochs for record in own):
         raise ValueError(f"study {study.name}: no trial has finished an epoch yet; nothing to report")
-    found = claims(trials)
+    found = claims(trials, named=study.named_baselines())
     untuned_found = untuned_claims(trials, study.untuned)
     several = trials["alpha0"].nunique() > 1
     losses = untuned.losses(trials if several else trials.iloc[:0])
@@ -108,7 +109,7 @@ def _no_claims(trials: pd.DataFrame, *, claimed: bool) -> str:
     """Return why there are no claims, for a study that has none."""
     if claimed:
         return "The study's own claims are below, under “Without tuning”."
-    if not set(trials["optimizer"]) & set(tables.BASELINES):
+    if not baselines(trials):
         return "No optimizer here has a baseline that the claims are about (adam-adam against adam-sgd, say)."
     return "No two trials of an optimizer and its baseline on the same seed have ended."
 

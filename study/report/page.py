@@ -88,6 +88,7 @@ class Tables(NamedTuple):
 FAMILIES = {
     Family.NEW_RULES: "New rules against hypergradient descent",
     Family.HYPERGRADIENT: "Hypergradient descent against a fixed α",
+    Family.NAMED: "Against what the study file names",
 }
 """Headings of the families of comparisons, in the order of the page."""
 

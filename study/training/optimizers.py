@@ -17,6 +17,7 @@ import contextlib
 import inspect
 import io
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import metadata
@@ -49,10 +50,24 @@ def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Opt
     if is_dotted(trial.optimizer):
         return _of_class(trial, params, options)
     if trial.lop is not None:
-        options |= {"hypergrad_lr": trial.beta, "granularity": trial.granularity}
-    return hypergrad.create(
-        trial.optimizer, params, lr=trial.alpha0, weight_decay=trial.weight_decay, **options
-    )
+        options |= {
+            "rule": _rule_of_version_0_1(options) or trial.rule,
+            "hypergrad_lr": trial.beta,
+            "granularity": trial.granularity,
+        }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "hypergrad_lr=")  # a study tries values of β on purpose
+        return hypergrad.create(
+            trial.optimizer, params, lr=trial.alpha0, weight_decay=trial.weight_decay, **options
+        )
+
+
+def _rule_of_version_0_1(options: dict[str, Any]) -> str | None:
+    """Take from ``options`` what version 0.1 had for the rule, and return the rule, if there is any."""
+    multiplicative, cosine = options.pop("multiplicative", False), options.pop("normalize", False)
+    if multiplicative:
+        return "cosine" if cosine else "multiplicative"
+    return "additive-cosine" if cosine else None
 
 
 def check(trial: Trial) -> None:

@@ -41,7 +41,7 @@ def preflight(
 
     Example::
 
-        for trial in {(t.workload, t.optimizer): t for t in trials}.values():
+        for trial in {(t.workload, t.label): t for t in trials}.values():
             if failure := preflight(trial, None, on_message=print):
                 print(f"{failure.cause} ({failure.place})")
 

@@ -25,8 +25,8 @@ from hypergrad import directions, functional, rates
 LOPS = {name: rule() for name, rule in rates.RATE_RULES.items()}
 TRANSFORMS: dict[str, dict[str, bool]] = {
     "additive": {},
-    "multiplicative": {"multiplicative": True},
-    "cosine": {"multiplicative": True, "normalize": True},
+    "multiplicative": {"rule": "multiplicative"},
+    "cosine": {"rule": "cosine"},
 }
 ALPHA0 = (1e-3, 1e-1, 1e1)
 BETAS = [10 ** (k / 3) for k in range(-18, 4)]

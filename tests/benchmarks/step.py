@@ -46,7 +46,7 @@ OPS = ("sgd", "sgdn", "adam")
 LOPS = ("sgd", "sgdn", "adam")
 LEARNED_WAYS = {
     "default": {},
-    "cosine": {"multiplicative": True, "normalize": True},
+    "cosine": {"rule": "cosine"},
     "no kernels": {"fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},

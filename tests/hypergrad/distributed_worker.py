@@ -18,16 +18,21 @@ import hypergrad
 STEPS = 6
 CASES = {
     "sgd-sgd": {"lr": 0.05, "hypergrad_lr": 1e-3},
-    "adam-adam tensor": {"lr": 0.01, "hypergrad_lr": 1e-3, "granularity": "tensor", "normalize": True},
+    "adam-adam tensor": {
+        "lr": 0.01,
+        "hypergrad_lr": 1e-3,
+        "granularity": "tensor",
+        "rule": "additive-cosine",
+    },
     "sgdn-sgdn released": {
         "lr": 0.01,
         "hypergrad_lr": 1e-2,
         "granularity": "released",
-        "multiplicative": True,
+        "rule": "multiplicative",
         "weight_decay": 0.1,
         "decoupled_weight_decay": True,
     },
-    "adam-lion": {"lr": 0.01, "hypergrad_lr": 1e-4, "normalize": True, "fused": True},
+    "adam-lion": {"lr": 0.01, "hypergrad_lr": 1e-4, "rule": "additive-cosine", "fused": True},
 }
 
 

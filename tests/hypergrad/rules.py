@@ -17,7 +17,7 @@ class Rule:
         other: the same with other options, if it has any.
         by_hand: α_t for h = 0, −2, 2, 1 with β = 0.1 and α₀ = 1.
         beta: by op, for ``conftest.Problem``: α moves by a tenth or more within 50 steps.
-        multiplicative, normalize, cosine: β there with these options, whatever the op.
+        multiplicative, additive_cosine, cosine: β there with these rules, whatever the op.
         finds: by problem and op of ``test_convergence``, β with which the additive rule makes up for an α₀
             that is wrong by 100 ×.
         cosine_finds: β with which the cosine does on all problems and with all ops, ``exceptions`` apart.
@@ -28,7 +28,7 @@ class Rule:
     by_hand: list[float]
     beta: dict[str, float]
     multiplicative: float
-    normalize: float
+    additive_cosine: float
     cosine: float
     finds: dict[tuple[str, str], float]
     cosine_finds: float
@@ -68,7 +68,7 @@ RULES = {
         by_hand=[1.0, 1.2, 1.0, 0.9],
         beta={"sgd": 1e-3, "sgdn": 5e-5, "adam": 1e-5},
         multiplicative=1.0,
-        normalize=1e-4,
+        additive_cosine=1e-4,
         cosine=0.02,
         finds={
             ("quadratic", "sgd"): 1e-5,
@@ -86,7 +86,7 @@ RULES = {
         by_hand=_algorithm_1(),
         beta={"sgd": 2e-4, "sgdn": 5e-6, "adam": 2e-6},
         multiplicative=0.3,
-        normalize=2e-5,
+        additive_cosine=2e-5,
         cosine=0.005,
         finds={
             ("quadratic", "sgd"): 6e-7,
@@ -104,7 +104,7 @@ RULES = {
         by_hand=_algorithm_2(),
         beta={"sgd": 1e-3, "sgdn": 2e-4, "adam": 2e-4},
         multiplicative=0.02,
-        normalize=2e-4,
+        additive_cosine=2e-4,
         cosine=0.02,
         finds={
             ("quadratic", "sgd"): 3e-3,
@@ -124,7 +124,7 @@ RULES = {
         by_hand=_adagrad(),
         beta={"sgd": 1e-3, "sgdn": 2e-4, "adam": 2e-4},
         multiplicative=0.02,
-        normalize=2e-4,
+        additive_cosine=2e-4,
         cosine=0.02,
         finds={
             ("quadratic", "sgd"): 0.03,
@@ -143,7 +143,7 @@ RULES = {
         by_hand=[1.0, 1.1, 1.0, 0.9],
         beta={"sgd": 5e-4, "sgdn": 1e-4, "adam": 1e-4},
         multiplicative=0.01,
-        normalize=1e-4,
+        additive_cosine=1e-4,
         cosine=0.01,
         finds={
             ("quadratic", "sgd"): 1e-4,

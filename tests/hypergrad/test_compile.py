@@ -12,8 +12,7 @@ import hypergrad
 from hypergrad.reference import Reference
 
 EVERYTHING = {
-    "multiplicative": True,
-    "normalize": True,
+    "rule": "cosine",
     "decoupled_weight_decay": True,
     "weight_decay": 0.1,
     "lr_bounds": (1e-6, 1.0),

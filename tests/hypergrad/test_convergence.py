@@ -12,7 +12,7 @@ additive, SGD and SGDN  too small only           (not tested)            too sma
 additive, Adam          both                     (not tested)            both
 ======================  =======================  ======================  ==================================
 
-"cosine" is ``multiplicative=True, normalize=True``. A fixed step 100 times too large multiplies the error of
+"cosine" is the rule of that name. A fixed step 100 times too large multiplies the error of
 SGD by some hundreds per step, and an additive rule, whose moves are made for the right α, comes too late. On
 Rosenbrock's quartic it leaves the numbers within a few steps, before any rule has seen gradients that matter.
 """
@@ -31,7 +31,7 @@ from .rules import RULES
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
 FACTORS = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
-COSINE = {"multiplicative": True, "normalize": True}
+COSINE = {"rule": "cosine"}
 
 EIGENVALUES = torch.logspace(0, 1.5, 20, dtype=torch.float64)
 RIDGE = 0.01

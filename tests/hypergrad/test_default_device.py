@@ -17,13 +17,12 @@ SHAPES = [(3, 2), (4,), ()]
 OPTIONS = {
     "plain": {},
     "decoupled": {"decoupled_weight_decay": True},
-    "normalize": {"normalize": True},
-    "multiplicative": {"multiplicative": True},
+    "additive-cosine": {"rule": "additive-cosine"},
+    "multiplicative": {"rule": "multiplicative"},
     "bounds": {"lr_bounds": (1e-6, 1.0)},
     "everything": {
         "decoupled_weight_decay": True,
-        "normalize": True,
-        "multiplicative": True,
+        "rule": "cosine",
         "lr_bounds": (1e-6, 1.0),
     },
 }
@@ -93,10 +92,9 @@ def test_an_optimizer_does_not_follow_it(name, options, way):
 @pytest.mark.parametrize("name", ["sgd", "sgdn-sgdn", "adam-adam"])
 def test_a_stack_does_not_follow_it(name, options):
     def stack():
-        members = [values(seed) for seed in range(3)]
+        members = [[value.requires_grad_() for value in values(seed)] for seed in range(3)]
         optimizers = [
-            hypergrad.create(name, [value.requires_grad_() for value in own], weight_decay=0.1, **options)
-            for own in members
+            hypergrad.create(name, own, hypergrad_lr=1e-3, weight_decay=0.1, **options) for own in members
         ]
         params = [torch.stack([value.detach() for value in own]) for own in zip(*members, strict=True)]
         stacked = Stacked(optimizers, params)
@@ -119,7 +117,7 @@ def test_nor_do_functional_and_the_reference():
         params = [torch.stack([value, value + 1]) for value in values(0)]
         state = functional.init(params, rates.Adam(), lr=0.01, members=2)
         theta = values(0)
-        oracle = Reference("adam-adam", theta, 0.01, 1e-3, normalize=True, multiplicative=True)
+        oracle = Reference("adam-adam", theta, 0.01, 1e-3, rule="cosine")
         for step in range(3):
             grads = values(step + 1)
             oracle.step(grads)

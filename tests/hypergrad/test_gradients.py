@@ -11,8 +11,7 @@ import hypergrad
 
 GRANULARITIES = ("group", "tensor", "released")
 EVERYTHING = {
-    "multiplicative": True,
-    "normalize": True,
+    "rule": "cosine",
     "decoupled_weight_decay": True,
     "lr_bounds": (1e-6, 1.0),
 }
@@ -20,7 +19,7 @@ EVERYTHING = {
 
 def make(problem, name, params, **options):
     alpha0, beta = problem.rates(name)
-    beta = 0.01 if "multiplicative" in options else beta
+    beta = 0.01 if "rule" in options else beta
     return hypergrad.create(name, params, lr=alpha0, hypergrad_lr=beta, weight_decay=0.1, **options)
 
 
@@ -151,9 +150,10 @@ def test_clipping_scales_h_by_both_gradients_factors(problem):
     """h = −⟨c_t g_t, c_{t−1} g_{t−1}⟩ for op SGD: at most the square of the largest norm."""
     largest = 0.3
     params = problem.initial()
-    optimizer = hypergrad.SGD(params, lr=0.0, hypergrad_lr=0.0)
-    cosine = hypergrad.SGD([p.detach().clone().requires_grad_() for p in params], lr=0.0, hypergrad_lr=0.0)
-    cosine.param_groups[0]["normalize"] = True
+    still = {"lr": 0.0, "hypergrad_lr": 0.0}
+    optimizer = hypergrad.SGD(params, **still, rule="additive")
+    twins = [p.detach().clone().requires_grad_() for p in params]
+    cosine = hypergrad.SGD(twins, **still, rule="additive-cosine")
     seen = []
     for step in range(4):
         for param, grad in zip(params, problem.gradients(params, step), strict=True):
@@ -294,7 +294,7 @@ def test_empty_tensors_and_hooks(problem):
     params = [*problem.initial(), torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)]
     calls = []
     for fused in (None, True):
-        optimizer = hypergrad.Adam(params, lr=0.01, fused=fused)
+        optimizer = hypergrad.Adam(params, lr=0.01, lop="sgd", rule="additive", fused=fused)
         before = optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
         optimizer.register_step_post_hook(lambda *_: calls.append("after"))
         optimizer.register_state_dict_post_hook(lambda _, state: calls.append("saved"))

@@ -19,16 +19,18 @@ def param():
 
 
 def test_names(param):
-    ops = ("sgd", "sgdn", "adam")
+    ops = ("sgd", "sgdn", "adam", "adamw")
     assert sorted(hypergrad.NAMES) == sorted([*ops, *(f"{op}-{lop}" for op in ops for lop in RULES)])
     for name in hypergrad.NAMES:
         op, _, lop = name.partition("-")
         optimizer = hypergrad.create(name, [param])
-        assert type(optimizer) is (hypergrad.Adam if op == "adam" else hypergrad.SGD)
+        assert type(optimizer) is {"adam": hypergrad.Adam, "adamw": hypergrad.AdamW}.get(op, hypergrad.SGD)
         group = optimizer.param_groups[0]
         assert group["lop"] == (lop or None)
         assert isinstance(group["lr"], torch.Tensor) == bool(lop)
-        if op != "adam":
+        assert group["rule"] == "additive"
+        assert group["decoupled_weight_decay"] == (op == "adamw")
+        if not op.startswith("adam"):
             assert (group["momentum"], group["nesterov"]) == ((0.9, True) if op == "sgdn" else (0, False))
     assert hypergrad.create("sgdn-sgd", [param], momentum=0.5).param_groups[0]["momentum"] == 0.5
 
@@ -113,7 +115,7 @@ def test_groups_differ_in_every_option(problem):
     """Two groups in one optimizer move as in two optimizers."""
     options = [
         {"lr": 0.01, "hypergrad_lr": 1e-4, "lop": "adam", "granularity": "tensor", "betas": (0.8, 0.9)},
-        {"lr": 0.03, "hypergrad_lr": 1e-5, "lop": "sgdn", "lop_momentum": 0.5, "weight_decay": 0.1},
+        {"lr": 0.03, "hypergrad_lr": 1e-5, "lop": "sgdn", "rule": "additive", "weight_decay": 0.1},
         {"lr": 0.02, "lop": None, "eps": 1e-3},
     ]
     parts = [slice(0, 2), slice(2, 3), slice(3, 4)]
@@ -172,7 +174,7 @@ def test_a_group_without_parameters_is_left_alone(param):
 
 
 def test_closure(param):
-    optimizer = hypergrad.SGD([param], lr=0.1, hypergrad_lr=0.01)
+    optimizer = hypergrad.SGD([param], lr=0.1, hypergrad_lr=0.01, lop="sgd", rule="additive")
 
     def closure():
         optimizer.zero_grad()

@@ -179,7 +179,7 @@ def test_h_under_a_schedule(kind, granularity, options):
 def test_by_hand():
     """θ of two entries with gradients 1 and 2; the second rests in step 1, and in step 2 was at rest."""
     a, b = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    optimizer = hypergrad.SGD([a, b], lr=0.1, hypergrad_lr=0.0)
+    optimizer = hypergrad.SGD([a, b], lr=0.1, hypergrad_lr=0.0, rule="additive")
     seen = []
     for second in (2.0, None, 2.0, 2.0):
         a.grad = torch.ones(1, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_by_hand():
 
 def test_after_two_hundred_frozen_steps():
     model, _ = make("unfreezing")
-    optimizer = hypergrad.Adam(model.parameters(), lr=1e-3, hypergrad_lr=0.0)
+    optimizer = hypergrad.Adam(model.parameters(), lr=1e-3, hypergrad_lr=0.0, rule="additive")
     batches = [(torch.randn(8, 4).double(), torch.randn(8, 2).double()) for _ in range(205)]
     model.prepare = lambda step: model.body.requires_grad_(not 3 <= step < 203)
     train(model, batches, optimizer, "group")
@@ -203,7 +203,9 @@ def test_a_group_that_rests_as_a_whole_keeps_its_last_step(granularity, way):
     """Its α was last used then: h is the derivative by that α, at what the parameters are now."""
     model, batches = make("experts")
     groups = [{"params": part.parameters()} for part in (model.shared, *model.experts)]
-    optimizer = hypergrad.SGD(groups, lr=0.05, hypergrad_lr=0.0, granularity=granularity, momentum=0.9, **way)
+    optimizer = hypergrad.SGD(
+        groups, lr=0.05, hypergrad_lr=0.0, rule="additive", granularity=granularity, momentum=0.9, **way
+    )
     last = {}
     for step, batch in enumerate(batches):
         model.prepare(step)

@@ -20,9 +20,9 @@ OPS = ("sgd", "sgdn", "adam")
 GROUPS = ((0, 3), (1,), (2,))
 MISSING = {0: {1}, 1: {1}, 7: {0, 2}, 8: {2}, 9: {0, 1, 2, 3}, 20: {3}}
 
-MULTIPLICATIVE = {"multiplicative": True}
-NORMALIZE = {"normalize": True}
-COSINE = {"multiplicative": True, "normalize": True}
+MULTIPLICATIVE = {"rule": "multiplicative"}
+ADDITIVE_COSINE = {"rule": "additive-cosine"}
+COSINE = {"rule": "cosine"}
 DECOUPLED = {"decoupled_weight_decay": True}
 
 
@@ -51,7 +51,7 @@ def check(problem, op, lop, granularity, kind, options, missing=MISSING, groups=
 
 KINDS = [
     ("multiplicative", MULTIPLICATIVE),
-    ("normalize", NORMALIZE),
+    ("additive_cosine", ADDITIVE_COSINE),
     ("cosine", COSINE),
     (None, DECOUPLED),
     ("cosine", COSINE | DECOUPLED),
@@ -76,7 +76,7 @@ def test_options_with_every_lop_equal_the_reference(problem, lop, kind, options)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("lop", ["sgd", "adam"])
 def test_bounds_equal_the_reference(problem, lop, granularity, options):
-    kind = {0: None, 1: "multiplicative", 2: "cosine"}[len(options)]
+    kind = options.get("rule")
     alpha0, _ = problem.rates(f"sgd-{lop}")
     low, high = 0.97 * alpha0, 1.04 * alpha0
     options = options | {"lr_bounds": (low, high)}
@@ -134,7 +134,7 @@ def test_the_hypergradient_of_decoupled_weight_decay_is_the_derivative(problem, 
         hypergrad_lr=0.01,
         weight_decay=0.3,
         decoupled_weight_decay=True,
-        multiplicative=variable == "log α",
+        rule="multiplicative" if variable == "log α" else "additive",
     )
     for step in range(6):
         origin = [p.detach().clone() for p in params]
@@ -159,9 +159,7 @@ def test_normalised_hypergradients_are_cosines_and_carry_over(problem):
     paths = []
     for scale in (1.0, 1e3):
         params = problem.initial()
-        optimizer = hypergrad.SGD(
-            params, lr=0.02 / scale, hypergrad_lr=0.05, lop="sgdn", multiplicative=True, normalize=True
-        )
+        optimizer = hypergrad.SGD(params, lr=0.02 / scale, hypergrad_lr=0.05, lop="sgdn", rule="cosine")
         path = []
         for step in range(20):
             for param, grad in zip(params, problem.gradients(params, step), strict=True):
@@ -176,7 +174,7 @@ def test_normalised_hypergradients_are_cosines_and_carry_over(problem):
 
 def test_a_gradient_of_zero_has_no_direction(problem):
     params = problem.initial()
-    optimizer = hypergrad.SGD(params, lr=0.02, hypergrad_lr=0.05, normalize=True)
+    optimizer = hypergrad.SGD(params, lr=0.02, hypergrad_lr=0.05, lop="sgd", rule="additive-cosine")
     for scale in (1.0, 0.0, 1.0):
         for param, grad in zip(params, problem.gradients(params, 0), strict=True):
             param.grad = grad * scale
@@ -234,7 +232,7 @@ def test_rules_by_hand(lop, options, alphas):
         optimizer.step()
         oracle.step([theta.grad])
         position -= alpha * gradient
-        if "normalize" not in options:
+        if not options.get("rule", "").endswith("cosine"):
             assert optimizer.hypergradients[0].item() == oracle.h[0].item() == h
         assert optimizer.learning_rates[0].item() == pytest.approx(alpha, rel=1e-12)
         assert oracle.alpha[0].item() == pytest.approx(alpha, rel=1e-12)
@@ -245,12 +243,12 @@ def test_rules_by_hand(lop, options, alphas):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.0, "multiplicative": True}, "multiplicative=True needs an lr above 0, got 0.0"),
+        ({"lr": 0.0, "rule": "multiplicative"}, "rule='multiplicative' needs an lr above 0, got 0.0"),
         ({"lr_bounds": (1e-2, 1.0)}, r"lr must lie within lr_bounds, got 0.001 and \(0.01, 1.0\)"),
         ({"lr_bounds": (1.0, 0.1)}, "lr_bounds must be two numbers, the smaller first"),
         ({"lr_bounds": 0.1}, "lr_bounds must be None or two numbers, got 0.1"),
         ({"lr_bounds": (0.0, math.nan)}, "lr_bounds must be two numbers, the smaller first"),
-        ({"normalize": 1}, "normalize must be True or False, got 1"),
+        ({"rule": "cos"}, "rule must be one of 'additive', 'additive-cosine', .*, got 'cos'"),
         ({"differentiable": True}, "differentiable=True is not supported"),
     ],
 )
@@ -259,5 +257,5 @@ def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         hypergrad.SGD([param], **options)
     # A fixed rate has no use for them: what they say about lr is not asked of it.
-    if "lr_bounds" in options or "multiplicative" in options:
+    if "lr_bounds" in options or "lr" in options:
         hypergrad.SGD([param], lop=None, **options)

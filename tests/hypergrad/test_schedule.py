@@ -22,7 +22,13 @@ def warm_up_and_cosine(step):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"decoupled_weight_decay": True}, {"normalize": True}, {"multiplicative": True}, {"fused": True}],
+    [
+        {},
+        {"decoupled_weight_decay": True},
+        {"rule": "additive-cosine"},
+        {"rule": "multiplicative"},
+        {"fused": True},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("granularity", ["group", "tensor", "released"])
@@ -30,10 +36,7 @@ def warm_up_and_cosine(step):
 def test_warm_up_and_cosine_equal_the_reference(problem, op, granularity, options):
     """θ_t = θ_{t−1} − α_t s_t u_t and h_t = −⟨g_t, s_{t−1}u_{t−1}⟩, where a tensor last moved at s_{t−1}."""
     alpha0, beta = problem.rates(f"{op}-sgd")
-    if "normalize" in options:
-        beta = 1e-4
-    if "multiplicative" in options:
-        beta = 0.1
+    beta = {"additive-cosine": 1e-4, "multiplicative": 0.1}.get(options.get("rule"), beta)
     names = {"decoupled_weight_decay": "decoupled"}
     problem.check_against_reference(
         f"{op}-sgd",
@@ -93,7 +96,7 @@ def test_every_scheduler_of_torch_multiplies(problem, make):
 
 def test_a_plateau_divides(problem):
     params = problem.initial()
-    optimizer = hypergrad.Adam(params, lr=0.01, hypergrad_lr=1e-5)
+    optimizer = hypergrad.Adam(params, lr=0.01)
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer.schedule, factor=0.25, patience=0)
     problem.train(optimizer, params, range(2))
     plateau.step(1.0)
@@ -105,7 +108,7 @@ def test_a_plateau_divides(problem):
 @pytest.mark.parametrize("lop", [None, "sgd", "adam"])
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_a_schedule_continues_bit_for_bit(problem, lop, decoupled):
-    options = {"lr": 0.01, "hypergrad_lr": 1e-5, "lop": lop, "weight_decay": 0.1}
+    options = {"lr": 0.01, "lop": lop, "weight_decay": 0.1}
     options["decoupled_weight_decay"] = decoupled
     params = problem.initial()
     optimizer = hypergrad.Adam(params, **options)

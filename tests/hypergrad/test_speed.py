@@ -123,8 +123,8 @@ CHANGES = {
     "maximize": set_option("maximize", True),
     "β": set_option("hypergrad_lr", 1e-3),
     "bounds": set_option("lr_bounds", (0.0, 0.0101)),
-    "normalize": set_option("normalize", True),
-    "multiplicative": set_option("multiplicative", True),
+    "additive-cosine": set_option("rule", "additive-cosine"),
+    "multiplicative": set_option("rule", "multiplicative"),
     "decoupled": lambda params, optimizer: optimizer.param_groups[0].update(
         weight_decay=0.1, decoupled_weight_decay=True
     ),
@@ -198,14 +198,11 @@ def test_a_missing_gradient_is_noticed(way):
 
 
 @pytest.mark.parametrize("bounds", [None, (0.09, 0.11)])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("multiplicative", [False, True])
+@pytest.mark.parametrize("rule", ["additive", "additive-cosine", "multiplicative", "cosine"])
 @pytest.mark.parametrize("lop", RULES)
-def test_numbers_learn_what_tensors_do(lop, multiplicative, normalize, bounds):
-    rate = RULES[lop].other
-    options = functional.StepOptions(
-        hypergrad_lr=0.01, multiplicative=multiplicative, normalize=normalize, lr_bounds=bounds
-    )
+def test_numbers_learn_what_tensors_do(lop, rule, bounds):
+    rate, normalize = RULES[lop].other, rule.endswith("cosine")
+    options = functional.StepOptions(hypergrad_lr=0.01, rule=rule, lr_bounds=bounds)
     alphas = [torch.tensor(0.1, dtype=torch.float64) for _ in range(2)]
     states = [rate.init(alpha.new_zeros(())) for alpha in alphas]
     for value in [0.0, 0.3, -0.2, 1.0, 0.1]:
@@ -218,12 +215,12 @@ def test_numbers_learn_what_tensors_do(lop, multiplicative, normalize, bounds):
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, math.inf, math.nan])
-@pytest.mark.parametrize("multiplicative", [False, True])
+@pytest.mark.parametrize("rule", ["additive", "multiplicative"])
 @pytest.mark.parametrize("lop", RULES)
-def test_a_diverging_alpha_is_no_error(lop, multiplicative, value):
+def test_a_diverging_alpha_is_no_error(lop, rule, value):
     rate, alpha = RULES[lop].other, torch.tensor(0.1)
     state = rate.init(alpha.new_zeros(()))
-    options = functional.StepOptions(hypergrad_lr=1.0, multiplicative=multiplicative)
+    options = functional.StepOptions(hypergrad_lr=1.0, rule=rule)
     for _ in range(3):
         _fast_path.learn((value,), alpha, rate, state, options)
     if lop == "sgd":

@@ -14,8 +14,8 @@ OPTIONS = [
     {"granularity": "tensor"},
     {"granularity": "released"},
     {"decoupled_weight_decay": True},
-    {"multiplicative": True, "granularity": "tensor"},
-    {"normalize": True},
+    {"rule": "multiplicative", "granularity": "tensor"},
+    {"rule": "additive-cosine"},
     {"lr_bounds": (0.009, 0.0251), "granularity": "released"},
     {"maximize": True},
 ]

@@ -121,7 +121,7 @@ def test_low_precision_parameters_move_by_the_float32_rate(granularity, fused):
 def test_the_dot_product_accumulates_in_float32():
     """A sum of 4096 ones stops at 256 in bfloat16."""
     param = torch.zeros(4096, dtype=torch.bfloat16, requires_grad=True)
-    optimizer = hypergrad.SGD([param], lr=0.0, hypergrad_lr=0.0)
+    optimizer = hypergrad.SGD([param], lr=0.0, hypergrad_lr=0.0, rule="additive")
     for _ in range(2):
         param.grad = torch.ones_like(param)
         optimizer.step()
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_torch_adam_can_be_taken_over(problem):
     params = problem.initial()
     before = torch.optim.Adam(params, lr=0.01)
     problem.train(before, params, range(5))
-    optimizer = hypergrad.Adam(params, lop="adam", hypergrad_lr=1e-4)
+    optimizer = hypergrad.Adam(params, lop="adam", rule="additive", hypergrad_lr=1e-4)
     optimizer.load_state_dict(before.state_dict())
     problem.train(optimizer, params, range(5, 7))
     assert optimizer.hypergradients[0] != 0
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_torch_adam_can_be_taken_over(problem):
 
 def test_assignments_set_the_rate(problem):
     params = problem.initial()
-    optimizer = hypergrad.Adam(params, lr=0.01, hypergrad_lr=1e-5)
+    optimizer = hypergrad.Adam(params, lr=0.01, hypergrad_lr=1e-5, lop="sgd", rule="additive")
     problem.train(optimizer, params, range(3))
     optimizer.param_groups[0]["lr"] = 0.25
     problem.train(optimizer, params, range(3, 4))

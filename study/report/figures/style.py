@@ -17,24 +17,37 @@ from zlib import crc32
 import matplotlib as mpl
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName
+from study.config.optimizer_name import ADDITIVE, OPS, OPTIMIZERS, RULES, OptimizerName
 
 DPI = 150
 FAMILIES = (*OPS, "others")
-COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73"}
+COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73", "adamw": "#7A5195"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
 _STYLES = (_NEW, _HD, _OTHER)
-_IN_PAPER = {"sgd": "sgdn", "sgdn": "sgdn", "adam": "adam"}  # the new lop that the paper pairs each op with
+_IN_PAPER = {
+    "sgd": "sgdn",
+    "sgdn": "sgdn",
+    "adam": "adam",
+    "adamw": "adam",
+}  # the new lop that the paper pairs each op with
+_SHADES = {  # a grey, from black to white, and how much of it
+    "additive": (0.0, 0.0),
+    "cosine": (0.0, 0.5),
+    "multiplicative": (1.0, 0.4),
+    "additive-cosine": (0.55, 0.55),
+}
 _MARKERS = {None: "o", "sgd": "s", "sgdn": "D", "adam": "^"}
 # Okabe and Ito's other colours, for optimizers that are not ours; their yellow is too light for lines.
 _FURTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _FURTHER_LINES = ("solid", (0, (5, 1.8)), (0, (3, 1, 1, 1, 1, 1)))
 _FURTHER_RULES = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 1.5, 3, 1.5)), (0, (2, 1, 6, 1)))
+_VARIANT_LINES = ((0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 2)))
 _FURTHER_MARKERS = ("P", "X", "v", "<", ">", "*", "h", "p")
 _SALT = (
     1608  # gives ten optimizers that are often compared with, torch's and others', different colours or lines
@@ -74,7 +87,8 @@ def look(optimizer: str) -> Look:
     """Return the look of an optimizer, a function of its name alone.
 
     Of ours, plain ones are dotted, lop SGD is dashed, and the paper's new ones are solid; other lops are
-    dash-dotted. Others, such as ``torch.optim.AdamW``, have further colours.
+    dash-dotted. Rules other than the additive one have a darker or lighter shade of the op's colour. Others,
+    such as ``torch.optim.AdamW`` and what has a label of its own, have further colours.
     """
     name = OptimizerName.parse(optimizer)
     op, lop = name.op, name.lop
@@ -85,11 +99,22 @@ def look(optimizer: str) -> Look:
         return Look(color, line, 1.5, _FURTHER_MARKERS[chance % 8])
     if lop is None:
         return Look(COLOURS[op], _PLAIN, 1.1, _MARKERS[None])
+    color = _shade(COLOURS[op], _SHADES[name.rule])
+    if name.variant:
+        chance = crc32(optimizer.encode())
+        return Look(color, _VARIANT_LINES[chance % 4], 1.5, _FURTHER_MARKERS[chance // 4 % 8])
     if lop not in _MARKERS:
         chance = crc32(lop.encode())
-        return Look(COLOURS[op], _FURTHER_RULES[chance % 3], 1.7, _FURTHER_MARKERS[chance // 3 % 8])
+        return Look(color, _FURTHER_RULES[chance % 3], 1.7, _FURTHER_MARKERS[chance // 3 % 8])
     style = _HD if lop == "sgd" else _NEW if lop == _IN_PAPER[op] else _OTHER
-    return Look(COLOURS[op], style, 1.3 if lop == "sgd" else 1.7, _MARKERS[lop])
+    return Look(color, style, 1.3 if lop == "sgd" else 1.7, _MARKERS[lop])
+
+
+def _shade(color: str, towards: tuple[float, float]) -> str:
+    """Return ``color`` mixed with a grey: (its brightness, its share)."""
+    grey, share = towards
+    mixed = [(1 - share) * part + share * grey for part in to_rgb(color)]
+    return to_hex((mixed[0], mixed[1], mixed[2])).upper()
 
 
 def family(optimizer: str) -> str:
@@ -109,7 +134,8 @@ def labels(optimizers: Iterable[str]) -> dict[str, str]:
 def in_order(optimizers: Iterable[str]) -> list[str]:
     """Return optimizers in the order of legends: ours by op and lop, then the others as they come."""
     names = list(dict.fromkeys(optimizers))
-    known = [name for name in OPTIMIZERS if name in names]
+    ours = [f"{name} {rule}".removesuffix(f" {ADDITIVE}") for rule in RULES for name in OPTIMIZERS]
+    known = [name for name in ours if name in names]
     rest = [name for name in names if name not in known]
     return sorted([*known, *rest], key=lambda name: FAMILIES.index(family(name)))
 

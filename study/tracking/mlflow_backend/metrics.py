@@ -18,7 +18,8 @@ EPOCH_CURVES = ("train_loss_epoch", "val_loss", "val_accuracy", "alpha_epoch")
 
 def params(trial: Trial) -> dict[str, Any]:
     """Return a trial's params by name."""
-    settings = {"op": trial.op, "lop": trial.lop, **trial.settings()}
+    rule = {} if trial.lop is None else {"rule": trial.rule}
+    settings = {"op": trial.op, "lop": trial.lop, **rule, **trial.settings()}
     known = {name: value for name, value in settings.items() if value is not None and value != {}}
     # The UI's parallel coordinates know no logarithmic axis.
     return known | {f"log10_{n}": f"{math.log10(known[n]):.6g}" for n in ("alpha0", "beta") if known.get(n)}

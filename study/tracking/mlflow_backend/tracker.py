@@ -17,7 +17,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from study.analysis import metrics as trial_metrics
 from study.analysis.curves import curve_table
 from study.config.loader import Study
-from study.config.search_space import SearchState
+from study.config.search_space import Arm, SearchState
+from study.config.trial import default_label
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking.base import Say, TrackingError
@@ -31,7 +32,7 @@ CURVE_FILE = "curve.parquet"
 """The artifact of a trial's run that holds every iteration."""
 
 _BATCH = 1000
-_TAGGED = ("workload", "optimizer", "op", "lop", "alpha0", "beta", "seed")
+_TAGGED = ("workload", "optimizer", "op", "lop", "rule", "alpha0", "beta", "seed")
 # A point costs 0.2 ms in SQLite. Of a large study each curve keeps fewer: nobody looks at all of them, and
 # every iteration is in the Parquet file.
 _STUDY_POINTS = 30_000
@@ -141,11 +142,12 @@ class MlflowTracker:
             TrackingError: MLflow refused or did not answer.
         """
         with asking(self._uri):
-            for arm in self.study.arms():
+            arms = self.study.arms()
+            for arm in arms:
                 if best := arm.best(state):
                     workload = f"{arm.template.workload}." if self._several_workloads else ""
                     point = f"α₀={best.alpha0:g}" + ("" if best.beta is None else f" β={best.beta:g}")
-                    self._client.set_tag(self.parent_id, f"best.{workload}{arm.template.optimizer}", point)
+                    self._client.set_tag(self.parent_id, f"best.{workload}{_called(arm, arms)}", point)
             if is_server(self._uri) and state.points:
                 self._client.log_artifact(self.parent_id, str(self._folder.search_journal))
 
@@ -359,6 +361,17 @@ class MlflowTracker:
             if is_server(self._uri) and journal.exists():
                 shutil.copyfile(journal, folder / JOURNAL)
             self._client.log_artifacts(run_id, str(folder))
+
+
+def _called(arm: Arm, arms: Sequence[Arm]) -> str:
+    """Return the name of an arm's optimizer; what tables show where the study has several of that name."""
+    trial = arm.template
+    shown = {
+        other.template.label
+        for other in arms
+        if (other.template.workload, other.template.optimizer) == (trial.workload, trial.optimizer)
+    }
+    return trial.optimizer if shown == {default_label(trial.optimizer, None)} else trial.label
 
 
 def final_status(record: TrialRecord) -> str:

@@ -10,10 +10,11 @@ from study.analysis import pairing
 from study.analysis.pairing import method_pairs
 from study.analysis.tables import trial_table
 from study.config.loader import Study
+from study.config.optimizer_name import OPS, OPTIMIZERS
 
 
-def pairs(against=pairing.BASELINES, **changes):
-    """The pairs of a study none of whose trials has begun."""
+def table(**changes):
+    """The trials of a study, none of which has begun."""
     settings = {
         "name": "made-up",
         "workloads": ["digits-logreg"],
@@ -25,7 +26,12 @@ def pairs(against=pairing.BASELINES, **changes):
         "threshold": 0.05,
     }
     study = Study.model_validate(settings | changes)
-    return list(method_pairs(trial_table([], study), against))
+    return trial_table([], study)
+
+
+def pairs(against=None, **changes):
+    """The pairs of a study none of whose trials has begun."""
+    return list(method_pairs(table(**changes), against))
 
 
 def names(found):
@@ -37,8 +43,51 @@ def test_each_optimizer_has_its_own_baseline():
         **{"sgd-sgd": "sgd", "sgdn-sgd": "sgdn", "adam-sgd": "adam"},
         **{"sgd-sgdn": "sgd-sgd", "sgd-adam": "sgd-sgd", "sgdn-sgdn": "sgdn-sgd"},
         **{"sgdn-adam": "sgdn-sgd", "adam-sgdn": "adam-sgd", "adam-adam": "adam-sgd"},
-        **{f"{op}-{lop}": f"{op}-sgd" for op in ("sgd", "sgdn", "adam") for lop in ("adagrad", "lion")},
-    } == pairing.BASELINES
+        **{"adamw-sgd": "adamw", "adamw-sgdn": "adamw-sgd", "adamw-adam": "adamw-sgd"},
+        **{f"{op}-{lop}": f"{op}-sgd" for op in OPS for lop in ("adagrad", "lion")},
+    } == {name: base for name, (base,) in pairing.baselines(table(optimizers=list(OPTIMIZERS))).items()}
+
+
+RULE_OPTIMIZERS = [
+    *("adam", "adam-sgd", "adam-sgdn"),
+    {"name": "adam-sgd", "rule": "cosine"},
+    {"name": "adam-sgdn", "rule": "cosine", "beta": [0.01, 0.03]},
+    {"name": "adam-sgdn", "rule": "cosine", "args": {"lop_momentum": 0.5}, "beta": 0.03, "label": "gentle"},
+    {"name": "adam-lion", "rule": "multiplicative"},
+    {"name": "adam", "schedule": "cosine"},
+]
+
+
+def test_a_rule_is_compared_with_hypergradient_descent_by_the_same_rule():
+    assert pairing.baselines(table(optimizers=RULE_OPTIMIZERS)) == {
+        "adam-sgd": ("adam",),
+        "adam-sgdn": ("adam-sgd",),
+        "adam-sgd cosine": ("adam",),
+        "adam-sgdn cosine": ("adam-sgd cosine",),
+        "gentle": ("adam-sgd cosine",),
+        "adam-lion multiplicative": ("adam-sgd",),  # there is none by its own rule
+    }
+
+
+def test_a_rules_pairs_are_of_its_own_trials():
+    found = pairs(optimizers=RULE_OPTIMIZERS)
+    (first, second) = (p for p in found if p.method.optimizer == "adam-sgdn cosine")
+    assert [p.method.beta for p in (first, second)] == [0.01, 0.03]
+    for pair in found:
+        assert set(pair.new["optimizer"]) == {pair.method.optimizer}
+        assert set(pair.new["rule"]) <= {"additive", "cosine", "multiplicative"}
+        assert pair.new["rule"].nunique() == pair.base["rule"].nunique() == 1
+
+
+def test_of_variants_with_labels_all_are_baselines():
+    variants = [
+        {"name": "adam-sgd", "rule": "cosine", "beta": beta, "label": label}
+        for label, beta in (("slow", 0.01), ("fast", 0.1))
+    ]
+    found = pairing.baselines(
+        table(optimizers=["adam-adam", *variants, {"name": "adam-lion", "rule": "cosine"}])
+    )
+    assert found["adam-lion cosine"] == ("slow", "fast")
 
 
 def test_a_pair_has_the_trials_of_both_under_one_setup():
@@ -52,7 +101,7 @@ def test_a_pair_has_the_trials_of_both_under_one_setup():
 
 
 def test_another_baseline_can_be_asked_for():
-    assert names(pairs({"adam-adam": "adam"})) == [("adam-adam", "adam")]
+    assert names(pairs({"adam-adam": ["adam"]})) == [("adam-adam", "adam")]
 
 
 @pytest.mark.parametrize(

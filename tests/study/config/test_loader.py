@@ -195,7 +195,7 @@ class TestRefused:
                 "optimizers.args.lr: not an option here; set it by alpha0",
             ),
             ("optimizers: torch.optim.", "optimizers: 'torch.optim.' is not an optimizer;"),
-            ("optimizers: AdamW", "optimizers: 'AdamW' is not an optimizer; did you mean adam? (any other"),
+            ("optimizers: AdamW", "optimizers: 'AdamW' is not an optimizer; did you mean adamw? (any other"),
             ("optimizers: {name: a.B, beta: 1}", "optimizers.beta: a.B has none;"),
             ("optimizers: {name: a.B, granularity: group}", "optimizers.granularity: a.B has none;"),
             ("optimizers: {name: a.B, args: {lr: 1}}", "optimizers.args.lr: not an option here; set it by"),

@@ -243,7 +243,7 @@ def test_the_seed_decides_everything(optimizer, alpha0, more):
 
 
 def test_an_optimizer_of_ours_by_its_path_shows_what_it_learns():
-    settings = trial("hypergrad.SGD", optimizer_args={"lop": "sgd", "hypergrad_lr": 0.1})
+    settings = trial("hypergrad.SGD", optimizer_args={"lop": "sgd", "rule": "additive", "hypergrad_lr": 0.1})
     ours = Trial("plain", "sgd-sgd", 0.01, 0.1, 0, 12, batch_size=1000, weight_decay=0.01)
     records, same = (list(Training(t, PLAIN, blobs(), CPU).epochs()) for t in (settings, ours))
     for name in ("alpha", "hypergradient", "train_loss"):

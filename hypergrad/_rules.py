@@ -1,0 +1,126 @@
+"""The option ``rule``: what a lop moves, α or its logarithm, and by what, h or its cosine; β for each rule.
+
+To add a rule, name it in ``RULES`` and give it a β in ``default_hypergrad_lr``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Rule(NamedTuple):
+    """What a rule does with α and h."""
+
+    multiplicative: bool
+    """Move log α instead of α."""
+    normalize: bool
+    """Make h the cosine of the angle between g_t and −d_{t−1}."""
+
+
+RULES: dict[str, Rule] = {
+    "additive": Rule(multiplicative=False, normalize=False),
+    "additive-cosine": Rule(multiplicative=False, normalize=True),
+    "multiplicative": Rule(multiplicative=True, normalize=False),
+    "cosine": Rule(multiplicative=True, normalize=True),
+}
+"""The rules by the names that the option ``rule`` takes."""
+
+# By lop. Momentum takes log α beyond its goal, which Adam survives, since its steps are at most about α.
+_COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
+_COSINE_OF_SGD = _COSINE | {"sgdn": 0.01}
+_MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
+_ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
+# The papers', by op; for lops that they do not have, whose moves are of about β's size, by lop.
+_PAPERS = {"sgd": 1e-3, "sgdn": 1e-3, "adam": 1e-7, "adamw": 1e-7}
+_NOT_IN_PAPERS = {"adagrad": 1e-4, "lion": 1e-5}
+
+INERT = 1e-5
+"""With β up to this, log α moves by less than 1 in ten thousand steps."""
+
+
+def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
+    """Return the default β of a learned learning rate.
+
+    A step in log α by a cosine has no unit, so its β hardly depends on the model. The additive rule has the
+    papers' β, 1e-3 for SGD and 1e-7 for Adam, which were chosen for certain networks and may diverge on
+    others.
+
+    Args:
+        rule: A name in ``RULES``.
+        op: ``"sgd"``, ``"sgdn"``, ``"adam"`` or ``"adamw"``.
+        lop: A name in ``hypergrad.rates.RATE_RULES``.
+
+    Raises:
+        KeyError: If a name is unknown.
+        ValueError: For rule ``"multiplicative"`` with lop ``"sgd"`` or ``"sgdn"``: β is then per unit of the
+            loss.
+
+    Example:
+        >>> import hypergrad
+        >>> hypergrad.default_hypergrad_lr("cosine", "adam", "sgdn")
+        0.03
+        >>> hypergrad.default_hypergrad_lr("additive", "adam", "adam")
+        1e-07
+    """
+    match rule:
+        case "additive":
+            return _NOT_IN_PAPERS[lop] if lop in _NOT_IN_PAPERS else _PAPERS[op]
+        case "additive-cosine":
+            return _ADDITIVE_COSINE[lop]
+        case "multiplicative":
+            if lop not in _MULTIPLICATIVE:
+                raise ValueError(
+                    f"rule='multiplicative' with lop={lop!r} needs a hypergrad_lr, which is then per unit "
+                    "of the loss: give one such as 0.1, or rule='cosine', where it has no unit"
+                )
+            return _MULTIPLICATIVE[lop]
+    return (_COSINE_OF_SGD if op in ("sgd", "sgdn") else _COSINE)[lop]
+
+
+def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
+    """Yield what is wrong with the size of β, each in one line that says what would be right.
+
+    Args:
+        options: All options of a parameter group that learns α, with Python's own numbers.
+        op: The op's name, as for ``default_hypergrad_lr``.
+    """
+    beta, lr, rule, lop = options["hypergrad_lr"], options["lr"], options["rule"], options["lop"]
+    if isinstance(beta, Tensor) or not beta:
+        return
+    given = f"hypergrad_lr={beta:g} with rule={rule!r}"
+    right = 0.1 if rule == "multiplicative" else default_hypergrad_lr(rule, op, lop)
+    if RULES[rule].multiplicative:
+        if beta <= INERT:
+            papers = default_hypergrad_lr("additive", op, lop)
+            yield (
+                f"{given} leaves α as it is: give hypergrad_lr={right:g} or so, or rule='additive' for a β "
+                f"like the papers' {papers:g}"
+            )
+        elif beta > 3:
+            yield f"{given} multiplies α by more than e³ in a step: give hypergrad_lr={right:g} or so"
+    elif rule == "additive" and op in ("adam", "adamw") and lop in ("sgd", "sgdn") and beta > 0.01:
+        yield (
+            f"{given} and op {op!r} moves α by about {beta:g}·‖g‖₁ in a step, and usually diverges: give "
+            f"hypergrad_lr={right:g} or so, or rule='cosine'"
+        )
+    elif _moves_by_beta(rule, lop) and not isinstance(lr, Tensor) and 0 < 10 * lr < beta:
+        yield (
+            f"{given} and lop={lop!r} moves α by up to {beta / lr:g} times lr={lr:g} in a step, and usually "
+            f"diverges: give hypergrad_lr={lr / 100:g} or so, or rule='cosine'"
+        )
+
+
+def _moves_by_beta(rule: str, lop: str) -> bool:
+    """Return whether a step of α, or of log α, is of about β's size whatever the size of h."""
+    return RULES[rule].normalize or lop in ("adam", "adagrad", "lion")
+
+
+def from_version_0_1(group: dict[str, Any]) -> None:
+    """Replace the two options that version 0.1 had for the rule by ``rule``, in place."""
+    if "multiplicative" not in group:
+        return
+    old = Rule(group.pop("multiplicative"), group.pop("normalize"))
+    group.setdefault("rule", next(name for name, rule in RULES.items() if rule == old))
