@@ -1,6 +1,6 @@
 """Draw docs/first-look.png, the README's picture, from trials that it trains: ``python docs/first_look.py``.
 
-AdamW along a cosine and hypergrad.AdamW, taken down to zero over the second half, from seven α₀ on three small
+AdamW along a cosine and hypergrad.AdamW, taken down to zero over the second half, from six α₀ on three small
 workloads; 600 iterations, medians of three seeds. Takes two to three minutes on two CPU cores.
 """
 
@@ -17,7 +17,7 @@ import pandas as pd
 import study
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the choice of the backend)
+from matplotlib import pyplot as plt
 
 WORKLOADS = {
     "digits-mlp": "perceptron, digits",

@@ -178,11 +178,17 @@ _OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
 
 
 def default_label(optimizer: str, schedule: Mapping[str, Any] | None, rule: str = ADDITIVE) -> str:
-    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine``, ``AdamW``, ``AdamW cosine``."""
+    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine``, which is its rule, ``AdamW``, ``AdamW cosine``.
+
+    A learned one with a schedule is ``adam-sgd cosine along step every=10``.
+    """
     name = optimizer.rpartition(".")[2]
     if rule != ADDITIVE:
-        return f"{name} {rule}"
-    return name if schedule is None else f"{name} {schedules.text(schedule)}"
+        name = f"{name} {rule}"
+    if schedule is None:
+        return name
+    along = " along" if OptimizerName.parse(optimizer).learned else ""
+    return f"{name}{along} {schedules.text(schedule)}"
 
 
 def _normalised(value: Any, whole: bool) -> Any:

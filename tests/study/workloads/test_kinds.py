@@ -1,6 +1,7 @@
 """Workloads of many kinds: what their data say, what their models compute, and that they tell α apart."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def one_thread():
 def kind(name: str) -> tuple[Workload, Data]:
     workload = resolve(name, {})
     return workload, workload.load(None)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/workloads.md"])
+def test_every_workload_is_listed(page):
+    text = (Path(__file__).parents[3] / page).read_text(encoding="utf-8")
+    assert [name for name in CATALOGUE if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_table_of_workloads_has_the_number_of_parameters(name):
+    page = (Path(__file__).parents[3] / "docs/workloads.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    assert row.split("|")[3].strip() == f"{KINDS[name][-1]:,}"
 
 
 @pytest.mark.parametrize("name", KINDS)
