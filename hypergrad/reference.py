@@ -115,6 +115,9 @@ class Reference:
                 self.alpha = [alpha for _ in everyone]
         else:
             self.h = [self.hypergradient([i], g) if i in g else ZERO for i in everyone]
+        # Of the tensors of one α that have a gradient, by the norms, whatever the rule.
+        shared = self.granularity != "tensor"
+        keep = {i: self.trace_decay * (1 - self.opposition(list(g) if shared else [i], g) ** 4) for i in g}
         before = list(self.alpha)
         for i in g:
             if self.lop["rule"] and self.granularity != "group":
@@ -122,15 +125,11 @@ class Reference:
                 alpha = self.held(alpha, {i: e[i]}, first=not bool(self.z[i].any()))
                 for j in everyone if self.granularity == "released" else [i]:
                     self.alpha[j] = alpha
-        # By its norms, whatever the rule; those of the tensors that have a gradient.
-        shared = self.granularity != "tensor"
-        keep = {i: self.trace_decay * (1 - self.opposition(list(g) if shared else [i], g) ** 4) for i in g}
-        for i in everyone:
-            if i in g:
-                d = schedule * e[i]
-                self.z[i] = keep[i] * self.z[i] + d
-                self.theta[i] = self.theta[i] - self.alpha[i] * d
-            elif shared:  # it rests while its α moves others: d = 0
+            d = schedule * e[i]
+            self.z[i] = keep[i] * self.z[i] + d
+            self.theta[i] = self.theta[i] - self.alpha[i] * d
+        for i in everyone if shared else ():
+            if i not in g:  # it rests while its α moves others: d = 0
                 self.z[i] = next(iter(keep.values())) * self.z[i]
 
     def hypergradient(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:

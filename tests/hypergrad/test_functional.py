@@ -90,9 +90,7 @@ def check_members(problem, name, granularity, missing, rates_, options):
                     hypergrad_lr=betas, weight_decay=0.1, granularity=granularity, fused=fused, **options
                 ),
             )
-        assert (state.kernel is not None) == (
-            bool(lop) and fused is None and not options.get("trace_decay") and kernels.available()
-        )
+        assert (state.kernel is not None) == (bool(lop) and fused is None and kernels.available())
 
         for k, (params, optimizer) in enumerate(alone):
             for together, single in zip(stacked, params, strict=True):
