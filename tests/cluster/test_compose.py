@@ -74,6 +74,40 @@ def mlp():
         return inputs
     return replace(resolve("digits-mlp", {}), name="paced", prepare=paced)
 """
+# What users get wrong: a layer's width, labels from 1, and a default of torch that would reach other trials.
+WRONG = {
+    "name": "wrong",
+    "workloads": ["wrong:width", "wrong:labels", "wrong:double", "digits-logreg"],
+    "optimizers": ["adam"],
+    "alpha0": [0.01],
+    "seeds": 8,
+    "epochs": 2,
+}
+WRONG_MODULE = """
+from dataclasses import replace
+import torch
+from torch import nn
+from study.workloads.registry import resolve
+
+def changed(name, **values):
+    return replace(resolve("digits-logreg", {}), name=name, **values)
+
+def width():
+    return changed("width", build=lambda: nn.Linear(65, 10))
+
+def labels():
+    def load(folder):
+        data = resolve("digits-logreg", {}).load(folder)
+        return replace(data, train_targets=data.train_targets + 1)
+    return changed("labels", load=load)
+
+def double():
+    def load(folder):
+        torch.set_default_dtype(torch.float64)
+        data = resolve("digits-logreg", {}).load(folder)
+        return replace(data, train_inputs=data.train_inputs.double(), val_inputs=data.val_inputs.double())
+    return changed("double", load=load)
+"""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
@@ -160,9 +194,9 @@ class Cluster:
     def write(self, study: dict[str, object]) -> None:
         (self.studies / f"{study['name']}.yaml").write_text(yaml.safe_dump(study))
 
-    def submit(self, study: str, *options: str) -> str:
-        words = ["hypergrad-study", "run", study, "--address", "auto"]
-        return self.shell(HEAD, "ray", "job", "submit", *options, "--", *words)
+    def submit(self, study: str, *options: str, extra: tuple[str, ...] = (), check: bool = True) -> str:
+        words = ["hypergrad-study", "run", study, "--address", "auto", *extra]
+        return self.shell(HEAD, "ray", "job", "submit", *options, "--", *words, check=check)
 
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "-q", service).split()
@@ -454,6 +488,27 @@ def test_a_worker_that_joins_is_used_and_one_that_is_killed_costs_nothing(cluste
     monkeypatch.setenv("PAUSE", "0")
     monkeypatch.syspath_prepend(cluster.studies)
     assert_whole(cluster, load_study(cluster.studies / "paced.yaml"), tmp_path)
+
+
+def test_a_mistake_of_the_user_is_what_the_job_says_and_the_rest_trains(cluster):
+    (cluster.studies / "wrong.py").write_text(WRONG_MODULE)
+    cluster.write(WRONG)
+    # Without the try before the start, so that the workers meet the mistakes.
+    said = cluster.submit("wrong.yaml", extra=("--no-preflight",), check=False)
+    assert re.search(r"8 trials failed.*mat1 and mat2 shapes cannot be multiplied", said), said
+    assert re.search(r"8 trials failed.*(out of bounds|out of range)", said), said
+    outcomes = {}
+    for run in cluster.runs("wrong"):
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        outcomes.setdefault(tags["workload"], []).append(run["info"]["status"])
+    assert outcomes == {
+        "wrong:width": ["FAILED"] * 8,
+        "wrong:labels": ["FAILED"] * 8,
+        "wrong:double": ["FINISHED"] * 8,
+        "digits-logreg": ["FINISHED"] * 8,
+    }
+    status = cluster.shell(HEAD, "hypergrad-study", "status", "wrong", check=False)
+    assert "mat1 and mat2 shapes cannot be multiplied" in status
 
 
 def test_down_and_up_again_keeps_everything(cluster, tmp_path):
