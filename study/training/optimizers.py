@@ -149,8 +149,8 @@ def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | Non
     return group.get("scheduled_lr", alpha), None
 
 
-def _learns(optimizer: torch.optim.Optimizer) -> TypeGuard[hypergrad.SGD | hypergrad.Adam]:
-    return isinstance(optimizer, hypergrad.SGD | hypergrad.Adam) and (
+def _learns(optimizer: torch.optim.Optimizer) -> TypeGuard[hypergrad.SGD | hypergrad.Adam | hypergrad.Muon]:
+    return isinstance(optimizer, hypergrad.SGD | hypergrad.Adam | hypergrad.Muon) and (
         optimizer.param_groups[0]["lop"] is not None
     )
 
