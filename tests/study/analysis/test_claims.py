@@ -152,6 +152,32 @@ def test_hypergradient_descent_against_plain_is_a_family_of_its_own():
     }
 
 
+def test_what_the_study_names_is_a_family_of_its_own():
+    """And is corrected for its own comparisons only."""
+    trials = made_up(
+        {
+            name: {0.01: [hit] * 6}
+            for name, hit in [
+                *(("adam", 400), ("adam-sgd", 200), ("adam-sgd cosine", 100), ("adam-sgdn cosine", 50)),
+                *(("AdamW cosine", 80), ("Prodigy", 90)),
+            ]
+        }
+    )
+    named = {"adam-sgdn cosine": ("AdamW cosine", "Prodigy", "adam-sgd cosine")}
+    table = claims(trials, named=named).query(f"claim == '{FASTER}'").set_index(["optimizer", "baseline"])
+    assert table["family"].to_dict() == {
+        ("adam-sgd", "adam"): "against a fixed α",
+        ("adam-sgd cosine", "adam"): "against a fixed α",
+        ("adam-sgdn cosine", "adam-sgd cosine"): "against hypergradient descent",
+        ("adam-sgdn cosine", "AdamW cosine"): "against what the study names",
+        ("adam-sgdn cosine", "Prodigy"): "against what the study names",
+    }
+    row = table.loc["adam-sgdn cosine", "Prodigy"]
+    assert (row["comparisons"], row["p_adjusted"]) == (2, pytest.approx(2 / 64))
+    assert (row["verdict"], row["ratio"]) == ("supported", pytest.approx(50 / 90))
+    assert table.loc[("adam-sgdn cosine", "adam-sgd cosine"), "comparisons"] == 1
+
+
 def test_planned_comparisons_count_while_their_trials_are_missing():
     trials = nine(6)
     waiting = trials["optimizer"].isin(["sgd-sgdn", "sgdn-sgdn"])

@@ -43,6 +43,21 @@ def doubling(trial):
     return 8 * 2**trial.seed if trial.lop is None else 4 * 2**trial.seed
 
 
+def test_rules_of_one_name_are_sides_of_their_own():
+    entry = {"name": "adam-sgdn", "rule": "cosine"}
+    table = trials(
+        lambda trial: {"additive": 40, "cosine": 10}[trial.rule],
+        optimizers=["adam-sgdn", entry, entry | {"beta": 0.3, "label": "bold"}],
+    )
+    found = compare([Side("a", table, "adam-sgdn"), Side("a", table, "adam-sgdn cosine")])
+    assert found.rows["who"].tolist() == ["adam-sgdn β 0.0001", "adam-sgdn cosine β 0.03"] * 2
+    assert found.rows["iterations_ratio"].iloc[1] == pytest.approx(0.25)
+    assert parse(["a"], "adam-sgdn, adam-sgdn cosine, bold") == [
+        ("a", name) for name in ("adam-sgdn", "adam-sgdn cosine", "bold")
+    ]
+    assert len(compare([Side("a", table)]).rows) == 6
+
+
 def test_optimizers_meet_at_equal_alpha0_and_are_held_against_the_first_seed_by_seed():
     table = trials(doubling)
     found = compare([Side("a", table, "adam"), Side("a", table, "adam-sgd")])

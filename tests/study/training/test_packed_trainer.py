@@ -1,6 +1,7 @@
 """A pack against each of its trials trained alone by ``study.training.trainer``."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from study.config.optimizer_name import OPTIMIZERS
+from study.config.optimizer_name import OPTIMIZERS, RULES
 from study.config.trial import GRANULARITIES, Trial
 from study.training import stacked_model
 from study.training.packed_trainer import PackTraining
@@ -116,6 +117,18 @@ def test_in_float64_every_member_trains_as_it_would_alone(optimizer, granularity
     ours = together(trials, work)
     assert_same(ours, alone(trials, work))
     assert len({records[-1].val_loss for records in ours.values()}) == len(trials)
+
+
+@pytest.mark.parametrize("rule", RULES[1:])
+@pytest.mark.parametrize("optimizer", ["sgdn-sgdn", "adam-adam", "adamw-sgdn"])
+def test_a_pack_learns_by_its_rule(optimizer, rule):
+    """Each member as it would alone, and by another rule than the additive one."""
+    work, trials = workload(), grid(optimizer, rule=rule)
+    trials = [replace(trial, beta=10 * trial.beta) for trial in trials]
+    ours, additive = together(trials, work), together([replace(t, rule="additive") for t in trials], work)
+    assert_same(ours, alone(trials, work))
+    for mine, other in zip(ours.values(), additive.values(), strict=True):
+        assert not np.array_equal(mine[-1].alpha, other[-1].alpha)
 
 
 @pytest.mark.parametrize("seeds", [(3,), (2, 2, 2, 2), (0, 1, 2), (0, 0, 1, 1), (5, 0, 5, 1)])

@@ -30,6 +30,7 @@ def trial(alpha0=0.01, seed=0, optimizer="adam-adam", **more):
         {"weight_decay": 0.0},
         {"granularity": "tensor"},
         {"optimizer_args": {"eps": 1e-6}},
+        {"rule": "cosine"},
     ],
     ids=lambda other: next(iter(other)),
 )

@@ -89,6 +89,29 @@ def test_many_optimizers_are_spread_by_op_and_threshold_and_others_have_a_panel(
     assert "AdamW" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_rules_of_one_name_are_lines_of_their_own():
+    """In the panel of their op, in shades of its colour, each by its name in the legend."""
+    entry = {"name": "adam-sgdn", "rule": "cosine"}
+    study = make_study(
+        optimizers=[
+            "adam-sgdn",
+            entry,
+            entry | {"beta": 0.1, "label": "adam-sgdn cosine fast"},
+            "sgd",
+            "sgd-sgd",
+        ],
+        alpha0=[0.1, 0.01],
+    )
+    hits = {"adam-sgdn": 20, "adam-sgdn cosine": 40, "adam-sgdn cosine fast": 60}
+    figure = alpha0_figure(table(study, lambda trial: hits.get(trial.label, 80)), "made-up")
+    assert [panel.get_title().partition(":")[0] for panel in figure.axes[:2]] == ["sgd", "adam"]
+    lines = {line.get_ydata()[0]: line for line in figure.axes[1].lines if line.get_color() != "#888888"}
+    assert set(lines) >= {20, 40, 60}
+    looks = {(lines[hit].get_color(), lines[hit].get_marker()) for hit in (20, 40, 60)}
+    assert len(looks) == 3
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {*hits, "sgd", "sgd-sgd"}
+
+
 def test_of_several_beta_the_first_is_shown_and_said():
     study = make_study(optimizers=["adam-sgd"], beta=[1e-3, 1e-7], alpha0=[0.1, 0.01])
     hits = {1e-3: 20, 1e-7: 70}

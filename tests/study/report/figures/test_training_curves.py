@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from study.config.loader import OPTIMIZERS, Study, Trial
+from study.config.optimizer_name import RULES
 from study.report.figures import style, training_curves
 from study.storage.records import EpochRecord, TrialRecord
 
@@ -20,7 +21,7 @@ def make_study(**changes) -> Study:
         "workloads": ["digits-logreg", "digits-mlp"],
         "optimizers": list(OPTIMIZERS),
         "alpha0": [0.001],
-        "beta": {"sgd": 1e-3, "sgdn": 1e-4, "adam": 1e-7},
+        "beta": {"sgd": 1e-3, "sgdn": 1e-4, "adam": 1e-7, "adamw": 1e-7},
         "seeds": [0, 1, 2],
         "epochs": 20,
         "threshold": 0.3,
@@ -33,7 +34,7 @@ def synthetic(trial: Trial, epochs: int | None = None) -> TrialRecord:
     random = np.random.default_rng(int(trial.key, 16))
     total = (trial.epochs or 1) * ITERATIONS
     t = np.arange(1, total + 1) / total
-    op = {"sgd": 1.0, "sgdn": 2.5, "adam": 4.0}[trial.op]
+    op = {"sgd": 1.0, "sgdn": 2.5, "adam": 4.0, "adamw": 4.0}[trial.op]
     lop = {None: 1.0, "sgd": 1.3, "sgdn": 1.6, "adam": 1.9, "adagrad": 2.2, "lion": 2.5}[trial.lop]
     rate = op * lop * (trial.alpha0 / 0.001) ** 0.5
     floor = 0.05 if "mlp" in trial.workload else 0.25
@@ -100,6 +101,19 @@ RIVALS = (
     *("torch.optim.AdamW", "torch.optim.NAdam", "torch.optim.RAdam", "torch.optim.RMSprop"),
     *("prodigyopt.Prodigy", "schedulefree.AdamWScheduleFree", "schedulefree.SGDScheduleFree"),
 )
+
+
+@pytest.mark.parametrize("rule", RULES[1:])
+def test_every_rule_has_a_shade_of_its_ops_colour(rule):
+    for name in OPTIMIZERS:
+        if "-" in name:
+            look, other = style.look(f"{name} {rule}"), style.look(name)
+            assert look.color != other.color
+            assert (look.linestyle, look.marker) == (other.linestyle, other.marker)
+            assert style.family(f"{name} {rule}") == style.family(name)
+    learned = [name for name in OPTIMIZERS if "-" in name]
+    shades = {style.look(f"{name} {other}".removesuffix(" additive")) for name in learned for other in RULES}
+    assert len(shades) == len(learned) * len(RULES)
 
 
 def test_other_optimizers_have_looks_of_their_own_that_depend_on_the_name_alone():

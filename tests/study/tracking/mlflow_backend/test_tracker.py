@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from study.cli import commands
 from study.cli.options import find_run
 from study.config.loader import Trial, load_study
+from study.config.search_space import SearchState
 from study.storage.progress import progress_of
 from study.storage.records import EpochRecord, TrialRecord
 from study.storage.study_folder import StudyFolder
@@ -108,6 +109,43 @@ def test_another_optimizer_is_filtered_by_its_label_and_described_by_its_paramet
     shown = {name: run.data.params.get(name) for name in ("optimizer", "op", "lop", "schedule")}
     assert shown == {"optimizer": "a.B", "op": "a.B", "lop": None, "schedule": "{'name': 'cosine'}"}
     assert run.data.params["optimizer_args"] == "{'n': 2}"
+
+
+def test_rules_of_one_name_are_told_apart(write_study, tmp_path):
+    optimizers = ["adam", "adam-sgdn", {"name": "adam-sgdn", "rule": "cosine", "beta": [0.01, 0.03]}]
+    study, _ = write_study(optimizers=optimizers, epochs=EPOCHS, seeds=1)
+    tracker = open_tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
+    for trial in study.trials():
+        tracker.publish(record(trial))
+    client = MlflowClient(tracking_uri=embedded_uri(tmp_path))
+
+    def found(query):
+        runs = client.search_runs([tracker.experiment_id], query)
+        return sorted((run.info.run_name, run.data.params.get("rule")) for run in runs)
+
+    cosine = [(f"adam-sgdn cosine α₀=0.01 β={beta} seed=0", "cosine") for beta in (0.01, 0.03)]
+    assert found("tags.optimizer = 'adam-sgdn cosine'") == cosine
+    assert found("tags.rule = 'cosine' and params.optimizer = 'adam-sgdn'") == cosine
+    assert found("tags.optimizer = 'adam-sgdn'") == [("adam-sgdn α₀=0.01 β=1e-05 seed=0", "additive")]
+    assert found("tags.optimizer = 'adam'") == [("adam α₀=0.01 seed=0", None)]
+
+
+def test_the_best_points_of_a_search_are_told_apart(write_study, tmp_path):
+    entry = {"name": "adam-sgdn", "rule": "cosine", "beta": {"low": 0.001, "high": 0.1}}
+    study, _ = write_study(
+        optimizers=["sgd", "adam-sgdn", entry], alpha0={"low": 1e-3, "high": 0.1}, search={"points": 1}
+    )
+    tracker = open_tracker(study, embedded_uri(tmp_path), StudyFolder(tmp_path, study.name))
+    points = tuple(
+        arm.point(0, dict.fromkeys(arm.space, 0.01 * (1 + i))) for i, arm in enumerate(study.arms())
+    )
+    tracker.log_search(SearchState(points, tuple((point.arm, 0) for point in points)))
+    tags = MlflowClient(tracking_uri=embedded_uri(tmp_path)).get_run(tracker.parent_id).data.tags
+    assert {name: value for name, value in tags.items() if name.startswith("best.")} == {
+        "best.sgd": "α₀=0.01",
+        "best.adam-sgdn": "α₀=0.02 β=1e-05",
+        "best.adam-sgdn cosine": "α₀=0.03 β=0.03",
+    }
 
 
 def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, client):
