@@ -1,7 +1,7 @@
 """Judges claims that an optimizer needs no tuning, which a study makes before any curve is seen.
 
-A study file has them under ``untuned`` (:class:`study.config.sections.Untuned`). Both are about the
-validation loss at the end of the budget, on one workload.
+A study file has them under ``untuned`` (:class:`study.config.sections.Untuned`). All are about the validation
+loss at the end of the budget, on one workload.
 
 **"needs no tuning"**: from every α₀ of the claimed range the loss is at most ``within`` × that of a reference
 which is tuned. The reference's α₀ is chosen for each seed on all other seeds
@@ -11,6 +11,9 @@ theirs, without correction (an intersection–union test: Berger 1982,
 https://doi.org/10.1080/00401706.1982.10487790). The other way there are two tests, corrected for being two:
 whether the mean over α₀ of the log-ratio is above the bar, and whether it is for any one α₀ (Bonferroni over
 α₀). The numbers beside the verdict are those of the worst α₀.
+
+**"reaches the tuned loss at its default"**: at its default α₀, its best validation loss is below the final
+one of the tuned reference, so that it gets there within as many iterations. Sign test over seeds.
 
 **"better at its default"**: at the defaults of both, the loss is lower than a rival's. Sign test over seeds,
 with Holm's correction over the rivals.
@@ -49,6 +52,7 @@ class Question(StrEnum):
     """What is claimed."""
 
     UNTUNED = "needs no tuning"
+    REACHES = "reaches the tuned loss at its default"
     DEFAULT = "better at its default"
 
 
@@ -88,6 +92,17 @@ class UntunedClaim:
         return "undecided"
 
     @property
+    def asked(self) -> str:
+        """The claim as a question."""
+        new, other = self.method.optimizer, self.other.optimizer
+        match self.question:
+            case Question.UNTUNED:
+                return f"Is {new} as good from every α₀ as {other} tuned?"
+            case Question.REACHES:
+                return f"Does {new} at its default reach the loss of {other} tuned in as many iterations?"
+        return f"Is {new} better at its default than {other}?"
+
+    @property
     def text(self) -> str:
         """One sentence with the numbers."""
         if self.reason:
@@ -99,6 +114,12 @@ class UntunedClaim:
             p += f", corrected for {self.comparisons} comparisons"
         counts = f"in {self.below} of {pluralize(self.seeds, 'seed')}; {p}"
         diverged = f" {pluralize(self.diverged, 'trial')} diverged." if self.diverged else ""
+        if self.question is Question.REACHES:
+            loss = f"its best validation loss is {format_number(self.ratio.ratio)} × the final one"
+            return (
+                f"At its default, {loss} "
+                f"of {self.other.optimizer}, tuned{interval}, lower {counts}.{diverged}"
+            )
         if self.question is Question.DEFAULT:
             loss = f"{format_number(self.ratio.ratio)} × the final validation loss of {self.other.optimizer}"
             return f"At the defaults, {loss}{interval}, lower {counts}.{diverged}"
@@ -135,6 +156,9 @@ def untuned_claims(trials: pd.DataFrame, claimed: Untuned | None) -> list[Untune
                 if other.optimizer == claimed.against:
                     claim = UntunedClaim(Question.UNTUNED, setup, method, other, claimed.within)
                     found.append(_against_tuned(claim, rows, others, claimed))
+                    if rows["default_alpha0"].notna().any():
+                        reaches = UntunedClaim(Question.REACHES, setup, method, other, 1.0)
+                        found.append(_reaches(reaches, rows, others))
             compared = [
                 _at_defaults(UntunedClaim(Question.DEFAULT, setup, method, other, 1.0), rows, others)
                 for other, others in methods
@@ -185,6 +209,18 @@ def _against_tuned(
         diverged=int((tried["outcome"] == "diverged").sum()),
         p_worse=min(1.0, 2 * min(anywhere, sign_test(above, len(seeds) - above))),
     )
+
+
+def _reaches(claim: UntunedClaim, rows: pd.DataFrame, others: pd.DataFrame) -> UntunedClaim:
+    tried = rows[rows["alpha0"] == rows["default_alpha0"]]
+    own, reference = costs(tried, "best_val_loss", ["alpha0"]), costs(others, MEASURE, ["alpha0"])
+    seeds = own.index.intersection(reference.index)
+    if len(seeds) < 2:
+        return replace(claim, reason="fewer than two seeds have ended at every α₀ of both")
+    tuned = held_out_best(reference.loc[seeds].to_numpy(), reference.shape[1])
+    judged = _judged(claim, own.loc[seeds].to_numpy()[:, 0], tuned)
+    diverged = int((tried["outcome"] == "diverged").sum())
+    return replace(judged, alpha0=float(own.columns[0]), alpha0s=1, diverged=diverged)
 
 
 def _at_defaults(claim: UntunedClaim, rows: pd.DataFrame, others: pd.DataFrame) -> UntunedClaim:

@@ -61,26 +61,33 @@ def check_names(study: Study, trials: Iterable[Trial], *, imports: bool = True) 
     return list(dict.fromkeys(unchecked))
 
 
-def check_data(trials: Iterable[Trial], data_folder: Path | None) -> None:
+def check_data(study: Study, trials: Iterable[Trial], data_folder: Path | None) -> None:
     """Read the data sets once, so that they are downloaded and decoded once and not by every worker.
 
     What a user's own ``load`` raises is not reported here: :func:`try_one_batch` does.
 
     Args:
+        study: whose trials they are.
         trials: trials that are to be trained on this machine.
         data_folder: of the data sets; None for the default.
 
     Raises:
         DataError: data are missing and cannot be downloaded.
+        WorkloadError: a search is for the accuracy of a regression, which has none.
     """
     for trial in _one_per_kind(trials):
         workload = registry.resolve(trial.workload, trial.workload_args)
         try:
-            datasets.load(workload, data_folder, "cpu")
+            data = datasets.load(workload, data_folder, "cpu")
         except datasets.DataError:
             raise
         except Exception:
             continue
+        if study.search and study.search.objective == "best_val_accuracy" and not data.has_classes:
+            raise registry.WorkloadError(
+                f"workload {trial.workload!r}: its targets are no classes, so it has no accuracy to search "
+                "for; write search.objective: best_val_loss"
+            )
 
 
 def try_one_batch(

@@ -53,7 +53,7 @@ def check(
         executor.check(study.resources)
         checks.check_names(study, pending)
         if executor.is_local:
-            checks.check_data(pending, data_folder)
+            checks.check_data(study, pending, data_folder)
 
 
 def run(

@@ -204,16 +204,15 @@ def untuned(tables: Tables) -> list[dict[str, Any]]:
 
 def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
     """Return the claims that no tuning is needed, one after the other, each over its workloads."""
-    groups: dict[tuple[str, ...], list[UntunedClaim]] = {}
-    called = _short_names(m._asdict() for claim in claims for m in (claim.method, claim.other))
+    groups: dict[tuple[object, ...], list[UntunedClaim]] = {}
     for claim in claims:
-        new, other = (called[method_label(m._asdict(), with_beta=True)] for m in (claim.method, claim.other))
-        groups.setdefault((str(claim.question), new, other), []).append(claim)
+        methods = (method_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
+        groups.setdefault((claim.question, *methods), []).append(claim)
+    several = Counter(group[0].asked for group in groups.values())
     return [
         {
-            "claim": question,
-            "new": new,
-            "other": other,
+            "asked": group[0].asked,
+            "which": " against ".join(map(str, methods)) if several[group[0].asked] > 1 else "",
             "supported": sum(claim.verdict == "supported" for claim in group),
             "rows": [
                 {
@@ -224,7 +223,7 @@ def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
                 for claim in group
             ],
         }
-        for (question, new, other), group in groups.items()
+        for (_, *methods), group in groups.items()
     ]
 
 

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from study.config.optimizer_name import ADDITIVE, OPS, OPTIMIZERS, RULES, OptimizerName
 
 DPI = 150
+TALLEST_COLUMN = 6
+"""Lines of a legend's column; a longer one would take the panels' place."""
 FAMILIES = (*OPS, "others")
 COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73", "adamw": "#7A5195", "muon": "#8C510A"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
@@ -150,10 +152,12 @@ def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[An
 
 
 def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False) -> None:
-    """Add a title, and a legend below: one column per op, or one row if there is a single op."""
+    """Add a title, and a legend below: one column per op, or rows if one is alone or long."""
     shown = in_order(optimizers)
     called = labels(shown)
     columns = [of for op in FAMILIES if (of := [n for n in shown if family(n) == op])]
+    if max(map(len, columns)) > TALLEST_COLUMN:
+        columns = [shown]
     handles = []
     for names in columns:
         for optimizer in names:
@@ -173,7 +177,7 @@ def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, m
         blanks = max(map(len, columns)) - len(names)
         handles += [Line2D([], [], ls="", label=" ") for _ in range(blanks)]
     width = figure.get_size_inches()[0]
-    per_row = len(columns) if len(columns) > 1 else min(len(handles), max(int(width / 1.6), 1))
+    per_row = len(columns) if len(columns) > 1 else min(len(handles), max(int(width / 1.9), 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=per_row, handlelength=3.4)
     lines = [name, *(textwrap.wrap(note, int(width * 15)) if note else [])]
     figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)

@@ -194,6 +194,23 @@ def test_an_optimizer_that_diverges_or_is_worse_on_average_is_not_supported():
     assert claim.verdict == "undecided"
 
 
+def test_the_best_loss_on_the_way_is_what_reaches_the_tuned_one():
+    """Here it is the final one as well: trials have one epoch."""
+    losses = {
+        ("digits-mlp", "adam"): {0.1: [1.0] * 6, 0.01: [3.0] * 6},
+        ("digits-mlp", "sgd"): {0.1: [9.0] * 6, 0.01: [0.9] * 5 + [1.1]},
+    }
+    trials = table(losses, sgd={"default_alpha0": 0.01})
+    found = untuned_claims(trials, Untuned.model_validate(CLAIM))
+    (claim,) = (claim for claim in found if claim.question is Question.REACHES)
+    assert (claim.below, claim.seeds, claim.alpha0, claim.verdict) == (5, 6, 0.01, "undecided")
+    assert claim.ratio.ratio == pytest.approx((0.9**5 * 1.1) ** (1 / 6))
+    trials["best_val_loss"] = trials["final_val_loss"] / 2  # it was there earlier
+    found = untuned_claims(trials, Untuned.model_validate(CLAIM))
+    (claim,) = (claim for claim in found if claim.question is Question.REACHES)
+    assert (claim.below, claim.verdict) == (6, "supported")
+
+
 def test_at_the_defaults_rivals_are_corrected_for():
     losses = {
         ("digits-mlp", "adam"): {0.1: [1.0] * 6, 0.01: [0.1] * 6},

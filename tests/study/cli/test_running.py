@@ -207,6 +207,20 @@ def test_plan_and_run_refuse_the_same_names_at_once_and_leave_nothing_behind(
         assert not (home / "runs").exists()
 
 
+def test_a_search_for_the_accuracy_of_a_regression_is_refused(say, home, write_study):
+    _, path = write_study(
+        workloads=["friedman-mlp"],
+        optimizers=["sgd"],
+        alpha0={"low": 0.1, "high": 1},
+        search={"points": 2, "objective": "best_val_accuracy"},
+        threshold=None,
+    )
+    code, _, err = say("run", path, "--local", "--runs", home / "runs")
+    assert code == 2
+    assert "workload 'friedman-mlp': its targets are no classes, so it has no accuracy to search for" in err
+    assert not list((home / "runs").glob("**/*.journal"))
+
+
 def test_plan_says_what_it_did_not_check_and_checks_it_if_told_to(say, home, write_study):
     _, path = write_study(workloads=[{"use": "mistakes:make", "colour": "red"}], threshold=None)
     code, out, _ = say("plan", path)

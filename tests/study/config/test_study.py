@@ -84,6 +84,16 @@ class TestTrials:
         assert load(study.to_yaml()) == study
         assert [t.label for t in load(study.to_yaml()).trials()] == [t.label for t in points]
 
+    def test_a_learned_optimizer_may_follow_a_schedule(self, load):
+        entries = ["sgd-sgd", {"name": "sgd-sgd", "schedule": "cosine"}]
+        entries.append({"name": "adamw-sgdn", "rule": "cosine", "schedule": {"name": "cosine", "hold": 1}})
+        plain, along, learned = (load(optimizers=entry).trials()[0] for entry in entries)
+        assert along.label == "sgd-sgd along cosine"
+        assert learned.label == "adamw-sgdn cosine along cosine hold=1"
+        assert along.schedule == {"name": "cosine"}
+        assert plain.key != along.key
+        assert load(optimizers=entries).trials()[1] == along
+
     def test_a_label_is_not_in_the_key(self, load):
         plain, labelled = (
             load(optimizers={"name": "torch.optim.AdamW", "label": label}) for label in (None, "mine")

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from study.analysis.untuned_claims import Question
 from study.config.loader import Study, Trial
 from study.report import builder
 from study.report.figures import registry
@@ -301,11 +302,12 @@ def test_what_a_study_claims_of_its_own_has_a_section_with_every_verdict(write):
     )
     files, page = write([trained(trial) for trial in claimed.trials()], claimed)
     text = " ".join(page.text.partition("Without tuning")[2].partition("Curves")[0].split())
-    assert "adam: from every α₀ as good as sgd, tuned? Supported on 0 of 2 workloads." in text
-    assert "adam: at its default better than sgd?" in text
+    assert "Is adam as good from every α₀ as sgd tuned? Supported on 0 of 2 workloads." in text
+    assert "Does adam at its default reach the loss of sgd tuned in as many iterations? Supported" in text
+    assert "Is adam better at its default than sgd?" in text
     assert "The study's own claims are below" in page.text
     table = pd.read_csv(files.tables["untuned_claims"])
-    assert table["claim"].tolist() == ["needs no tuning", "better at its default"] * 2
+    assert table["claim"].tolist() == [*Question] * 2
     assert all(sentence in text for sentence in table["text"])
     shown = next(row for row in page.rows if row and row[0] == "adam" and len(row) == 12)
     assert shown[10] == "2"
