@@ -33,8 +33,6 @@ def learn(
 ) -> Tensor | list[Tensor]:
     """Update ``alpha`` and ``state`` in place. Return the α of this step: one for all tensors, or a list.
 
-    .. code-block:: text
-
         α_t = α_{t−1} − β lop(h_t)                  additive
         α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))      multiplicative: the same rule on log α, whose
                                                     hypergradient is αh; α stays positive

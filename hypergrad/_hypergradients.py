@@ -1,12 +1,8 @@
 """The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor, where d is what α multiplied in the last step.
 
-.. code-block:: text
-
     d = s(u + λθ)        s: the schedule's factor, λ: decoupled weight decay; without both d = u
 
 Of d only u is stored. The rest follows without storing θ_{t−2}, since θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1}:
-
-.. code-block:: text
 
     d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
 

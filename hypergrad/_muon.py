@@ -17,8 +17,6 @@ from hypergrad._tensor_views import is_sharded
 class Muon(HypergradientOptimizer):
     """Implement Muon that learns its learning rate α from the hypergradient h.
 
-    .. code-block:: text
-
         h_t = −⟨g_t, d_{t−1}⟩                   the slope of the loss along the last step; d_0 = 0
         α_t = lop(α_{t−1}, h_t)                 as in hypergrad.SGD
         v ← μv + g_t                            of a matrix

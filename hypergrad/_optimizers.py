@@ -23,8 +23,6 @@ NAMES: tuple[str, ...] = tuple(
 class SGD(HypergradientOptimizer):
     """Implement SGD, with or without momentum, that learns its learning rate α from the hypergradient h.
 
-    .. code-block:: text
-
         h_t = −⟨g_t, u_{t−1}⟩                   the slope of the loss along the last step; u_0 = 0
         α_t = α_{t−1} − β h_t                   lop "sgd"
               v ← μv + h_t;  α − β(h_t + μv)    lop "sgdn"
@@ -39,8 +37,6 @@ class SGD(HypergradientOptimizer):
     That is ``rule="additive"``, the papers'. The default rule moves log α by a cosine, so that neither α₀ nor
     β has to be chosen for a model:
 
-    .. code-block:: text
-
         "cosine"            α_t = α_{t−1} exp(−β lop(c_t)),  c_t = h_t / (‖g_t‖ ‖u_{t−1}‖)
         "multiplicative"    α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))
         "additive"          α_t = α_{t−1} − β lop(h_t)
@@ -48,8 +44,6 @@ class SGD(HypergradientOptimizer):
 
     With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.SGD``. These options may be
     combined with any rule:
-
-    .. code-block:: text
 
         trace_decay              h_t = −⟨g_t, z_{t−1}⟩, z_t = γz_{t−1} + u_t, and ‖z‖ in c_t
         max_relative_step        α_t‖u_t‖ ≤ c‖θ_{t−1}‖
@@ -170,8 +164,6 @@ class SGD(HypergradientOptimizer):
 class Adam(HypergradientOptimizer):
     """Implement Adam that learns its learning rate α from the hypergradient h.
 
-    .. code-block:: text
-
         h_t = −⟨g_t, u_{t−1}⟩                   the slope of the loss along the last step; u_0 = 0
         α_t = lop(α_{t−1}, h_t)                 as in hypergrad.SGD
         m ← β₁m + (1−β₁)g_t;  v ← β₂v + (1−β₂)g_t²
@@ -272,8 +264,6 @@ class Adam(HypergradientOptimizer):
 
 class AdamW(Adam):
     """Implement Adam with decoupled weight decay that learns its learning rate α from the hypergradient h.
-
-    .. code-block:: text
 
         h_t = −⟨g_t, d_{t−1}⟩                   the slope of the loss along the last step; d_0 = 0
         α_t = lop(α_{t−1}, h_t)                 as in hypergrad.SGD

@@ -1,7 +1,5 @@
 """A step whose h looks further back than one step, or whose size is held to that of the parameters.
 
-.. code-block:: text
-
     h_t = −⟨g_t, z_{t−1}⟩                 or the cosine of it, −⟨g_t, z_{t−1}⟩ / (‖g_t‖ ‖z_{t−1}‖)
     α_t = lop(α_{t−1}, h_t)
     u_t = op(g_t);   e_t = u_t + λθ_{t−1}

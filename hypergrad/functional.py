@@ -1,7 +1,5 @@
 """One step for one group of parameters, without objects and with an optional leading member axis.
 
-.. code-block:: text
-
     h_t = −⟨g_t, d_{t−1}⟩        d_0 = 0, so h_1 = 0; d_{t−1} = 0 for a tensor that rested in the last step
     α_t = lop(α_{t−1}, h_t)      moved before it is used
     u_t = op(g_t)

@@ -50,7 +50,7 @@ class Stacked:
         params: T tensors of shape (N, *shape): the members' parameters, stacked in the same order.
 
     Attributes:
-        params: the stacked parameters, which :meth:`step` moves in place and :meth:`keep` replaces.
+        params: the stacked parameters, which ``step`` moves in place and ``keep`` replaces.
         alpha: α of shape (N,), or (T, N) for granularity ``"tensor"``; moves in place.
         hypergradient: h of the last step in α's shape; 0 before it, and for a fixed α.
 
@@ -115,7 +115,7 @@ class Stacked:
                 self.hypergradient[..., block.members] = h
 
     def tensors(self) -> list[Tensor]:
-        """Return all tensors that :meth:`step` moves in place, until :meth:`keep` makes new ones."""
+        """Return all tensors that ``step`` moves in place, until ``keep`` makes new ones."""
         common = [self.alpha, self.hypergradient, *self.params, *self._rates.values()]
         states = [value for state in self._states for name, value in state.items() if name != "step"]
         gain = [self._moves["gain"]] if self._moves else []
