@@ -86,7 +86,7 @@ class SGD(HypergradientOptimizer):
             sets none. ``None``, the default, is 0.1 for rule ``"cosine"``, and none for the others.
         first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: α₀ is moved there, so
             that one that is far off does no harm. ``(0, math.inf)`` leaves α₀ as it is. ``None``, the
-            default, is (1e-3, 1e-2) for rule ``"cosine"``, and leaves α₀ for the others.
+            default, is (1e-2, 3e-2) for rule ``"cosine"``, and leaves α₀ for the others.
         lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
         decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
         maximize: Ascend instead of descend.
@@ -94,8 +94,8 @@ class SGD(HypergradientOptimizer):
             memory at a time. ``None``, the default, chooses the faster.
         fused: ``None``, the default, takes a step with a learned α in two passes over memory where
             ``hypergrad.kernels`` has a kernel, unless ``foreach`` is given. ``False`` never does. ``True``
-            uses torch's fused kernels where ``hypergrad.kernels`` has none, such as on a GPU. Each group then
-            needs parameters of one dtype on one device.
+            uses torch's fused kernels where ``hypergrad.kernels`` has none, such as on a GPU, for steps
+            without a trace. Each group then needs parameters of one dtype on one device.
         differentiable: Must be ``False``: a step changes α in place.
 
     A number may be of any type that ``float`` takes, such as one of numpy's.
@@ -170,8 +170,9 @@ class Adam(HypergradientOptimizer):
         u_t = m̂ / (√v̂ + ε)
         θ_t = θ_{t−1} − α_t u_t
 
-    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``. A learned α needs no
-    memory beyond Adam's own: u_{t−1} is computed from the moments before g_t moves them.
+    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``. A trace needs a
+    buffer of the parameters' size. With ``trace_decay=0`` a learned α needs no memory beyond Adam's own:
+    u_{t−1} is computed from the moments before g_t moves them.
 
     Groups, the learned ``param_groups[i]["lr"]``, schedules, parameters without a gradient and the types of
     numbers are as in ``hypergrad.SGD``.

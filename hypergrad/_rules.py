@@ -87,7 +87,7 @@ OFF: dict[str, Any] = {
 }
 """The options of a step that looks one step back and is as long as α says."""
 
-_COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (1e-3, 1e-2)}
+_COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (1e-2, 3e-2)}
 
 
 def default_step(rule: str, lop: str | None, granularity: str) -> dict[str, Any]:

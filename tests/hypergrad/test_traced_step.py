@@ -101,7 +101,7 @@ def relative_step(params, optimizer, grads):
 
 
 @pytest.mark.parametrize("name", ["sgd-sgdn", "sgdn-adam", "adam-sgdn"])
-@pytest.mark.parametrize(("alpha0", "expected"), [(1e-9, 1e-3), (1e9, 1e-2)])
+@pytest.mark.parametrize(("alpha0", "expected"), [(1e-9, 1e-2), (1e9, 3e-2)])
 def test_the_first_step_is_brought_into_its_range(problem, name, alpha0, expected):
     params = problem.initial()
     optimizer = hypergrad.create(name, params, lr=alpha0, rule="cosine")
@@ -110,8 +110,8 @@ def test_the_first_step_is_brought_into_its_range(problem, name, alpha0, expecte
 
 def test_a_first_step_within_its_range_is_left_alone(problem):
     params, twins = problem.initial(), problem.initial()
-    problem.train(hypergrad.Adam(params, lr=2e-3), params, range(1))
-    problem.train(torch.optim.Adam(twins, lr=2e-3), twins, range(1))
+    problem.train(hypergrad.Adam(params, lr=0.01), params, range(1))
+    problem.train(torch.optim.Adam(twins, lr=0.01), twins, range(1))
     for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
@@ -123,7 +123,7 @@ def test_no_step_is_longer_than_its_share_of_the_parameters(problem):
     for step in range(12):
         grads = [grad * 10 ** (step % 7) for grad in problem.gradients(params, step)]
         share = relative_step(params, optimizer, grads)
-        assert share <= (1e-2 if step == 0 else 0.1) * (1 + 1e-9)
+        assert share <= (3e-2 if step == 0 else 0.1) * (1 + 1e-9)
 
 
 def test_tensors_of_zeros_move():
@@ -143,13 +143,13 @@ def test_a_gradient_of_zero_at_first_leaves_the_first_step_to_the_next(problem):
     assert relative_step(params, optimizer, zeros) == 0
     assert optimizer.learning_rates[0] == 1e-9
     share = relative_step(params, optimizer, problem.gradients(params, 0))
-    assert share == pytest.approx(1e-3, rel=1e-9)
+    assert share == pytest.approx(1e-2, rel=1e-9)
 
 
 def test_a_tensor_that_comes_late_does_not_begin_anew(problem):
     """The α that it shares has been learned by then."""
     params = problem.initial()
-    optimizer = hypergrad.Adam(params, lr=1e-9)
+    optimizer = hypergrad.Adam(params, lr=1e-9, max_relative_step=math.inf)
     problem.train(optimizer, params, range(30), {step: {0} for step in range(30)})
     learned = optimizer.learning_rates[0]
     problem.train(optimizer, params, range(30, 31), {30: {1, 2, 3}})
@@ -226,7 +226,7 @@ def test_what_a_rule_implies():
     param = torch.ones(2, requires_grad=True)
     group = hypergrad.Adam([param]).param_groups[0]
     assert group["trace_decay"] == 0.99
-    assert (group["max_relative_step"], group["first_relative_step"]) == (0.1, (1e-3, 1e-2))
+    assert (group["max_relative_step"], group["first_relative_step"]) == (0.1, (1e-2, 3e-2))
     for options in (
         {"rule": "additive"},
         {"rule": "additive-cosine"},
