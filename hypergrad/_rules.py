@@ -28,9 +28,10 @@ RULES: dict[str, Rule] = {
 }
 """The rules by the names that the option ``rule`` takes."""
 
-# By lop. Momentum takes log α beyond its goal, which Adam survives, since its steps are at most about α.
+# By lop, and where an op needs another β, by op. Momentum takes log α beyond its goal, which Adam survives,
+# since its steps are at most about α. Muon learned with large β too, but then diverged on some seeds.
 _COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
-_COSINE_OF_SGD = _COSINE | {"sgdn": 0.01}
+_COSINE_OF = {"sgd": {"sgdn": 0.01}, "sgdn": {"sgdn": 0.01}, "muon": {"sgd": 0.05, "sgdn": 0.01}}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
 _ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
 # The papers', by op; for lops that they do not have, whose moves are of about β's size, by lop.
@@ -77,7 +78,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
                     "of the loss: give one such as 0.1, or rule='cosine', where it has no unit"
                 )
             return _MULTIPLICATIVE[lop]
-    return (_COSINE_OF_SGD if op in ("sgd", "sgdn") else _COSINE)[lop]
+    return (_COSINE | _COSINE_OF.get(op, {}))[lop]
 
 
 def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
