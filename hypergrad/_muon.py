@@ -40,7 +40,7 @@ class Muon(HypergradientOptimizer):
         weight_decay: The weight decay λ. α multiplies it, and h counts it. Default 0.1.
         lop: As in ``hypergrad.SGD``, and so are all other options.
         rule: See there.
-        hypergrad_lr: See there. By default 0.03.
+        hypergrad_lr: See there. By default 0.01 for the default rule and lop.
         lop_momentum: See there.
         lop_betas: See there.
         lop_eps: See there.

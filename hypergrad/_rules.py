@@ -29,8 +29,9 @@ RULES: dict[str, Rule] = {
 }
 """The rules by the names that the option ``rule`` takes."""
 
-# By lop.
+# By lop, and where an op needs another β, by op: without a trace Muon diverged on some seeds with larger ones.
 _COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
+_COSINE_OF = {"muon": {"sgd": 0.05, "sgdn": 0.01}}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
 _ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
 # The papers', by op; for lops that they do not have, whose moves are of about β's size, by lop.
@@ -77,7 +78,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
                     "of the loss: give one such as 0.1, or rule='cosine', where it has no unit"
                 )
             return _MULTIPLICATIVE[lop]
-    return _COSINE[lop]
+    return (_COSINE | _COSINE_OF.get(op, {}))[lop]
 
 
 OFF: dict[str, Any] = {

@@ -135,4 +135,5 @@ def test_what_it_cannot_take_is_refused_in_one_line(problem):
 def test_names(problem, lop):
     optimizer = hypergrad.create(f"muon-{lop}", problem.initial(), rule="cosine")
     assert type(optimizer) is hypergrad.Muon
-    assert optimizer.param_groups[0]["hypergrad_lr"] == hypergrad.default_hypergrad_lr("cosine", "adam", lop)
+    expected = {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
+    assert optimizer.param_groups[0]["hypergrad_lr"] == expected[lop]
