@@ -25,6 +25,7 @@ from study.cli.options import (
     reason,
     refuse,
     say,
+    waiting,
 )
 from study.cli.passwords import hide_password
 from study.config import plugins
@@ -158,9 +159,10 @@ def plan(
     ] = False,
 ) -> None:
     """Say what would run and what it would cost; run nothing."""
-    from study.cli import planned
-
     spec = load_study(study, settings or ())
+    with waiting("loading PyTorch and Optuna, to check the study"):
+        from study.cli import planned
+        from study.execution import checks  # noqa: F401
     folder = StudyFolder(runs_folder(runs), spec.name)
     planned.show(spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data)
 
@@ -221,7 +223,10 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
 
     uri = tracking.tracking_uri(tracking_uri, folder.runs)
     try:
-        tracker = tracking.open_tracker(spec, uri, folder, say)
+        with waiting("loading MLflow and Matplotlib"):
+            from study.report import builder  # noqa: F401
+
+            tracker = tracking.open_tracker(spec, uri, folder, say)
         tracker.check()
         results.show(spec, folder, tracker)
     except tracking.TrackingError as error:

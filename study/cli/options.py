@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -68,6 +69,11 @@ def reason(error: BaseException) -> str:
 def say(line: str) -> None:
     """Print a line as it is."""
     out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def waiting(line: str) -> AbstractContextManager[object]:
+    """Return a context in which a terminal says what is waited for; the line goes away again."""
+    return err.status(line) if err.is_terminal else nullcontext()
 
 
 def command_line(*words: str) -> str:

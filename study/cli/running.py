@@ -68,7 +68,8 @@ def run(study: Study, folder: StudyFolder, make: Callable[[], Executor], options
     if not pending:
         say(f"{study.name}: all trials have ended; loading MLflow")
         return _run(study, folder, pending, None, options)
-    say(f"{study.name}: {pluralize(len(pending), 'trial')} to run; loading PyTorch, Ray and MLflow")
+    packages = "PyTorch and MLflow" if options.in_terminal else "PyTorch, Ray and MLflow"
+    say(f"{study.name}: {pluralize(len(pending), 'trial')} to run; loading {packages}")
     executor = make()
     try:
         return _run(study, folder, pending, executor, options)
