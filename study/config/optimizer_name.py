@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-OPS = ("sgd", "sgdn", "adam", "adamw")
+OPS = ("sgd", "sgdn", "adam", "adamw", "muon")
 """Model optimizers."""
 LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 """Optimizers of the learning rate."""
@@ -81,7 +81,7 @@ class OptimizerName:
 
 
 OPTIMIZERS: tuple[str, ...] = tuple(str(OptimizerName(op, lop)) for op in OPS for lop in (None, *LOPS))
-"""The names of ``hypergrad``'s optimizers: sgd, sgd-sgd, …, adamw-lion."""
+"""The names of ``hypergrad``'s optimizers: sgd, sgd-sgd, …, muon-lion."""
 
 
 def is_dotted(optimizer: str) -> bool:

@@ -21,8 +21,8 @@ EVERYTHING = {
     "decoupled_weight_decay": True,
     "lr_bounds": (1e-6, 1.0),
 }
-# AdamW is Adam with one of these options.
-NAMES = [name for name in hypergrad.NAMES if not name.startswith("adamw")]
+# AdamW is Adam with one of these options, and Muon has another or none of the kernels.
+NAMES = [name for name in hypergrad.NAMES if not name.startswith(("adamw", "muon"))]
 gpu = pytest.mark.gpu
 
 
