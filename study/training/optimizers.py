@@ -149,10 +149,11 @@ def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | Non
     return group.get("scheduled_lr", alpha), None
 
 
-def _learns(optimizer: torch.optim.Optimizer) -> TypeGuard[hypergrad.SGD | hypergrad.Adam | hypergrad.Muon]:
-    return isinstance(optimizer, hypergrad.SGD | hypergrad.Adam | hypergrad.Muon) and (
-        optimizer.param_groups[0]["lop"] is not None
-    )
+_Ours = hypergrad.SGD | hypergrad.Adam | hypergrad.Muon
+
+
+def _learns(optimizer: torch.optim.Optimizer) -> TypeGuard[_Ours]:
+    return isinstance(optimizer, _Ours) and optimizer.param_groups[0]["lop"] is not None
 
 
 def versions(trial: Trial) -> dict[str, str]:
