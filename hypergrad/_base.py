@@ -106,7 +106,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         param_group = _validation.with_floats(param_group)
         options = self.defaults | param_group
         _validation.check(options)
-        own = _rules.default_step(options["rule"], options["lop"], options["granularity"])
+        own = _rules.default_step(options)
         param_group |= {name: value for name, value in own.items() if options[name] is None}
         if options["hypergrad_lr"] is None:
             param_group["hypergrad_lr"] = self._default_beta(options)
@@ -278,7 +278,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 group.setdefault(key, default)
             if group["hypergrad_lr"] is None:
                 group["hypergrad_lr"] = self._default_beta(group)
-            own = _rules.default_step(group["rule"], group["lop"], group["granularity"])
+            own = _rules.default_step(group)
             group |= {name: value for name, value in own.items() if group[name] is None}
             _param_groups.settle(group)
             on_device = group.get("capturable") or group["fused"]

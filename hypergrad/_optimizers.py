@@ -81,7 +81,7 @@ class SGD(HypergradientOptimizer):
             each, as the code released with Mittal 2019 does for Adam.
         trace_decay: γ, at least 0 and below 1: how long h looks back. At 0 to the last step, at 0.99 to about
             the last hundred. Needs a buffer of the parameters' size. ``None``, the default, is 0.99 for rule
-            ``"cosine"`` and 0 for the others, and for granularity ``"released"``, which has none.
+            ``"cosine"`` and 0 for the others, for granularity ``"released"``, which has none, and for β 0.
         max_relative_step: The largest α‖u‖/‖θ‖, above 0, over the parameters that share an α; ``math.inf``
             sets none. ``None``, the default, is 0.1 for rule ``"cosine"``, and none for the others.
         first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: α₀ is moved there, so

@@ -91,15 +91,18 @@ OFF: dict[str, Any] = {
 _COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (1e-2, 3e-2)}
 
 
-def default_step(rule: str, lop: str | None, granularity: str) -> dict[str, Any]:
+def default_step(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of ``trace_decay``, ``max_relative_step`` and ``first_relative_step``.
 
+    They leave alone an α that is not to be learned, and one of granularity ``"released"``.
+
     Args:
-        rule: A name in ``RULES``.
-        lop: The lop, or ``None`` for a fixed α.
-        granularity: See ``hypergrad.functional``.
+        options: All options of a parameter group.
     """
-    return _COSINE_STEP if rule == "cosine" and lop is not None and granularity != "released" else OFF
+    beta = options["hypergrad_lr"]
+    is_learned = options["lop"] is not None and (isinstance(beta, Tensor) or beta != 0)
+    is_cosine = options["rule"] == "cosine" and options["granularity"] != "released"
+    return _COSINE_STEP if is_learned and is_cosine else OFF
 
 
 def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:

@@ -171,7 +171,7 @@ def test_nothing_belongs_to_a_parameter_without_a_gradient(problem):
 
 
 def test_a_group_without_parameters_is_left_alone(param):
-    optimizer = hypergrad.SGD([{"params": [param]}, {"params": []}])
+    optimizer = hypergrad.SGD([{"params": [param]}, {"params": []}], rule="additive")
     param.grad = torch.ones_like(param)
     optimizer.step()
     assert param[0] == 1 - 1e-3

@@ -232,6 +232,7 @@ def test_what_a_rule_implies():
         {"rule": "additive-cosine"},
         {"lop": None},
         {"granularity": "released"},
+        {"hypergrad_lr": 0.0},
     ):
         group = hypergrad.Adam([param], **options).param_groups[0]
         assert {name: group[name] for name in ONE_STEP} == ONE_STEP
