@@ -1,12 +1,13 @@
 """PyTorch optimizers that learn their learning rate from the hypergradient while they train.
 
-``hypergrad.SGD``, ``Adam`` and ``AdamW`` replace those of ``torch.optim``.
+``hypergrad.SGD``, ``Adam``, ``AdamW`` and ``Muon`` replace those of ``torch.optim``.
 ``hypergrad.create("adam-adam", params)`` makes an optimizer by a name in ``hypergrad.NAMES``.
 ``hypergrad.functional`` takes the same steps without optimizer objects, also for many models that are stacked
 along one axis.
 """
 
+from hypergrad._muon import Muon
 from hypergrad._optimizers import NAMES, SGD, Adam, AdamW, create
 from hypergrad._rules import default_hypergrad_lr
 
-__all__ = ["NAMES", "SGD", "Adam", "AdamW", "create", "default_hypergrad_lr"]
+__all__ = ["NAMES", "SGD", "Adam", "AdamW", "Muon", "create", "default_hypergrad_lr"]

@@ -18,6 +18,11 @@ from hypergrad._scheduler_view import Schedule
 from hypergrad._state_checks import check_shapes
 
 
+def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor that are options of a parameter group."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
+
+
 def _warn_caller(message: str) -> None:
     """Warn, and name the line that called torch or this package."""
     depth, frame = 1, inspect.currentframe()

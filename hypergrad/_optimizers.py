@@ -1,4 +1,4 @@
-"""The optimizers: SGD, Adam, AdamW, and ``create``, which makes one by its name."""
+"""The optimizers SGD, Adam and AdamW, and ``create``, which makes one by its name."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from hypergrad import _validation, directions
-from hypergrad._base import HypergradientOptimizer
+from hypergrad._base import HypergradientOptimizer, options_of
+from hypergrad._muon import Muon
 from hypergrad._numbers import Number
 
 NAMES: tuple[str, ...] = tuple(
     op if lop is None else f"{op}-{lop}" for op in _validation.OPS for lop in _validation.LOPS
 )
 """The names that ``create`` takes: ``op`` for a fixed learning rate, ``op-lop`` for a learned one."""
-
-
-def _options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor that are options of a parameter group."""
-    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
 
 
 class SGD(HypergradientOptimizer):
@@ -160,7 +156,7 @@ class SGD(HypergradientOptimizer):
         fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(params, _options(locals()))
+        super().__init__(params, options_of(locals()))
 
     def _op(self, group: Mapping[str, Any]) -> str:
         return "sgdn" if group["momentum"] else "sgd"
@@ -265,7 +261,7 @@ class Adam(HypergradientOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(params, _options(locals()))
+        super().__init__(params, options_of(locals()))
 
     def _op(self, group: Mapping[str, Any]) -> str:
         return "adam"
@@ -358,14 +354,14 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        options = _options(locals()) | {"decoupled_weight_decay": True}
+        options = options_of(locals()) | {"decoupled_weight_decay": True}
         super(Adam, self).__init__(params, options)
 
     def _op(self, group: Mapping[str, Any]) -> str:
         return "adamw"
 
 
-def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam:
+def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam | Muon:
     """Make an optimizer by its name, as the papers have it unless ``rule`` is given.
 
     Args:
@@ -373,8 +369,8 @@ def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam:
             learning rate. Op ``"sgdn"`` is ``SGD`` with ``momentum=0.9, nesterov=True`` unless ``arguments``
             say otherwise.
         params: The parameters, as for the classes.
-        **arguments: Further arguments of ``SGD``, ``Adam`` or ``AdamW``, except ``lop``. The rule is
-            ``"additive"``, the papers', unless ``rule`` says otherwise.
+        **arguments: Further arguments of the class, except ``lop``. The rule is ``"additive"``, the papers',
+            unless ``rule`` says otherwise.
 
     Raises:
         ValueError: If the name is not in ``NAMES``, or an option is out of range.
@@ -394,8 +390,9 @@ def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam:
         raise ValueError(f"no optimizer {name!r}: did you mean {nearest!r}? There are {', '.join(NAMES)}")
     op, _, lop = name.partition("-")
     arguments = {"rule": "additive"} | arguments
-    if op in ("adam", "adamw"):
-        return (Adam if op == "adam" else AdamW)(params, lop=lop or None, **arguments)
+    for of_op, kind in (("adam", Adam), ("adamw", AdamW), ("muon", Muon)):
+        if op == of_op:
+            return kind(params, lop=lop or None, **arguments)
     if op == "sgdn":
         arguments = {"momentum": 0.9, "nesterov": True} | arguments
     return SGD(params, lop=lop or None, **arguments)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad._cache_blocking import step_chunks
 from hypergrad._operands import Operands
-from hypergrad.directions import Direction
+from hypergrad.directions import Direction, Muon
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -68,7 +68,8 @@ def move_all(
             lr = lr[0] if isinstance(lr, list) else lr
             direction.fused(*part, lr, decay=decay, found_inf=found_inf)
             continue
-        chunks = [part] if operands.members is not None else step_chunks(*part)
+        whole = operands.members is not None or isinstance(direction, Muon)
+        chunks = [part] if whole else step_chunks(*part)
         for chunk_params, chunk_grads, chunk_states in chunks:
             directions = direction.update(chunk_grads, chunk_states)
             if decay:

@@ -29,12 +29,13 @@ RULES: dict[str, Rule] = {
 }
 """The rules by the names that the option ``rule`` takes."""
 
-# By lop.
+# By lop, and where an op needs another β, by op. Muon learned with large β too, but then diverged on some seeds.
 _COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
+_COSINE_OF = {"muon": {"sgd": 0.05, "sgdn": 0.01}}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
 _ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
 # The papers', by op; for lops that they do not have, whose moves are of about β's size, by lop.
-_PAPERS = {"sgd": 1e-3, "sgdn": 1e-3, "adam": 1e-7, "adamw": 1e-7}
+_PAPERS = {"sgd": 1e-3, "sgdn": 1e-3, "adam": 1e-7, "adamw": 1e-7, "muon": 1e-7}
 _NOT_IN_PAPERS = {"adagrad": 1e-4, "lion": 1e-5}
 
 INERT = 1e-5
@@ -50,7 +51,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
 
     Args:
         rule: A name in ``RULES``.
-        op: ``"sgd"``, ``"sgdn"``, ``"adam"`` or ``"adamw"``.
+        op: ``"sgd"``, ``"sgdn"``, ``"adam"``, ``"adamw"`` or ``"muon"``.
         lop: A name in ``hypergrad.rates.RATE_RULES``.
 
     Raises:
@@ -77,7 +78,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
                     "of the loss: give one such as 0.1, or rule='cosine', where it has no unit"
                 )
             return _MULTIPLICATIVE[lop]
-    return _COSINE[lop]
+    return (_COSINE | _COSINE_OF.get(op, {}))[lop]
 
 
 OFF: dict[str, Any] = {
@@ -125,7 +126,7 @@ def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
             )
         elif beta > 3:
             yield f"{given} multiplies α by more than e³ in a step: give hypergrad_lr={right:g} or so"
-    elif rule == "additive" and op in ("adam", "adamw") and lop in ("sgd", "sgdn") and beta > 0.01:
+    elif rule == "additive" and op in ("adam", "adamw", "muon") and lop in ("sgd", "sgdn") and beta > 0.01:
         yield (
             f"{given} and op {op!r} moves α by about {beta:g}·‖g‖₁ in a step, and usually diverges: give "
             f"hypergrad_lr={right:g} or so, or rule='cosine'"

@@ -15,7 +15,7 @@ from hypergrad._rules import RULES
 from hypergrad._state import GRANULARITIES
 from hypergrad.rates import are_fractions, is_fraction, is_number
 
-OPS = ("sgd", "sgdn", "adam", "adamw")
+OPS = ("sgd", "sgdn", "adam", "adamw", "muon")
 LOPS = (None, *rates.RATE_RULES)
 
 _PAIRS_OF_RULES = tuple(name for name, own in rates.OPTIONS.items() if isinstance(own.default, tuple))

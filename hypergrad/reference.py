@@ -23,7 +23,7 @@ class Reference:
         theta: the initial parameters θ_0, copied to float64.
         alpha: α_0.
         beta: β, the learning rate of α.
-        weight_decay: λ: coupled, g + λθ, unless ``decoupled`` or op ``adamw``.
+        weight_decay: λ: coupled, g + λθ, unless ``decoupled`` or op ``adamw`` or ``muon``.
         decoupled: θ moves along d = u + λθ instead, and α is learned by that d.
         granularity: ``"group"``, ``"tensor"`` or ``"released"``.
         rule: ``"multiplicative"`` and ``"cosine"`` move log α, along its own hypergradient αh, or the cosine.
@@ -34,9 +34,9 @@ class Reference:
         first_relative_step: the smallest and the largest α‖d‖/‖θ‖ as long as z is 0.
         bounds: the smallest and largest α.
         nesterov: ``False`` makes op ``sgdn`` a heavy ball, u = v.
-        mu: μ of op ``sgdn``.
-        betas: β₁ and β₂ of ops ``adam`` and ``adamw``.
-        eps: ε of ops ``adam`` and ``adamw``.
+        mu: μ of ops ``sgdn``, by default 0.9, and ``muon``, 0.95.
+        betas: β₁ and β₂ of ops ``adam``, ``adamw`` and ``muon``.
+        eps: ε of ops ``adam``, ``adamw`` and ``muon``.
         lop_mu: μ of lop ``sgdn``.
         lop_betas: β₁ and β₂ of lop ``adam``, by default (0.9, 0.999), and ``lion``, (0.9, 0.99).
         lop_eps: ε of lop ``adam`` and ``adagrad``.
@@ -58,16 +58,20 @@ class Reference:
         first_relative_step: tuple[float, float] = (0.0, math.inf),
         bounds: tuple[float, float] | None = None,
         nesterov: bool = True,
-        mu: float = 0.9,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        mu: float | None = None,
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
         lop_mu: float = 0.9,
         lop_betas: tuple[float, float] | None = None,
         lop_eps: float = 1e-8,
     ) -> None:
         op, _, lop = name.partition("-")
-        if op == "adamw":
-            op, decoupled = "adam", True
+        if op in ("adamw", "muon"):
+            op, decoupled = {"adamw": "adam"}.get(op, op), True
+        of_muon = op == "muon"
+        mu = mu if mu is not None else 0.95 if of_muon else 0.9
+        betas = betas or ((0.9, 0.95) if of_muon else (0.9, 0.999))
+        eps = eps if eps is not None else 1e-10 if of_muon else 1e-8
         self.op: dict[str, Any] = {"rule": op, "mu": mu, "betas": betas, "eps": eps, "nesterov": nesterov}
         self.lop: dict[str, Any] = {
             "rule": lop,
@@ -185,6 +189,15 @@ def move(kind: dict[str, Any], g: Tensor, memory: dict[str, Any]) -> Any:
             memory["m"] = m = beta1 * memory.get("m", 0.0) + (1 - beta1) * g
             memory["v"] = v = beta2 * memory.get("v", 0.0) + (1 - beta2) * g**2
             return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + kind["eps"])
+        case "muon":
+            if g.ndim != 2:
+                return move({**kind, "rule": "adam"}, g, memory)
+            memory["v"] = v = kind["mu"] * memory.get("v", 0.0) + g
+            x = g + kind["mu"] * v if kind["nesterov"] else v
+            x = x / max((x**2).sum().sqrt(), torch.tensor(1e-7, dtype=torch.float64))
+            for _ in range(5):
+                x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+            return 0.2 * max(g.shape) ** 0.5 * x
         case "adagrad":
             memory["v"] = v = memory.get("v", 0.0) + g**2
             return g / (v.sqrt() + kind["eps"])

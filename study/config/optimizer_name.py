@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-OPS = ("sgd", "sgdn", "adam", "adamw")
+OPS = ("sgd", "sgdn", "adam", "adamw", "muon")
 """Model optimizers."""
 LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 """Optimizers of the learning rate."""
@@ -23,6 +23,7 @@ _BETAS: dict[str, dict[str, float]] = {
     "additive-cosine": {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5},
     "multiplicative": {"adam": 0.03, "adagrad": 0.1, "lion": 0.01},
     "cosine": {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
+    "cosine of muon": {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
 }
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -70,7 +71,8 @@ class OptimizerName:
     @property
     def default_beta(self) -> float | None:
         """β of the rule for this op and lop; ``None`` where β has a unit, so that the study must say it."""
-        return _BETAS.get(self.rule, {}).get(self.lop or "")
+        betas = _BETAS.get(f"{self.rule} of {self.op}") or _BETAS.get(self.rule, {})
+        return betas.get(self.lop or "")
 
     def __str__(self) -> str:
         name = self.op if self.lop is None else f"{self.op}-{self.lop}"
@@ -78,7 +80,7 @@ class OptimizerName:
 
 
 OPTIMIZERS: tuple[str, ...] = tuple(str(OptimizerName(op, lop)) for op in OPS for lop in (None, *LOPS))
-"""The names of ``hypergrad``'s optimizers: sgd, sgd-sgd, …, adamw-lion."""
+"""The names of ``hypergrad``'s optimizers: sgd, sgd-sgd, …, muon-lion."""
 
 
 def is_dotted(optimizer: str) -> bool:

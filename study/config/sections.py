@@ -221,9 +221,9 @@ def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
 
 # Options of hypergrad.create that a study file has no key for, and the ops or lops that they belong to.
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "momentum": ("op", ("sgdn",)),
-    "betas": ("op", ("adam", "adamw")),
-    "eps": ("op", ("adam", "adamw")),
+    "momentum": ("op", ("sgdn", "muon")),
+    "betas": ("op", ("adam", "adamw", "muon")),
+    "eps": ("op", ("adam", "adamw", "muon")),
     "decoupled_weight_decay": ("op", ("sgd", "sgdn", "adam")),
     "lop_momentum": ("lop", ("sgdn",)),
     "lop_betas": ("lop", ("adam", "lion")),

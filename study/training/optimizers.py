@@ -136,7 +136,7 @@ def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | Non
     Both are of the first parameter group, α as the step used it. Nothing is read back from the device.
     """
     group = optimizer.param_groups[0]
-    if isinstance(optimizer, hypergrad.SGD | hypergrad.Adam) and group["lop"] is not None:
+    if isinstance(optimizer, hypergrad.SGD | hypergrad.Adam | hypergrad.Muon) and group["lop"] is not None:
         optimizer.step()
         return group["lr"].clone(), optimizer.hypergradients[0]
     alpha = group["lr"] * group["d"] if "d" in group else group["lr"]

@@ -15,6 +15,8 @@ def unpackable_optimizer(trial: Trial) -> str | None:
     """Return why a trial's optimizer does not pack; None if it does."""
     if trial.optimizer not in OPTIMIZERS:
         return f"{trial.optimizer} is not one of hypergrad's"
+    if trial.op == "muon":
+        return "Muon knows no members"
     if trial.settings().get("schedule") is not None:
         return "its learning rate follows a schedule"
     return None

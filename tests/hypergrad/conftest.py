@@ -18,7 +18,7 @@ from .rules import RULES
 class Problem:
     """Regression by a 5-6-3 tanh network on minibatches of 8, one per step: four parameter tensors."""
 
-    ALPHA0 = {"sgd": 0.02, "sgdn": 0.005, "adam": 0.005, "adamw": 0.005}  # noqa: RUF012
+    ALPHA0 = {"sgd": 0.02, "sgdn": 0.005, "adam": 0.005, "adamw": 0.005, "muon": 0.005}  # noqa: RUF012
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -42,7 +42,7 @@ class Problem:
     def rates(self, name: str) -> tuple[float, float]:
         """(α₀, β) for an optimizer's name; β = 0 where α is fixed."""
         op, _, lop = name.partition("-")
-        return self.ALPHA0[op], RULES[lop].beta[op.removesuffix("w")] if lop else 0.0
+        return self.ALPHA0[op], RULES[lop].beta[{"adamw": "adam", "muon": "adam"}.get(op, op)] if lop else 0.0
 
     def train(
         self,

@@ -31,6 +31,8 @@ def test_missing_gradients_weight_decay_and_groups_equal_the_reference(problem, 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", LEARNED)
 def test_other_implementations_equal_the_reference(problem, name, granularity, kwargs):
+    if "fused" in kwargs and name.startswith("muon"):
+        pytest.skip("has no kernel")
     problem.check_against_reference(name, granularity, 0.1, GROUPS[1], MISSING, **kwargs)
 
 

@@ -26,8 +26,8 @@ EVERYTHING = {
 }
 TRACED = {"rule": "cosine", "decoupled_weight_decay": True}
 FUSED_TRACED = TRACED | {"fused": True}
-# AdamW is Adam with one of these options.
-NAMES = [name for name in hypergrad.NAMES if not name.startswith("adamw")]
+# AdamW is Adam with one of these options, and Muon has another or none of the kernels.
+NAMES = [name for name in hypergrad.NAMES if not name.startswith(("adamw", "muon"))]
 gpu = pytest.mark.gpu
 
 

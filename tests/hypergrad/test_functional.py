@@ -11,7 +11,9 @@ from hypergrad import directions, functional, kernels, rates
 from .rules import ONE_STEP, RULES
 
 OPS = {"sgd": directions.SGD(), "sgdn": directions.Momentum(), "adam": directions.Adam()}
-NAMES = [name for name in hypergrad.NAMES if not name.startswith("adamw")]  # an option of adam
+NAMES = [
+    name for name in hypergrad.NAMES if not name.startswith(("adamw", "muon"))
+]  # AdamW is an option of Adam, Muon knows no members
 LOPS = {"": None} | {name: rule.rate for name, rule in RULES.items()}
 
 

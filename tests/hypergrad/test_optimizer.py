@@ -19,18 +19,22 @@ def param():
 
 
 def test_names(param):
-    ops = ("sgd", "sgdn", "adam", "adamw")
+    ops = ("sgd", "sgdn", "adam", "adamw", "muon")
     assert sorted(hypergrad.NAMES) == sorted([*ops, *(f"{op}-{lop}" for op in ops for lop in RULES)])
     for name in hypergrad.NAMES:
         op, _, lop = name.partition("-")
         optimizer = hypergrad.create(name, [param])
-        assert type(optimizer) is {"adam": hypergrad.Adam, "adamw": hypergrad.AdamW}.get(op, hypergrad.SGD)
+        assert type(optimizer) is {
+            "adam": hypergrad.Adam,
+            "adamw": hypergrad.AdamW,
+            "muon": hypergrad.Muon,
+        }.get(op, hypergrad.SGD)
         group = optimizer.param_groups[0]
         assert group["lop"] == (lop or None)
         assert isinstance(group["lr"], torch.Tensor) == bool(lop)
         assert group["rule"] == "additive"
-        assert group["decoupled_weight_decay"] == (op == "adamw")
-        if not op.startswith("adam"):
+        assert group["decoupled_weight_decay"] == (op in ("adamw", "muon"))
+        if op.startswith("sgd"):
             assert (group["momentum"], group["nesterov"]) == ((0.9, True) if op == "sgdn" else (0, False))
     assert hypergrad.create("sgdn-sgd", [param], momentum=0.5).param_groups[0]["momentum"] == 0.5
 
@@ -194,6 +198,8 @@ def test_closure(param):
 @pytest.mark.parametrize("fused", [None, True])
 @pytest.mark.parametrize("name", hypergrad.NAMES)
 def test_gradients_stay_as_they_are(problem, name, fused):
+    if fused and name.startswith("muon"):
+        pytest.skip("has no kernel")
     params = problem.initial()
     optimizer = hypergrad.create(name, params, weight_decay=0.1, maximize=True, fused=fused)
     grads = problem.gradients(params, 0)

@@ -68,7 +68,7 @@ def test_a_group_may_have_a_rule_of_its_own(param):
     assert [group["hypergrad_lr"] for group in optimizer.param_groups] == [0.03, 1e-7]
 
 
-@pytest.mark.parametrize("name", ["adam-sgdn", "adamw-sgdn", "adam-sgd"])
+@pytest.mark.parametrize("name", ["adam-sgdn", "adamw-sgdn", "adam-sgd", "muon-sgdn"])
 @pytest.mark.parametrize("alpha0", [1e-5, 1e-3])
 def test_defaults_train_a_regression(name, alpha0):
     check_regression(name, alpha0)

@@ -27,7 +27,7 @@ from study.config.optimizer_name import ADDITIVE, OPS, OPTIMIZERS, RULES, Optimi
 
 DPI = 150
 FAMILIES = (*OPS, "others")
-COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73", "adamw": "#7A5195"}
+COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73", "adamw": "#7A5195", "muon": "#8C510A"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
 _STYLES = (_NEW, _HD, _OTHER)
 _IN_PAPER = {
@@ -35,6 +35,7 @@ _IN_PAPER = {
     "sgdn": "sgdn",
     "adam": "adam",
     "adamw": "adam",
+    "muon": "adam",
 }  # the new lop that the paper pairs each op with
 _SHADES = {  # a grey, from black to white, and how much of it
     "additive": (0.0, 0.0),

@@ -44,6 +44,7 @@ def test_each_optimizer_has_its_own_baseline():
         **{"sgd-sgdn": "sgd-sgd", "sgd-adam": "sgd-sgd", "sgdn-sgdn": "sgdn-sgd"},
         **{"sgdn-adam": "sgdn-sgd", "adam-sgdn": "adam-sgd", "adam-adam": "adam-sgd"},
         **{"adamw-sgd": "adamw", "adamw-sgdn": "adamw-sgd", "adamw-adam": "adamw-sgd"},
+        **{"muon-sgd": "muon", "muon-sgdn": "muon-sgd", "muon-adam": "muon-sgd"},
         **{f"{op}-{lop}": f"{op}-sgd" for op in OPS for lop in ("adagrad", "lion")},
     } == {name: base for name, (base,) in pairing.baselines(table(optimizers=list(OPTIMIZERS))).items()}
 

@@ -19,7 +19,7 @@ def trial(**changes) -> Trial:
 
 class TestTrial:
     def test_optimizers_are_ops_alone_and_with_every_lop(self):
-        assert OPS == ("sgd", "sgdn", "adam", "adamw")
+        assert OPS == ("sgd", "sgdn", "adam", "adamw", "muon")
         assert LOPS == ("sgd", "sgdn", "adam", "adagrad", "lion")
         assert OPTIMIZERS == hypergrad.NAMES
 

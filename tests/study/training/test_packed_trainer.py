@@ -111,7 +111,7 @@ def assert_same(ours, theirs, rtol=1e-10):
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if not name.startswith("muon")])
 def test_in_float64_every_member_trains_as_it_would_alone(optimizer, granularity):
     work, trials = workload(), grid(optimizer, granularity)
     ours = together(trials, work)

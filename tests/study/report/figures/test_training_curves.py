@@ -21,7 +21,7 @@ def make_study(**changes) -> Study:
         "workloads": ["digits-logreg", "digits-mlp"],
         "optimizers": list(OPTIMIZERS),
         "alpha0": [0.001],
-        "beta": {"sgd": 1e-3, "sgdn": 1e-4, "adam": 1e-7, "adamw": 1e-7},
+        "beta": {"sgd": 1e-3, "sgdn": 1e-4, "adam": 1e-7, "adamw": 1e-7, "muon": 1e-7},
         "seeds": [0, 1, 2],
         "epochs": 20,
         "threshold": 0.3,
@@ -34,7 +34,7 @@ def synthetic(trial: Trial, epochs: int | None = None) -> TrialRecord:
     random = np.random.default_rng(int(trial.key, 16))
     total = (trial.epochs or 1) * ITERATIONS
     t = np.arange(1, total + 1) / total
-    op = {"sgd": 1.0, "sgdn": 2.5, "adam": 4.0, "adamw": 4.0}[trial.op]
+    op = {"sgd": 1.0, "sgdn": 2.5, "adam": 4.0, "adamw": 4.0, "muon": 4.0}[trial.op]
     lop = {None: 1.0, "sgd": 1.3, "sgdn": 1.6, "adam": 1.9, "adagrad": 2.2, "lion": 2.5}[trial.lop]
     rate = op * lop * (trial.alpha0 / 0.001) ** 0.5
     floor = 0.05 if "mlp" in trial.workload else 0.25
