@@ -29,7 +29,7 @@ RULES: dict[str, Rule] = {
 }
 """The rules by the names that the option ``rule`` takes."""
 
-# By lop, and where an op needs another β, by op. Muon learned with large β too, but then diverged on some seeds.
+# By lop, and where an op needs another β, by op. Muon learned with large β too, but diverged on some seeds.
 _COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
 _COSINE_OF = {"muon": {"sgd": 0.05, "sgdn": 0.01}}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}

@@ -12,7 +12,7 @@ from hypergrad import directions
 from hypergrad.reference import Reference
 from hypergrad.stacked import Stacked
 
-from .rules import RULES
+from .rules import ONE_STEP, RULES
 
 BETAS = {"additive": 2e-6, "additive-cosine": 2e-5, "multiplicative": 0.3, "cosine": 0.02}
 
@@ -34,6 +34,7 @@ def test_muon_equals_the_reference(problem, rule, granularity, foreach):
         granularity=granularity,
         foreach=foreach,
     )
+    group = optimizer.param_groups[0]
     oracle = Reference(
         "muon-sgdn",
         params,
@@ -42,6 +43,7 @@ def test_muon_equals_the_reference(problem, rule, granularity, foreach):
         rule=rule,
         weight_decay=0.1,
         granularity=granularity,
+        **{name: group[name] for name in ONE_STEP},  # the cosine has a trace
     )
     for step in range(30):
         problem.train(optimizer, params, range(step, step + 1), missing)
