@@ -120,7 +120,7 @@ def test_it_learns_its_rate(problem, alpha0):
     first = sum(float(problem.loss(params, step).detach()) for step in range(50))
     problem.train(optimizer, params, range(300))
     assert sum(float(problem.loss(params, step).detach()) for step in range(50)) < 0.7 * first
-    assert set(optimizer.state[params[0]]) == {"momentum_buffer", "direction"}
+    assert set(optimizer.state[params[0]]) == {"momentum_buffer", "trace"}
     assert set(optimizer.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
@@ -137,5 +137,5 @@ def test_what_it_cannot_take_is_refused_in_one_line(problem):
 def test_names(problem, lop):
     optimizer = hypergrad.create(f"muon-{lop}", problem.initial(), rule="cosine")
     assert type(optimizer) is hypergrad.Muon
-    expected = {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
+    expected = {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
     assert optimizer.param_groups[0]["hypergrad_lr"] == expected[lop]
