@@ -121,7 +121,7 @@ def test_it_learns_its_rate(problem, alpha0):
     problem.train(optimizer, params, range(300))
     assert sum(float(problem.loss(params, step).detach()) for step in range(50)) < 0.7 * first
     assert set(optimizer.state[params[0]]) == {"momentum_buffer", "trace"}
-    assert set(optimizer.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert set(optimizer.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq", "trace"}
 
 
 def test_what_it_cannot_take_is_refused_in_one_line(problem):
