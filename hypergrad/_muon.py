@@ -45,6 +45,9 @@ class Muon(HypergradientOptimizer):
         lop_betas: See there.
         lop_eps: See there.
         granularity: See there.
+        trace_decay: See there.
+        max_relative_step: See there.
+        first_relative_step: See there.
         lr_bounds: See there.
         maximize: See there.
         foreach: See there.
@@ -91,6 +94,9 @@ class Muon(HypergradientOptimizer):
         lop_betas: tuple[Number, Number] | None = None,
         lop_eps: Number = 1e-8,
         granularity: str = "group",
+        trace_decay: Number | None = None,
+        max_relative_step: Number | None = None,
+        first_relative_step: tuple[Number, Number] | None = None,
         lr_bounds: tuple[Number, Number] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,

@@ -19,12 +19,11 @@ INERT = 1e-5
 """β up to which a rule that multiplies α leaves it as it is."""
 
 # hypergrad.default_hypergrad_lr once more, since a study file is read without torch; a test compares the two.
-_COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
 _BETAS: dict[str, dict[str, float]] = {
     "additive-cosine": {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5},
     "multiplicative": {"adam": 0.03, "adagrad": 0.1, "lion": 0.01},
-    "cosine": _COSINE,
-    "cosine of muon": _COSINE | {"sgd": 0.05, "sgdn": 0.01},
+    "cosine": {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
+    "cosine of muon": {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
 }
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 

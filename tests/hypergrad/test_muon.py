@@ -12,7 +12,7 @@ from hypergrad import directions
 from hypergrad.reference import Reference
 from hypergrad.stacked import Stacked
 
-from .rules import RULES
+from .rules import ONE_STEP, RULES
 
 BETAS = {"additive": 2e-6, "additive-cosine": 2e-5, "multiplicative": 0.3, "cosine": 0.02}
 
@@ -34,6 +34,7 @@ def test_muon_equals_the_reference(problem, rule, granularity, foreach):
         granularity=granularity,
         foreach=foreach,
     )
+    group = optimizer.param_groups[0]
     oracle = Reference(
         "muon-sgdn",
         params,
@@ -42,6 +43,7 @@ def test_muon_equals_the_reference(problem, rule, granularity, foreach):
         rule=rule,
         weight_decay=0.1,
         granularity=granularity,
+        **{name: group[name] for name in ONE_STEP},  # the cosine has a trace
     )
     for step in range(30):
         problem.train(optimizer, params, range(step, step + 1), missing)
@@ -118,8 +120,8 @@ def test_it_learns_its_rate(problem, alpha0):
     first = sum(float(problem.loss(params, step).detach()) for step in range(50))
     problem.train(optimizer, params, range(300))
     assert sum(float(problem.loss(params, step).detach()) for step in range(50)) < 0.7 * first
-    assert set(optimizer.state[params[0]]) == {"momentum_buffer", "direction"}
-    assert set(optimizer.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert set(optimizer.state[params[0]]) == {"momentum_buffer", "trace"}
+    assert set(optimizer.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq", "trace"}
 
 
 def test_what_it_cannot_take_is_refused_in_one_line(problem):
@@ -135,5 +137,5 @@ def test_what_it_cannot_take_is_refused_in_one_line(problem):
 def test_names(problem, lop):
     optimizer = hypergrad.create(f"muon-{lop}", problem.initial(), rule="cosine")
     assert type(optimizer) is hypergrad.Muon
-    expected = {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 0.3, "lion": 0.01}
+    expected = {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
     assert optimizer.param_groups[0]["hypergrad_lr"] == expected[lop]

@@ -52,7 +52,7 @@ def test_a_rule_is_part_of_a_trial_and_of_its_label(load):
         ("adam-sgdn cosine", "cosine", 0.01),
         ("adam-sgdn cosine", "cosine", 0.03),
         ("gentle", "cosine", 0.03),
-        ("sgd-sgdn cosine", "cosine", 0.01),
+        ("sgd-sgdn cosine", "cosine", 0.03),
     ]
     assert len({t.key for t in study.trials()}) == 5
     assert study.trials()[2].name == "adam-sgdn cosine α₀=0.01 β=0.03 seed=0"
