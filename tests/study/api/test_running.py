@@ -23,6 +23,7 @@ def stamps(results):
 def test_a_study_resumes_and_grows(tmp_path):
     first = study.run(SPEC, runs=tmp_path, local=True, report=False, progress=False)
     more = study.run({**SPEC, "seeds": 3}, runs=tmp_path, local=True, report=False, progress=False)
+    assert [*first.failures, *more.failures] == []
     assert (first.progress.done, more.progress.done) == (4, 6)
     assert stamps(first).items() <= stamps(more).items()  # not trained again
     assert not (tmp_path / "small" / "report").exists()
