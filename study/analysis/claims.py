@@ -29,7 +29,7 @@ in which nothing is true, expect up to one with something "supported". Fix the n
 add seeds until a verdict changes is another test, with another p.
 
 **Verdict.** "supported": adjusted p < 0.05 and the 95 % interval of the ratio on the better side of 1. "not
-supported": the same the other way, or a difference shown to be within :data:`MARGINS`, by two one-sided sign
+supported": the same the other way, or a difference shown to be within ``MARGINS``, by two one-sided sign
 tests with the same correction and the interval within the margins. A difference that is both significant and
 within the margin is "supported", and the text says that it is small; it also says where the smoothed measure,
 or each at its best α₀, does not show it. Else "undecided": the data do not tell.
@@ -139,7 +139,7 @@ class Claim:
     """Seeds left out because trials are missing."""
     ratio: Ratio = UNKNOWN
     """Geometric mean of new / baseline over seeds, with its interval; less is better. For
-    :attr:`Kind.INSENSITIVE` that of the spans of α₀ (10 to the power of the width), where more is better."""
+    ``Kind.INSENSITIVE`` that of the spans of α₀ (10 to the power of the width), where more is better."""
     better: int = 0
     """Seeds on which the method is certainly better."""
     worse: int = 0
@@ -204,7 +204,7 @@ def claims(
     against: Mapping[str, Sequence[str]] | None = None,
     named: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Claim]:
-    """Return every claim about every method and its baseline, in the order of :class:`Kind`.
+    """Return every claim about every method and its baseline, in the order of ``Kind``.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order, pending and pruned trials included.

@@ -35,7 +35,7 @@ class Side(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The result of :func:`compare`."""
+    """The result of ``compare``."""
 
     rows: pd.DataFrame
     """A ``summary_table`` row for each side, method and point, with ``point``, which numbers the points;
@@ -84,7 +84,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
     same workload and α₀, each with all its β and options, against the first one with the same β, or else its
     first β. One study alone is compared optimizer by optimizer.
 
-    Ratios are :func:`.stats.paired_log_ratio` over the seeds on which both have a value; below 1 is better
+    Ratios are ``stats.paired_log_ratio`` over the seeds on which both have a value; below 1 is better
     than the first. N is only compared at equal thresholds.
 
     Args:

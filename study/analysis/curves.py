@@ -46,7 +46,7 @@ CURVES = pa.schema(
 
 
 def curve_rows(record: TrialRecord) -> pa.Table:
-    """Return a trial's rows of the long table: one per iteration, columns :data:`CURVES`.
+    """Return a trial's rows of the long table: one per iteration, columns ``CURVES``.
 
     ``optimizer`` is the name in tables and figures. ``beta`` and ``hypergradient`` are null for an optimizer
     that does not learn α.

@@ -44,7 +44,7 @@ SUMMARIES = (
     "seconds",
     "iterations",
 )
-"""The metrics that :func:`summarise` returns, as far as they exist."""
+"""The metrics that ``summarise`` returns, as far as they exist."""
 
 
 def iterations_to_threshold(train_loss: Array, threshold: float) -> int | None:
@@ -97,14 +97,14 @@ def outcome(record: TrialRecord, threshold: float | None) -> Outcome:
 
 
 def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
-    """Return a trial's :data:`SUMMARIES`; one that does not exist is left out, so every value is finite.
+    """Return a trial's ``SUMMARIES``; one that does not exist is left out, so every value is finite.
 
     ``final_train_loss`` is the mean over the last epoch's iterations, ``final_val_loss`` the validation loss
     after it. A diverged trial has neither, but keeps its best values and its iterations to the threshold:
     a time to a target is over when the target is met (Dahl et al. 2023, AlgoPerf,
     https://arxiv.org/abs/2306.07179).
 
-    ``smoothed_iterations_to_threshold`` is the first iteration whose :func:`smoothed` loss is ≤ the
+    ``smoothed_iterations_to_threshold`` is the first iteration whose ``smoothed`` loss is ≤ the
     threshold. ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold:
     a study has no other, and a threshold for each measure would be one more thing to choose afterwards. It
     has no minibatch noise, but counts whole epochs. A pruned trial has none of these: those pruned before

@@ -189,8 +189,8 @@ def seed_ratios_tuned(pair: MethodPair, measure: str, cap: float = math.inf) -> 
 
     Args:
         pair: A method and its baseline.
-        measure: See :func:`seed_ratios`.
-        cap: See :func:`seed_ratios`.
+        measure: See ``seed_ratios``.
+        cap: See ``seed_ratios``.
 
     Returns:
         None with fewer than two complete seeds, or fewer than two α₀.

@@ -122,7 +122,7 @@ def method_pairs(
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
-        against: The baselines of each optimizer. Default: :func:`baselines`.
+        against: The baselines of each optimizer. Default: ``baselines``.
     """
     against = baselines(trials) if against is None else against
     for setup, group in cells(trials, SETUP):

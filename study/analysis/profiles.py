@@ -75,9 +75,9 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
     tuned; ``points`` of them. ``k`` runs from 1 to the smallest number of points of any optimizer in the
     setup. ``value`` is the expected best of ``k`` points drawn without replacement, exact, each chosen by its
     mean over all complete seeds but one and reported on that one, then averaged over which one is left out
-    (:mod:`.stats`; more seeds to choose on than half of them, and none is reported on itself). With a
+    (``stats``; more seeds to choose on than half of them, and none is reported on itself). With a
     single seed ``held_out`` is False and the value optimistic. ``low`` and ``high`` are
-    :func:`study.analysis.stats.mean_interval` over the seeds, approximate, as those share what was chosen.
+    ``study.analysis.stats.mean_interval`` over the seeds, approximate, as those share what was chosen.
 
     ``measure`` is ``iterations_to_threshold``, as min(N, budget), or ``best_val_loss``, which is +inf if
     there is a chance that all ``k`` points drawn diverge before their first validation.
@@ -130,9 +130,9 @@ def performance_profile(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the share of workloads on which an optimizer is within τ × the fastest, a step function of τ.
 
     Dolan & Moré 2002 (*Benchmarking optimization software with performance profiles*,
-    https://arxiv.org/abs/cs/0102001). An optimizer's time on a workload is the value of :func:`best_of_k` for
+    https://arxiv.org/abs/cs/0102001). An optimizer's time on a workload is the value of ``best_of_k`` for
     iterations at the largest common ``k``; it fails there if no seed reached the threshold. A workload counts
-    if all optimizers have the same threshold and complete seeds on it. Under :data:`PROFILE_WORKLOADS` the
+    if all optimizers have the same threshold and complete seeds on it. Under ``PROFILE_WORKLOADS`` the
     table is empty. Where one optimizer leads, the order of the others can depend on it (Gould & Scott 2016).
 
     Args:

@@ -1,6 +1,6 @@
 """Measures how wide a range of α₀ works.
 
-Everything comes from :func:`.tables.trial_table`, rows in any order. N is ``iterations_to_threshold``. Where
+Everything comes from ``tables.trial_table``, rows in any order. N is ``iterations_to_threshold``. Where
 several α₀ are summed up, only complete seeds count: those whose trials ended at every α₀ of the method (and
 β, where β is tuned). Otherwise every method would be judged on other α₀.
 """
@@ -49,7 +49,7 @@ def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
 def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the width of α₀ of every complete seed of one setup and method.
 
-    See :func:`alpha0_widths`. Where no α₀ reached the threshold, ``decades`` is 0 and all other columns are
+    See ``alpha0_widths``. Where no α₀ reached the threshold, ``decades`` is 0 and all other columns are
     NaN. α₀ = 0 has no place on a logarithmic axis and is left out.
     """
     table = costs(trials[trials["alpha0"] > 0], "iterations_to_threshold", ["alpha0"])
@@ -105,7 +105,7 @@ def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
 def _width(
     alphas: Floats, hits: Floats, budget: float
 ) -> tuple[float, float, float, float, float, bool, bool]:
-    """Return the :data:`WIDTH_COLUMNS` of N over ascending α₀; +inf is not reached, NaN unknown."""
+    """Return the ``WIDTH_COLUMNS`` of N over ascending α₀; +inf is not reached, NaN unknown."""
     known = hits[~np.isnan(hits)]
     best = known.min() if len(known) else math.inf
     if not math.isfinite(best):

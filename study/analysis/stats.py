@@ -74,7 +74,7 @@ def mean_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> tuple[flo
     interval 95 %), of Laplace's in 93 % (85 %, 96 %) and of exponential ones in 88 % (80 %, 88 %): a few
     per cent short for skewed values, like every interval of six.
 
-    Up to 8 values every resample is enumerated, so the interval is exact; beyond, :data:`RESAMPLES` are drawn
+    Up to 8 values every resample is enumerated, so the interval is exact; beyond, ``RESAMPLES`` are drawn
     with a fixed seed. The order of the values does not matter.
 
     No interval of this kind reaches beyond [min, max], so at two or three values it covers less than it says;
@@ -122,7 +122,7 @@ class Ratio(NamedTuple):
 def paired_log_ratio(new: ArrayLike, base: ArrayLike, confidence: float = 1 - LEVEL) -> Ratio:
     """Return the geometric mean of ``new / base`` over independent pairs, with its interval.
 
-    The interval is :func:`mean_interval` of the logs. On a log scale "half" and "twice" weigh the
+    The interval is ``mean_interval`` of the logs. On a log scale "half" and "twice" weigh the
     same, and swapping the two gives the reciprocal.
 
     Args:
@@ -252,7 +252,7 @@ def held_out_best(costs: ArrayLike, k: int) -> NDArray[np.float64]:
 
     Args:
         costs: Of every seed and point, lower is better, shape (seeds, points); +inf for none.
-        k: As in :func:`expected_best`.
+        k: As in ``expected_best``.
 
     Returns:
         Shape (seeds,). A single seed has to serve for both: its value is optimistic for ``k`` > 1.

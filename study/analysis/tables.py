@@ -81,14 +81,14 @@ def trial_table(
 
 
 def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per :data:`CELL`: medians, intervals and ranges over the seeds of the trials that ended.
+    """Return one row per ``CELL``: medians, intervals and ranges over the seeds of the trials that ended.
 
     ``seeds`` counts those, ``pruned`` the ones that a search stopped early, ``missing`` all others.
 
     ``iterations_median``, ``iterations_min`` and ``iterations_max`` are NaN where they fall among trials
     that did not reach the threshold; ``iterations_text`` is for people, ``"> 9380"``. ``iterations_low``
     and ``iterations_high`` are the distribution-free interval of the median, and ``coverage`` the probability
-    that it has (see :func:`.stats.median_interval`; 0.969 for six seeds); +inf is a trial that did
+    that it has (see ``stats.median_interval``; 0.969 for six seeds); +inf is a trial that did
     not reach the threshold. ``hit_rate`` is the share that did, and ``mean_iterations`` the mean of
     min(N, budget): the one number that ranks cells some of which are censored, a restricted mean (Royston &
     Parmar 2013), and no estimate of the mean N. The same of the smoothed measure under
@@ -98,7 +98,7 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
     median, with ``name_min`` and ``name_max``, over the trials that have them.
 
     Args:
-        trials: From :func:`trial_table`, rows in any order.
+        trials: From ``trial_table``, rows in any order.
     """
     rows = []
     for settings, cell in cells(trials, CELL):

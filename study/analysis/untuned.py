@@ -52,7 +52,7 @@ def losses(trials: pd.DataFrame) -> pd.DataFrame:
 def profile(table: pd.DataFrame) -> pd.DataFrame:
     """Return the performance profile: the share of points whose loss is within τ × the best tuned one.
 
-    A step function of τ for each method and each of :data:`SHARES`, ``points``: every α₀ of every workload,
+    A step function of τ for each method and each of ``SHARES``, ``points``: every α₀ of every workload,
     or one α₀ of every workload. ``of`` is how many points there are. A method without a default has no such
     rows. Workloads that not every method has ended on count for no method.
 
@@ -60,7 +60,7 @@ def profile(table: pd.DataFrame) -> pd.DataFrame:
     https://arxiv.org/abs/cs/0102001; there over problems, here over problems and step sizes.
 
     Args:
-        table: From :func:`losses`.
+        table: From ``losses``.
     """
     rows = []
     for method, points, ratios in _points(_common(table)):
@@ -73,12 +73,12 @@ def profile(table: pd.DataFrame) -> pd.DataFrame:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return the profile in a few numbers, a row per method, the smallest median over every α₀ first.
 
-    For each of :data:`SHARES` there are ``…_small`` and ``…_large``, the shares of points within
-    :data:`SMALL` and :data:`LARGE` × the best tuned loss, and ``…_median``, the median ratio. ``workloads``
+    For each of ``SHARES`` there are ``…_small`` and ``…_large``, the shares of points within
+    ``SMALL`` and ``LARGE`` × the best tuned loss, and ``…_median``, the median ratio. ``workloads``
     are those that all methods have ended on, ``diverged`` counts trials on them.
 
     Args:
-        table: From :func:`losses`.
+        table: From ``losses``.
     """
     common = _common(table)
     rows: dict[tuple[str, ...], dict[str, Any]] = {}

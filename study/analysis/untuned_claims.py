@@ -1,11 +1,11 @@
 """Judges claims that an optimizer needs no tuning, which a study makes before any curve is seen.
 
-A study file has them under ``untuned`` (:class:`study.config.sections.Untuned`). All are about the validation
+A study file has them under ``untuned`` (``study.config.sections.Untuned``). All are about the validation
 loss at the end of the budget, on one workload.
 
 **"needs no tuning"**: from every α₀ of the claimed range the loss is at most ``within`` × that of a reference
 which is tuned. The reference's α₀ is chosen for each seed on all other seeds
-(:func:`.stats.held_out_best`), so that tuning does not flatter it. For every α₀ a one-sided sign test over
+(``stats.held_out_best``), so that tuning does not flatter it. For every α₀ a one-sided sign test over
 seeds asks whether the median ratio is below the bar. The claim is about all α₀, so p is the largest of
 theirs, without correction (an intersection–union test: Berger 1982,
 https://doi.org/10.1080/00401706.1982.10487790). The other way there are two tests, corrected for being two:
@@ -19,7 +19,7 @@ one of the tuned reference, so that it gets there within as many iterations. Sig
 with Holm's correction over the rivals.
 
 **Verdict.** "supported": p < 0.05 and the 95 % interval of the ratio below the bar. "not supported": the same
-the other way. Else "undecided". As in :mod:`.claims`, seeds are the observations and nothing is corrected
+the other way. Else "undecided". As in ``claims``, seeds are the observations and nothing is corrected
 across workloads: the page says on how many a claim is supported.
 """
 
@@ -169,7 +169,7 @@ def untuned_claims(trials: pd.DataFrame, claimed: Untuned | None) -> list[Untune
 
 
 def untuned_claim_table(claims: list[UntunedClaim]) -> pd.DataFrame:
-    """Return one row per claim, with the columns :data:`COLUMNS`."""
+    """Return one row per claim, with the columns ``COLUMNS``."""
     return pd.DataFrame([_row(claim) for claim in claims], columns=list(COLUMNS))
 
 

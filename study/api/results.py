@@ -147,7 +147,7 @@ class Results:
             curves.groupby(["optimizer", "iteration"])["alpha"].median().unstack(0).plot(logy=True)
 
         Args:
-            optimizer: A name as in :attr:`trials`, or several. Default: all, and so for the others.
+            optimizer: A name as in ``trials``, or several. Default: all, and so for the others.
             alpha0: α₀, or several.
             beta: β, or several.
             seed: A seed, or several.
@@ -177,7 +177,7 @@ class Results:
         """Return every epoch of the trials that match: validation loss, accuracy, means of α and loss.
 
         Args:
-            optimizer: See :meth:`curves`, and so for the others.
+            optimizer: See ``curves``, and so for the others.
             alpha0: α₀, or several.
             beta: β, or several.
             seed: A seed, or several.
@@ -288,7 +288,7 @@ class Results:
 
     @cached_property
     def _records(self) -> list[TrialRecord]:
-        """The records of the trials in :attr:`trials`, in their order."""
+        """The records of the trials in ``trials``, in their order."""
         known = {record.trial.key: record for record in self._planned}
         return [known[key] for key in self._trials["key"] if key in known]
 

@@ -34,7 +34,7 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
 
 
 def fetch(name: str, runs: Path, uri: str) -> dict[str, float]:
-    """Copy what a server has of the study ``name`` into a folder of runs; see :func:`study.tracking.fetch`.
+    """Copy what a server has of the study ``name`` into a folder of runs; see ``study.tracking.fetch``.
 
     Raises:
         TrackingError: The server cannot be reached or used.

@@ -53,7 +53,7 @@ Uri = Annotated[
 
 
 def refuse(*problems: str) -> NoReturn:
-    """Say what is wrong, one line each, and exit with :data:`BAD_INPUT`."""
+    """Say what is wrong, one line each, and exit with ``BAD_INPUT``."""
     for problem in problems:
         err.print(f"error: {problem}")
     sys.exit(BAD_INPUT)
@@ -91,7 +91,7 @@ def find_study(
 ) -> tuple[Study, StudyFolder, dict[str, float]]:
     """Return a study that was run, its folder, and the progress of trials that run elsewhere.
 
-    What a server has of the study is fetched first; see :func:`study.tracking.fetch`.
+    What a server has of the study is fetched first; see ``study.tracking.fetch``.
     """
     folder = runs_folder(runs)
     elsewhere: dict[str, float] = {}

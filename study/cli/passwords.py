@@ -13,7 +13,7 @@ _OPTION = "--tracking-uri"
 def hide_password() -> None:
     """Restart the program without the password in ``--tracking-uri``, if there is one.
 
-    The whole address goes into ``MLFLOW_TRACKING_URI``, from where :func:`.address.tracking_uri` completes
+    The whole address goes into ``MLFLOW_TRACKING_URI``, from where ``address.tracking_uri`` completes
     the option. So the option can stay in what is printed and stored, such as the command to resume a study.
     """
     given = sys.argv[1:]

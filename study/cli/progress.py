@@ -33,7 +33,7 @@ def watching(console: Console, *, live: bool = True) -> Iterator[OnProgress]:
 
 
 class _Lines:
-    """Prints a line when something changed, but not more often than every :data:`LINE_SECONDS`."""
+    """Prints a line when something changed, but not more often than every ``LINE_SECONDS``."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

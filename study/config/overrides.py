@@ -52,7 +52,7 @@ class Changed:
 
     Args:
         source: The study.
-        changes: From :func:`parse`. A later one goes before an earlier one.
+        changes: From ``parse``. A later one goes before an earlier one.
 
     Raises:
         ConfigError: A change leads into what is not a mapping.

@@ -53,7 +53,7 @@ def find(
     """Import a module and return one of its attributes.
 
     The module is installed, or in a folder on ``PYTHONPATH``, or in the current folder while
-    :func:`current_folder` is in use.
+    ``current_folder`` is in use.
 
     Args:
         module: The dotted path of the module.

@@ -71,7 +71,7 @@ class Range(Model):
         return math.sqrt(self.low * self.high)
 
     def round(self, value: float) -> float:
-        """Return ``value`` to :data:`DIGITS` significant digits, kept within the range."""
+        """Return ``value`` to ``DIGITS`` significant digits, kept within the range."""
         return min(max(float(f"{value:.{DIGITS - 1}e}"), self.low), self.high)
 
     def __contains__(self, value: float) -> bool:
@@ -114,7 +114,7 @@ class OptimizerSection(Model):
 
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
     β, no rule and no granularity; ``args`` are arguments of its constructor, checked against its signature
-    when the study runs. ``schedule`` (see :mod:`.schedules`) multiplies α, also a learned one. ``rule`` says
+    when the study runs. ``schedule`` (see ``schedules``) multiplies α, also a learned one. ``rule`` says
     how a lop moves α; with one other than ``additive`` the study's ``beta``, whose unit is another, does not
     count, and an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables and
     figures, and ``against`` names optimizers of the study, as they are shown, that the report compares it
@@ -194,7 +194,7 @@ class OptimizerSection(Model):
 class Untuned(Model):
     """The claim that optimizers need no tuning, made before any curve is seen.
 
-    :mod:`study.analysis.untuned_claims` judges it. Optimizers are named as tables show them.
+    ``study.analysis.untuned_claims`` judges it. Optimizers are named as tables show them.
     """
 
     optimizers: Several[str]

@@ -24,7 +24,7 @@ class Study(StudyFile):
         'sgd α₀=0.01 seed=0'
 
     A grid has all its trials from the start. A search finds them while it runs: what it has found so far is
-    its ``state``, which :meth:`study.storage.study_folder.StudyFolder.search_state` reads. A grid needs none.
+    its ``state``, which ``study.storage.study_folder.StudyFolder.search_state`` reads. A grid needs none.
     """
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ class Trial:
     """Further keyword arguments of ``hypergrad.create``, or of the class at the dotted path: JSON scalars and
     tuples of them. Whole numbers are floats for ``hypergrad.create`` and integers for a class."""
     schedule: Mapping[str, Any] | None = None
-    """Multiplies α over the iterations, a fixed or a learned one; see :mod:`study.config.schedules`."""
+    """Multiplies α over the iterations, a fixed or a learned one; see ``study.config.schedules``."""
     drop_last: bool = False
     """Leave out the last batch of an epoch if it is smaller than the others."""
     rule: str = ADDITIVE
@@ -141,7 +141,7 @@ class Trial:
         return -(-rows // self.batch_size)
 
     def settings(self) -> dict[str, Any]:
-        """Return all that identifies the trial, as JSON values; :meth:`from_settings` is the inverse.
+        """Return all that identifies the trial, as JSON values; ``from_settings`` is the inverse.
 
         A field that was added later is left out at its default, so that earlier trials keep their keys.
         """
@@ -163,7 +163,7 @@ class Trial:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Trial:
-        """Return the trial with these :meth:`settings`.
+        """Return the trial with these ``settings``.
 
         Raises:
             TypeError: Fields are unknown or missing.

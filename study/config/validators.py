@@ -1,6 +1,6 @@
 """Types of the values in a study file, and checks that normalise a value or refuse it in one sentence.
 
-pydantic checks numbers; :mod:`.loader` words its errors. The checks here raise
+pydantic checks numbers; ``loader`` words its errors. The checks here raise
 ``ValueError("what is wrong; what would be right")``, to which pydantic adds the place. A boolean never passes
 as a number, nor a number as text.
 """
@@ -191,7 +191,7 @@ def selector(value: object) -> str:
 
 
 def threshold_selector(value: object) -> str:
-    """Check a key as :func:`selector` does, or let the dotted path of an optimizer pass."""
+    """Check a key as ``selector`` does, or let the dotted path of an optimizer pass."""
     return value if isinstance(value, str) and is_dotted(value) else selector(value)
 
 

@@ -2,7 +2,7 @@
 
 The scalars are those of YAML 1.2, in which ``1e-7`` is a number and ``no`` is text; there are no merge keys
 and no tags. Whatever is wrong becomes a line ``FILE:LINE: path.to.key: what is wrong; what would be right``.
-No input raises anything but :class:`ConfigError`.
+No input raises anything but ``ConfigError``.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Document:
 
 
 def dump(value: Any) -> str:
-    """Return ``value`` as YAML that :func:`read` reads back equal; keys keep their order."""
+    """Return ``value`` as YAML that ``read`` reads back equal; keys keep their order."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.default_flow_style = False

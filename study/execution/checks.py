@@ -64,7 +64,7 @@ def check_names(study: Study, trials: Iterable[Trial], *, imports: bool = True) 
 def check_data(study: Study, trials: Iterable[Trial], data_folder: Path | None) -> None:
     """Read the data sets once, so that they are downloaded and decoded once and not by every worker.
 
-    What a user's own ``load`` raises is not reported here: :func:`try_one_batch` does.
+    What a user's own ``load`` raises is not reported here: ``try_one_batch`` does.
 
     Args:
         study: whose trials they are.

@@ -34,11 +34,11 @@ class BusyError(RuntimeError):
 def check(
     study: Study, pending: Sequence[Trial], executor: Executor | None, data_folder: Path | None = None
 ) -> None:
-    """Refuse what :func:`run` would refuse, before anything is written.
+    """Refuse what ``run`` would refuse, before anything is written.
 
     Args:
         study: the study.
-        pending: its trials that are to be trained; see :func:`.planning.pending_trials`.
+        pending: its trials that are to be trained; see ``planning.pending_trials``.
         executor: what is to train it; None if nothing is to be trained.
         data_folder: of the data sets; None for the default.
 
@@ -70,7 +70,7 @@ def run(
     """Run what is left of ``study`` and publish everything; return how the study stands at the end.
 
     Trials that have ended in earlier runs are not trained again, and their published runs are completed where
-    something is missing. Call :func:`check` first.
+    something is missing. Call ``check`` first.
 
     Args:
         study: the study.

@@ -52,7 +52,7 @@ class Executor(Protocol):
         """Whether it was told to start and is not ready yet; an interruption waits until it is."""
 
     def check(self, resources: Resources) -> None:
-        """Refuse at once what :meth:`wait` would refuse, as far as that can be told without starting.
+        """Refuse at once what ``wait`` would refuse, as far as that can be told without starting.
 
         Raises:
             ExecutorError: nothing answers where it should, or a worker asks for more than there is.
@@ -96,4 +96,4 @@ class Executor(Protocol):
         """
 
     def shutdown(self) -> None:
-        """Stop everything that :meth:`start` started. The executor cannot be used again."""
+        """Stop everything that ``start`` started. The executor cannot be used again."""

@@ -15,7 +15,7 @@ from study.training.worker import WorkerOptions, run_bundle
 
 
 class InProcessExecutor:
-    """Trains one bundle or point after the other; see :class:`study.execution.executor.Executor`.
+    """Trains one bundle or point after the other; see ``study.execution.executor.Executor``.
 
     A breakpoint in a user's workload or optimizer stops in the terminal. An interruption leaves the trial
     under way at its last checkpoint, as it does in a worker process.

@@ -20,7 +20,7 @@ class LiveRecords:
 
     Attributes:
         study: the study.
-        search_state: what its search had found when :meth:`refresh` was last called.
+        search_state: what its search had found when ``refresh`` was last called.
     """
 
     def __init__(self, study: Study, folder: StudyFolder) -> None:

@@ -88,13 +88,13 @@ def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
 def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
     """Return how many points, of different arms, a search gives to one worker at a time.
 
-    As many as take :data:`UNIT_SECONDS`, if all slots have work. One if a scheduler stops trials, which would
+    As many as take ``UNIT_SECONDS``, if all slots have work. One if a scheduler stops trials, which would
     stop those beside it as well, or if it is unknown how long a point takes.
 
     Args:
         study: has a search.
         slots: how many workers run at a time.
-        rates: from :func:`measured_rates`.
+        rates: from ``measured_rates``.
     """
     arms = study.arms()
     points = plan([trial for arm in arms for trial in arm.trials(arm.middle, arm.search.seeds)], 1, rates)

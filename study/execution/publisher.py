@@ -78,7 +78,7 @@ class Uploader:
 
 
 class RunPublisher:
-    """Follows a running study in a thread of its own, from :meth:`start` to :meth:`finish`.
+    """Follows a running study in a thread of its own, from ``start`` to ``finish``.
 
     Args:
         live: the study's records.

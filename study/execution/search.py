@@ -1,6 +1,6 @@
 """Searches a study: which points are trained next, and what they are worth. Knows Optuna, but not Ray.
 
-An executor asks :class:`StudySearch` for a *unit* of work, trains it, and tells it how the unit ended. A unit
+An executor asks ``StudySearch`` for a *unit* of work, trains it, and tells it how the unit ended. A unit
 is points of different arms that one worker trains, as many as are worth the worker's start. Every arm has an
 Optuna study of its own. Its next points are asked for when all earlier ones are settled (``search.parallel``
 at a time), so which points are asked for does not depend on how many workers there are or how fast they are.
@@ -130,7 +130,7 @@ class StudySearch:
         )
 
     def stops(self, unit: Unit, epoch: int, value: float) -> bool:
-        """Take in what :func:`train_unit` yielded and return whether the unit is to be stopped."""
+        """Take in what ``train_unit`` yielded and return whether the unit is to be stopped."""
         if unit.objective is None:
             return False
         return self.arms[unit.arms[0]].stops(unit.points[0], epoch, value)
@@ -139,8 +139,8 @@ class StudySearch:
         """Take in that a unit has ended; its points are worth what their journals say.
 
         Args:
-            unit: what :meth:`next` returned.
-            stopped: whether what has not ended was stopped by :meth:`stops`; otherwise its worker was lost.
+            unit: what ``next`` returned.
+            stopped: whether what has not ended was stopped by ``stops``; otherwise its worker was lost.
         """
         for key, point in zip(unit.arms, unit.points, strict=True):
             arm = self.arms[key]

@@ -20,7 +20,7 @@ _MAKES_NAMES = re.compile(r"\b(globals|vars|setattr|exec|__getattr__|__dict__)\b
 def missing(module: str, name: str) -> str | None:
     """Return why ``name`` cannot be imported from ``module``; None if it can, or if that cannot be told.
 
-    The module is looked for where :func:`study.config.plugins.find` would import it from.
+    The module is looked for where ``study.config.plugins.find`` would import it from.
 
     Args:
         module: dotted path of the module.

@@ -26,11 +26,11 @@ from study.storage.records import TrialRecord
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files that :func:`write_report` wrote."""
+    """The files that ``write_report`` wrote."""
 
     page: Path
     tables: Mapping[str, Path]
-    """Those of :class:`.page.Tables` that have rows, by name."""
+    """Those of ``page.Tables`` that have rows, by name."""
     figures: tuple[Path, ...]
 
 

@@ -35,7 +35,7 @@ def write_table(table: pd.DataFrame, what: str, form: str, path: Path) -> None:
 
     Args:
         table: From ``tables.summary_table``, ``tables.trial_table`` or ``claim_table.claim_table``.
-        what: Which of them it is, one of :data:`WHATS`.
+        what: Which of them it is, one of ``WHATS``.
         form: CSV and Parquet hold every column as it is, LaTeX the columns that a paper prints.
         path: The file; one that exists is replaced.
 
@@ -83,8 +83,8 @@ def latex(table: pd.DataFrame, what: str) -> str:
     pandas escapes every name; Greek letters and signs become mathematics, so that any LaTeX compiles it.
 
     Args:
-        table: See :func:`write_table`.
-        what: See :func:`write_table`.
+        table: See ``write_table``.
+        what: See ``write_table``.
     """
     columns = _LATEX[what]
     shown = pd.DataFrame(

@@ -44,7 +44,7 @@ OUTCOMES = {
 
 
 class Links(Protocol):
-    """Finds the web pages of a study's trials, as every :class:`study.tracking.Tracker` does.
+    """Finds the web pages of a study's trials, as every ``study.tracking.Tracker`` does.
 
     A method returns None if there is no such page. The report leaves out addresses that are not http or
     https.

@@ -6,7 +6,7 @@ compared. Nobody deletes the file. Each holder has at most one successor: whoeve
 file and links it to a name that contains the holder's identifier, which only one process can do, and then
 renames it to the lock file. A driver that was suspended while another took over writes to its own file, which
 nobody reads any more, and stops when it notices. Before it writes what must not be written twice it asks
-:meth:`DriverLock.held`, which reads the lock file again after a pause.
+``DriverLock.held``, which reads the lock file again after a pause.
 
 The file system must show readers what was written, as journals need it to, and must have hard links: a local
 disk, NFS or Lustre, but not a bucket that is mounted as a folder.
@@ -92,7 +92,7 @@ class DriverLock:
     """The right to run a study, which the main thread of a process holds within the context.
 
     Another driver takes it over if this one was suspended for longer than ``dead_after``. Then the main
-    thread is interrupted at the next heartbeat, and the context ends with a :class:`DriverLockError` in place
+    thread is interrupted at the next heartbeat, and the context ends with a ``DriverLockError`` in place
     of the KeyboardInterrupt.
 
     Args:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let :func:`interrupt` raise KeyboardInterrupt in the main thread, which enters this context."""
+    """Let ``interrupt`` raise KeyboardInterrupt in the main thread, which enters this context."""
     before = signal.signal(signal.SIGUSR2, signal.default_int_handler)
     try:
         yield
@@ -23,5 +23,5 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt() -> None:
-    """Raise KeyboardInterrupt in the main thread, which is within :func:`interruptible`."""
+    """Raise KeyboardInterrupt in the main thread, which is within ``interruptible``."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)

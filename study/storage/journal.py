@@ -1,7 +1,7 @@
 """A trial's own append-only record on disk, which survives whatever kills the process that writes it.
 
 One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the text. Events are ``start``
-(settings, machine, host, attempt), ``epoch`` (the arrays of :class:`~.records.EpochRecord`) and ``end``
+(settings, machine, host, attempt), ``epoch`` (the arrays of ``records.EpochRecord``) and ``end``
 (status). Every event is stamped once, when it is appended, so a reader can send it on any number of times and
 each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
 before it. A reader passes over keys of an event that it does not know.
@@ -11,7 +11,7 @@ of CPU machine, from its first iteration or a checkpoint, repeats the same numbe
 attempt and epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in
 their last digits in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
 
-Two processes should never write one journal (:mod:`.driver_lock`), but one that was suspended may wake beside
+Two processes should never write one journal (``driver_lock``), but one that was suspended may wake beside
 its replacement, for seconds. So a reader passes over an epoch out of turn, and over all after the end but a
 new start.
 """
@@ -47,7 +47,7 @@ class OtherTrialError(ValueError):
 
 
 class JournalReader:
-    """Follows one journal: each :meth:`poll` reads the events that were appended since the last.
+    """Follows one journal: each ``poll`` reads the events that were appended since the last.
 
     A journal that does not exist yet reads as a pending trial.
 
@@ -207,7 +207,7 @@ def mark_failed(
         path: the journal; made if absent.
         trial: whose journal it is.
         error: the traceback.
-        machine: as of :class:`Journal`; None for that of the trial's last start.
+        machine: as of ``Journal``; None for that of the trial's last start.
         run: which run of the study the trial failed in.
 
     Raises:

@@ -1,6 +1,6 @@
 """Which points a search has asked for, and which it chose: an append-only file in the study's folder.
 
-Lines are those of :mod:`.journal`. An ``asked`` event is a :class:`~.search_space.Point`; a ``chosen``
+Lines are those of ``journal``. An ``asked`` event is a ``search_space.Point``; a ``chosen``
 event names an arm's best point, and the last one counts. With the trials' journals it is all that there is to
 know of a search: the sampler's own storage can be made again from them.
 """

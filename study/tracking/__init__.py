@@ -1,8 +1,8 @@
 """Sends a study to a tracking service, and gets it back from there.
 
-:class:`Tracker` is all that the rest of the program knows of a service. MLflow is the one backend; its code
+``Tracker`` is all that the rest of the program knows of a service. MLflow is the one backend; its code
 is imported when it is first used. To add a backend, write a package with the functions of
-:class:`.base.Backend` and add its line to :data:`BACKENDS`.
+``base.Backend`` and add its line to ``BACKENDS``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def open_tracker(study: Study, uri: str, folder: StudyFolder, say: Say = lambda 
 
     Args:
         study: What to track.
-        uri: From :func:`tracking_uri`.
+        uri: From ``tracking_uri``.
         folder: The study's folder.
         say: Called with a line when the service is waited for.
     """
@@ -67,7 +67,7 @@ def show(
     """Return a context in which a web page shows studies; it is served here if no server does.
 
     Args:
-        uri: From :func:`tracking_uri`.
+        uri: From ``tracking_uri``.
         name: The study to show; None for all.
         port: TCP port on 127.0.0.1 to serve it on; 0 takes a free one.
         say: Called with a line when something is waited for.

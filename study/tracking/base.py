@@ -1,6 +1,6 @@
 """The interface between a study and a tracking service, whichever one it is.
 
-A service is a backend: a package with a module of the functions that :class:`Backend` names, listed in
+A service is a backend: a package with a module of the functions that ``Backend`` names, listed in
 ``study.tracking.BACKENDS``.
 """
 
@@ -28,7 +28,7 @@ class Tracker(Protocol):
     """Sends one study to a tracking service.
 
     Making one does nothing over the network. Reading, such as a link, changes nothing in the service; the
-    first thing published creates the study there. Every method may raise a :class:`TrackingError`, after
+    first thing published creates the study there. Every method may raise a ``TrackingError``, after
     which it can be called again: what is sent twice is kept once.
     """
 
@@ -85,7 +85,7 @@ class Backend(Protocol):
         """Return a tracker of ``study`` in the service at ``uri``; nothing is sent yet."""
 
     def fetch(self, uri: str, folder: StudyFolder) -> dict[str, float]:
-        """Copy what the service has of a study into ``folder``; see :func:`study.tracking.fetch`."""
+        """Copy what the service has of a study into ``folder``; see ``study.tracking.fetch``."""
 
     def show(self, uri: str, name: str | None, port: int, say: Say) -> AbstractContextManager[Page]:
-        """Return a context in which a web page shows a study; see :func:`study.tracking.show`."""
+        """Return a context in which a web page shows a study; see ``study.tracking.show``."""

@@ -1,6 +1,6 @@
 """An iteration of a pack as one CUDA graph: one launch in place of hundreds of small kernels.
 
-Off unless asked for: :class:`.packed_trainer.PackTraining` takes ``capture=True``.
+Off unless asked for: ``packed_trainer.PackTraining`` takes ``capture=True``.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Checkpoints:
         """Write ``state`` as the last checkpoint.
 
         Args:
-            state: of :meth:`.trainer.Training.state_dict` or :meth:`.packed_trainer.PackTraining.state_dict`.
+            state: of ``trainer.Training.state_dict`` or ``packed_trainer.PackTraining.state_dict``.
 
         Raises:
             OSError: it cannot be written; the earlier checkpoints stay.

@@ -11,7 +11,7 @@ from study.storage.records import Array
 
 @dataclass(frozen=True)
 class Curves:
-    """The per-iteration arrays of an epoch, as :class:`study.storage.records.EpochRecord` describes them."""
+    """The per-iteration arrays of an epoch, as ``study.storage.records.EpochRecord`` describes them."""
 
     alpha: Array
     hypergradient: Array

@@ -199,7 +199,7 @@ class _Alone:
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """Raise what the training of a trial raises as :class:`TrainingError`."""
+    """Raise what the training of a trial raises as ``TrainingError``."""
     try:
         yield
     except RAISED as error:

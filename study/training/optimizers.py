@@ -79,10 +79,10 @@ def _rule_of_version_0_1(options: dict[str, Any]) -> str | None:
 
 
 def check(trial: Trial) -> None:
-    """Check before any training that :func:`build` works, as far as that needs no model.
+    """Check before any training that ``build`` works, as far as that needs no model.
 
     Raises:
-        OptimizerError: as :func:`build`; or the class cannot be stepped without a closure.
+        OptimizerError: as ``build``; or the class cannot be stepped without a closure.
     """
     if not is_dotted(trial.optimizer):
         return

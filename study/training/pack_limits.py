@@ -1,7 +1,7 @@
 """How many trials a pack may have: as many as pay, and as many as fit into the memory of the process.
 
-The planner and the workers ask :func:`planned_limit`, so that they cut the same packs. Only a worker knows
-its device and memory. Where those allow less than was planned, :class:`WorkerLimit` says so.
+The planner and the workers ask ``planned_limit``, so that they cut the same packs. Only a worker knows
+its device and memory. Where those allow less than was planned, ``WorkerLimit`` says so.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
 
 
 class WorkerLimit:
-    """A :data:`.packs.Limit` of one worker: as planned, or less where that does not fit.
+    """A ``packs.Limit`` of one worker: as planned, or less where that does not fit.
 
     Args:
         size: the study's ``pack``. A size that a study asks for is not measured: it is taken as it is, and

@@ -1,6 +1,6 @@
 """Trains compatible trials at once: a pack, stacked along a member axis. Needs torch and ``hypergrad`` only.
 
-A packed trial's curve is the one that :class:`.trainer.Training` gives it alone, up to the order in which
+A packed trial's curve is the one that ``trainer.Training`` gives it alone, up to the order in which
 sums are rounded: its weights, the order of its data and its optimizer's state are its own, drawn from its own
 seed. Members of one seed are given the same batches, and are kept next to each other for that.
 
@@ -67,10 +67,10 @@ class PackTraining:
 
     Args:
         trials: distinct trials, alike in all but α₀, β, seed and budget.
-        workload: their workload, for which :func:`.stacked_model.unstackable_reason` returns None.
+        workload: their workload, for which ``stacked_model.unstackable_reason`` returns None.
         data: the workload's data, on ``device``.
         device: where to train.
-        states: by key, the states to resume from, of :meth:`state_dict` or ``Training.state_dict``: of all
+        states: by key, the states to resume from, of ``state_dict`` or ``Training.state_dict``: of all
             trials, after equally many iterations, or of none.
         capture: on a GPU, capture the iteration of a whole batch as a CUDA graph and replay it.
 
@@ -100,7 +100,7 @@ class PackTraining:
                 alone.load_state_dict(dict(state))
                 member.epoch, member.iterations = state["epoch"], state["iterations"]
         self.settings = trainings[0].settings
-        """What is in force while it trains; see :mod:`study.workloads.torch_settings`."""
+        """What is in force while it trains; see ``study.workloads.torch_settings``."""
         models, optimizers, random = zip(*(alone.parts() for alone in trainings), strict=True)
         if self._capture:
             for group in (optimizer.param_groups[0] for optimizer in optimizers):

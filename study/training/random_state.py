@@ -18,7 +18,7 @@ class RandomState:
     """The streams that a trial draws from: for its model, for the order of its data, for augmentation.
 
     Layers such as dropout can only draw from torch's global generators, and much code draws from numpy's or
-    Python's. :meth:`in_use` lends them the trial's own states and puts back those that it found.
+    Python's. ``in_use`` lends them the trial's own states and puts back those that it found.
 
     Args:
         seed: the trial's.

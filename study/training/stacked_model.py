@@ -124,7 +124,7 @@ def forward(model: nn.Module, dimensions: int) -> Forward:
     """Return the stacked forward pass of ``model``, whose own parameters are not used.
 
     Args:
-        model: of a workload that :func:`unstackable_reason` has nothing against.
+        model: of a workload that ``unstackable_reason`` has nothing against.
         dimensions: of the model's input, the batch's included.
     """
     layers = list(_leaves(model))
@@ -161,7 +161,7 @@ class Perceptron:
         self._layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
 
     def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Streams) -> Tensor:
-        """Return the outputs: a :data:`Forward`."""
+        """Return the outputs: a ``Forward``."""
         rest = iter(params)
         values, shared = inputs, True
         for layer in self._layers:
@@ -212,7 +212,7 @@ class Mapped:
         self._names = [name for name, _ in model.named_parameters()]
 
     def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Streams) -> Tensor:
-        """Return the outputs: a :data:`Forward`."""
+        """Return the outputs: a ``Forward``."""
 
         def one(params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
             named = dict(zip(self._names, params, strict=True))

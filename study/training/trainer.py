@@ -29,7 +29,7 @@ EVALUATION_BATCH = 2000
 
 
 def train(trial: Trial, workload: Workload, data: Data, device: torch.device) -> Iterator[EpochRecord]:
-    """Train ``trial`` from its first iteration; see :class:`Training`."""
+    """Train ``trial`` from its first iteration; see ``Training``."""
     return Training(trial, workload, data, device).epochs()
 
 
@@ -53,7 +53,7 @@ class Training:
         self._trial, self._workload, self._data = trial, workload, data
         self._random = RandomState(trial.seed, device)
         self.settings = torch_settings.kept(workload, workload.load)
-        """What is in force while it trains; see :mod:`study.workloads.torch_settings`."""
+        """What is in force while it trains; see ``study.workloads.torch_settings``."""
         with torch_settings.in_force(self.settings):
             with self._random.in_use():
                 self._model = workload.build().to(device)

@@ -122,7 +122,7 @@ def run_side_by_side(
         options: what this process may use; each trial trains alone.
 
     Raises:
-        BrokenDeviceError, OSError: as :func:`run_bundle`.
+        BrokenDeviceError, OSError: as ``run_bundle``.
     """
     worker = _Worker(folder, options)
     known = [list(record.epochs) for record in folder.records(trials)]

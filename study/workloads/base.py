@@ -1,6 +1,6 @@
 '''A workload: data, a model, a loss, and how to prepare a batch for the model.
 
-A workload of your own is a function that returns a :class:`Workload`. This is a complete one, in a file
+A workload of your own is a function that returns a ``Workload``. This is a complete one, in a file
 ``spirals.py`` of the folder that the study is started from::
 
     import math
@@ -38,10 +38,10 @@ A workload of your own is a function that returns a :class:`Workload`. This is a
         return Workload("spirals", load, build, prepare=jitter)
 
 A study then names it ``spirals:spirals``, and may give ``hidden`` another value as an argument of the
-workload. ``load`` need not care about devices or about other trials: :func:`study.workloads.datasets.load`
+workload. ``load`` need not care about devices or about other trials: ``study.workloads.datasets.load``
 calls it once per process, in one process of a machine at a time, and moves the result to the device.
 Settings of torch that this code changes, such as the default dtype, are in force for this workload alone;
-see :mod:`study.workloads.torch_settings`.'''
+see ``study.workloads.torch_settings``.'''
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ WINDOW = 32
 TRAIN, VAL = 6400, 1280
 """Windows for training and for validation."""
 SHORT = 16
-"""Characters of a window of :func:`load_short`."""
+"""Characters of a window of ``load_short``."""
 TRAIN_TEXT, VAL_TEXT = 2019, 2020
 """Seeds of the two texts; not a trial's."""
 
@@ -29,7 +29,7 @@ def load(folder: Path) -> Data:
     """Return windows of the text as int64 codes (6400, 32) and (1280, 32); ``folder`` is not used.
 
     A target is the character after its input's. Validation is on another text of the same grammar
-    (:mod:`study.workloads.grammar`). Both are the same for every seed, machine and version.
+    (``study.workloads.grammar``). Both are the same for every seed, machine and version.
     """
     return Data(*_windows(TRAIN, TRAIN_TEXT), *_windows(VAL, VAL_TEXT))
 

@@ -86,7 +86,7 @@ def cifar10_vgg16() -> Workload:
 
 
 def imagefolder_vgg16(path: str, classes: int = 10, size: int = 32) -> Workload:
-    """VGG-16 with batch normalisation on a folder of pictures; see :func:`study.workloads.image_folder.load`.
+    """VGG-16 with batch normalisation on a folder of pictures; see ``study.workloads.image_folder.load``.
 
     Args:
         path: the folder, absolute or relative to the data folder.

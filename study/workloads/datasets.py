@@ -66,7 +66,7 @@ def load(workload: Workload, folder: Path | None, device: torch.device | str) ->
 
     Args:
         workload: the workload; workloads with the same ``load`` function share their data.
-        folder: the data folder, None for the default; see :func:`data_dir`.
+        folder: the data folder, None for the default; see ``data_dir``.
         device: of the tensors.
 
     Raises:

@@ -22,7 +22,7 @@ TRAIN = 1437
 MEAN, STD = 4.88, 6.01
 """Of the training pixels, which are 0 to 16."""
 WRONG = 0.3
-"""Odds that :func:`load_noisy` gives a training picture a wrong label."""
+"""Odds that ``load_noisy`` gives a training picture a wrong label."""
 
 
 def load(folder: Path) -> Data:

@@ -49,7 +49,7 @@ _NUMBERS = ("two", "three", "four", "seven", "twelve")
 
 
 def text(length: int, seed: int) -> str:
-    """Return the first ``length`` characters of the seed's text; all are in :data:`ALPHABET`."""
+    """Return the first ``length`` characters of the seed's text; all are in ``ALPHABET``."""
     parts: list[str] = []
     written = 0
     for sentence, _ in sentences(seed):

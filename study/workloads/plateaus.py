@@ -54,7 +54,7 @@ def load_adding(folder: Path) -> Data:
     Each step has a number, uniform on [0, 1], and a mark, which is 1 at two steps, one in each half, and else
     0. The target is the sum of the two marked numbers, plus noise with a variance of 0.01. To say 1 always
     comes to a loss of 0.177, and a recurrent network does so for a while. Always the same, as
-    :func:`load_parity`'s.
+    ``load_parity``'s.
 
     Source: Hochreiter and Schmidhuber 1997, Long Short-Term Memory, experiment 4,
     https://doi.org/10.1162/neco.1997.9.8.1735

@@ -1,7 +1,7 @@
 """Finds a workload by its name. Importing this module does not import torch.
 
 A built-in workload and a user's own are found the same way, as ``module:function``: a function that returns a
-:class:`study.workloads.base.Workload`. To write one, see :mod:`study.workloads.base`.
+``study.workloads.base.Workload``. To write one, see ``study.workloads.base``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WorkloadError(ValueError):
 def resolve(name: str, args: Mapping[str, object]) -> Workload:
     """Return the workload ``name``, made by calling its function with the keyword arguments ``args``.
 
-    ``name`` is a name of :data:`CATALOGUE` or ``module:function``. The module is imported as by any Python
+    ``name`` is a name of ``CATALOGUE`` or ``module:function``. The module is imported as by any Python
     program: it is installed, or in a folder on ``PYTHONPATH``; the current folder is searched last. Every
     worker process imports it for itself. A module in the current folder is enough where the workers share
     that folder, as on one machine; on a cluster, install it on every node.
@@ -50,7 +50,7 @@ def resolve(name: str, args: Mapping[str, object]) -> Workload:
 
     Raises:
         WorkloadError: no such workload, module or function, or one that is not imported here (see
-            :mod:`study.config.plugins`); the arguments do not fit; the module or the
+            ``study.config.plugins``); the arguments do not fit; the module or the
             function raised; or it returned something other than a ``Workload``.
     """
     key = json.dumps([name, dict(args)], sort_keys=True, default=repr)

@@ -53,7 +53,7 @@ def load_collinear(folder: Path) -> Data:
     Rows are normal, with standard deviations from 1 down to 0.05 along 32 directions that no axis is parallel
     to: the condition number of their covariance is 400, and scaling the columns does not help. The target
     depends equally much on every direction, plus noise with a variance of 0.01. Always the same, as
-    :func:`load_friedman`'s.
+    ``load_friedman``'s.
     """
     random = np.random.RandomState(2019)
     directions, _ = np.linalg.qr(random.normal(size=(COLUMNS, COLUMNS)))

@@ -128,7 +128,7 @@ def in_force(changes: Changes) -> Iterator[None]:
 
 
 def kept(*owners: object) -> Changes:
-    """Return a copy of what the code of ``owners`` has changed, over :data:`FLOAT32`; later owners win."""
+    """Return a copy of what the code of ``owners`` has changed, over ``FLOAT32``; later owners win."""
     changes = dict(FLOAT32)
     for owner in owners:
         changes |= _kept.get(_id(owner), (owner, {}))[1]

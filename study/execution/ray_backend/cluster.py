@@ -83,10 +83,10 @@ class Cluster:
 
 
 class Connection:
-    """A Ray that starts in the background, once :meth:`start` is called.
+    """A Ray that starts in the background, once ``start`` is called.
 
     Args:
-        address: of a running cluster, as in ``ray.init``; None starts a Ray here, until :meth:`shutdown`.
+        address: of a running cluster, as in ``ray.init``; None starts a Ray here, until ``shutdown``.
         cpus: logical CPUs of a Ray of our own; None for all that this process may use.
         gpus: logical GPUs of a Ray of our own; None for those that Ray finds.
         prestart: start a process per CPU at once and let it import what a worker needs; for a Ray of our own.

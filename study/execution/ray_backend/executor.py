@@ -13,7 +13,7 @@ from study.training.worker import WorkerOptions
 
 
 class RayExecutor:
-    """Trains in worker processes of Ray; see :class:`study.execution.executor.Executor`.
+    """Trains in worker processes of Ray; see ``study.execution.executor.Executor``.
 
     Args:
         connection: the Ray to use.

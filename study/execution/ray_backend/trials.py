@@ -95,7 +95,7 @@ def _watching_for_lost_nodes() -> Iterator[None]:
     """Interrupt Tune when no node is left, as when the only node's process was killed; it would wait forever.
 
     Raises:
-        LostWorkersError: no node has been alive for :data:`GONE_SECONDS`.
+        LostWorkersError: no node has been alive for ``GONE_SECONDS``.
     """
     over, gone = threading.Event(), threading.Event()
 

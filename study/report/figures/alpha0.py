@@ -60,7 +60,7 @@ def _caption(rows: pd.DataFrame) -> str:
 
 
 def has_alpha0_figure(trials: pd.DataFrame) -> bool:
-    """Return whether :func:`alpha0_figure` can draw: trials have ended from two or more α₀ > 0."""
+    """Return whether ``alpha0_figure`` can draw: trials have ended from two or more α₀ > 0."""
     return bool(_shown(trials)["alpha0"].nunique() > 1)
 
 
@@ -77,7 +77,7 @@ def alpha0_figure(trials: pd.DataFrame, name: str) -> Figure:
         name: The study's name, for the title.
 
     Raises:
-        ValueError: :func:`has_alpha0_figure` is false.
+        ValueError: ``has_alpha0_figure`` is false.
     """
     if not has_alpha0_figure(trials):
         raise ValueError(f"study {name}: no two α₀ above 0 with a trial that ended; nothing to draw")

@@ -71,7 +71,7 @@ def by_threshold(trials: pd.DataFrame, *, spread: bool = False) -> list[tuple[st
     Args:
         trials: Rows of one workload.
         spread: Whether optimizers of different op get their own panels where there are more than
-            :data:`CROWDED`.
+            ``CROWDED``.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     apart = spread and trials["optimizer"].nunique() > CROWDED
@@ -110,7 +110,7 @@ def columns_by_threshold(table: pd.DataFrame) -> list[Column]:
 def grid(rows: list[str], columns: list[Column], height: float) -> tuple[Figure, Places]:
     """Return an empty figure and its panels, each with its row, its column, and if it is top, left, bottom.
 
-    More than :data:`COLUMNS` columns continue below.
+    More than ``COLUMNS`` columns continue below.
     """
     wide = min(COLUMNS, len(columns))
     figure, axes = subplots(len(rows) * -(-len(columns) // wide), wide, height=height)

@@ -42,7 +42,7 @@ def runtime_figure(distribution: pd.DataFrame, trials: pd.DataFrame, name: str) 
     """Draw ``profiles.runtime_distribution``: the share of trials that reached the threshold by then.
 
     One panel per workload and threshold; of several β the first is shown. Arguments as
-    :func:`profile_figure`.
+    ``profile_figure``.
     """
     shown, note = first_methods(trials)
     panels = columns_by_threshold(with_thresholds(rows_of(distribution, shown), shown, [*SETUP, *METHOD]))

@@ -1,4 +1,4 @@
-"""The functions of :class:`study.tracking.base.Backend`, for MLflow."""
+"""The functions of ``study.tracking.base.Backend``, for MLflow."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def check(uri: str, say: Say) -> None:
         say: Called once with a line if the server or database is waited for.
 
     Raises:
-        TrackingError: It cannot be used, or is still busy after :data:`WAIT_SECONDS`.
+        TrackingError: It cannot be used, or is still busy after ``WAIT_SECONDS``.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     said = False
@@ -51,7 +51,7 @@ def open_client(uri: str, say: Say, artifact_root: str) -> MlflowClient:
         artifact_root: The URI under which a new database keeps artifacts by default.
 
     Raises:
-        TrackingError: See :func:`check`.
+        TrackingError: See ``check``.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     said = False

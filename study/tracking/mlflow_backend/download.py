@@ -20,7 +20,7 @@ JOURNAL = "trial.journal"
 
 
 def fetch(uri: str, folder: StudyFolder, say: Say = lambda line: None) -> dict[str, float]:
-    """Copy what a server has of a study into ``folder``; see :func:`study.tracking.fetch`."""
+    """Copy what a server has of a study into ``folder``; see ``study.tracking.fetch``."""
     if not is_server(uri):
         return {}
     mlflow_client.check(uri, say)

@@ -55,7 +55,7 @@ class _Kept:
 
 
 class MlflowTracker:
-    """Writes one study into MLflow; see :class:`study.tracking.Tracker`.
+    """Writes one study into MLflow; see ``study.tracking.Tracker``.
 
     Args:
         study: What is tracked.
