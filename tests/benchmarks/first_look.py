@@ -1,4 +1,6 @@
-"""Draw docs/first-look.png, the README's picture, from trials that it trains: ``python docs/first_look.py``.
+"""Train some trials and draw docs/first-look.png, the README's picture, from them.
+
+    python tests/benchmarks/first_look.py [FOLDER]      # where to keep the trials
 
 AdamW along a cosine and hypergrad.AdamW, taken down to zero over the second half, from six α₀ on three small
 workloads; 600 iterations, medians of three seeds. Takes two to three minutes on two CPU cores.
@@ -18,6 +20,7 @@ import study
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 WORKLOADS = {
     "digits-mlp": "perceptron, digits",
@@ -51,19 +54,21 @@ def draw(results: study.Results, path: Path) -> pd.DataFrame:
     trials = results.trials.assign(loss=lambda rows: rows["final_val_loss"].fillna(np.inf))
     losses = trials.groupby(["workload", "optimizer", "alpha0"])["loss"].median().unstack("alpha0")
     figure, axes = plt.subplots(1, 1 + len(WORKLOADS), figsize=(11, 2.9), layout="constrained", sharex="none")
-    curves = results.curves(workload="chars-transformer", optimizer=LEARNED, seed=0)
-    for alpha0, curve in curves.groupby("alpha0"):
-        axes[0].plot(curve["iteration"], curve["alpha"], color=COLORS[LEARNED], linewidth=1.2)
-        axes[0].annotate(
-            f"{alpha0:g}", (0, alpha0), fontsize=7, xytext=(-3, 0), textcoords="offset points", ha="right"
-        )
-    axes[0].set(yscale="log", xlabel="iteration", title="α while it learns, from six α₀")
+    for optimizer in (FIXED, LEARNED):
+        curves = results.curves(workload="chars-transformer", optimizer=optimizer, seed=0)
+        for _, curve in curves.groupby("alpha0"):
+            axes[0].plot(curve["iteration"], curve["alpha"], color=COLORS[optimizer], linewidth=1.2)
+    axes[0].set(yscale="log", ylim=(1e-7, 0.3), xlabel="iteration", title="α of the transformer, from six α₀")
     for axis, (workload, name) in zip(axes[1:], WORKLOADS.items(), strict=True):
         for optimizer in (FIXED, LEARNED):
             row = losses.loc[workload, optimizer]
             axis.plot(row.index, row, "o-", color=COLORS[optimizer], markersize=4, label=optimizer)
         axis.set(xscale="log", yscale="log", xlabel="α₀", title=f"{name}: final validation loss")
-    axes[1].legend(frameon=False, fontsize=8)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_minor_locator(NullLocator())
+    axes[1].legend(frameon=False, fontsize=8, loc=(0.0, 0.25))
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.title.set_fontsize(9)
@@ -77,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = sys.argv[1] if len(sys.argv) > 1 else folder
         results = study.run(STUDY, runs=runs, report=False)
-        print(draw(results, Path(__file__).parent / "first-look.png").round(4).to_string())
+        print(draw(results, Path(__file__).parents[2] / "docs" / "first-look.png").round(4).to_string())
 
 
 if __name__ == "__main__":
