@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from study.cli import commands
 from study.config.loader import load_study
+from study.workloads import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -58,6 +59,22 @@ def test_the_python_of_contributing_runs(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"^ *```python\n(.*?)^ *```", text, re.M | re.S)
     exec(compile(textwrap.dedent(block), "CONTRIBUTING.md", "exec"), {})
     assert "pending 0" in capsys.readouterr().out
+
+
+def test_the_python_of_the_tutorial_runs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    train, spirals = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    exec(compile(train, "tutorial.md", "exec"), {})
+    losses = [re.findall(r"AdamW (\d\.\d+)", line) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 3
+    # Far from a good learning rate, and nowhere worse, as the tutorial says.
+    assert all(float(learned) < 1.1 * float(fixed) for fixed, learned in losses)
+    assert float(losses[0][1]) < float(losses[0][0]) / 2
+    (tmp_path / "spirals.py").write_text(spirals)
+    monkeypatch.syspath_prepend(tmp_path)
+    workload = registry.resolve("spirals:spirals", {})
+    data = workload.load(tmp_path)
+    assert workload.build()(data.train_inputs).shape == (800, 2)
 
 
 def test_the_picture_has_the_rooms_in_the_rows_of_the_import_contract():
