@@ -68,7 +68,7 @@ def draw(results: study.Results, path: Path) -> pd.DataFrame:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_locator(NullLocator())
-    axes[1].legend(frameon=False, fontsize=8, loc=(0.0, 0.25))
+    axes[3].legend(frameon=False, fontsize=8, loc=(0.0, 0.15))
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.title.set_fontsize(9)
