@@ -77,6 +77,15 @@ def test_the_python_of_the_tutorial_runs(tmp_path, monkeypatch, capsys):
     assert workload.build()(data.train_inputs).shape == (800, 2)
 
 
+def test_the_python_of_the_page_about_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    exec(compile(block, "python.md", "exec"), names := {})
+    assert len(names["figure"].axes) >= 3
+    assert "sgd-sgd" in capsys.readouterr().out
+
+
 def test_the_picture_has_the_rooms_in_the_rows_of_the_import_contract():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
