@@ -1,4 +1,4 @@
-"""A plain PyTorch training loop whose learning rate is learned: Adam with Adam for α, against Adam.
+"""A plain PyTorch training loop whose learning rate is learned: hypergrad.AdamW against torch.optim.AdamW.
 
 Run it with ``python examples/training_loop.py``. It needs PyTorch and hypergrad alone, and takes seconds.
 """
@@ -42,9 +42,9 @@ def train(make_optimizer: Callable[..., torch.optim.Optimizer], epochs: int = 5)
 
 def main() -> None:
     """Train with a learning rate that is too small, fixed and learned, and print both."""
-    fixed = train(lambda params: torch.optim.Adam(params, lr=1e-4))
-    learned = train(lambda params: hypergrad.Adam(params, lr=1e-4, hypergrad_lr=1e-4, lop="adam"))
-    print("epoch   Adam: loss  α          Adam-Adam: loss  α")
+    fixed = train(lambda params: torch.optim.AdamW(params, lr=1e-4))
+    learned = train(lambda params: hypergrad.AdamW(params, lr=1e-4))
+    print("epoch  fixed: loss  α            learned: loss  α")
     for epoch, ((loss, alpha), (own_loss, own_alpha)) in enumerate(zip(fixed, learned, strict=True), 1):
         print(f"{epoch:5}   {loss:10.4f}  {alpha:.2e}   {own_loss:15.4f}  {own_alpha:.2e}")
 
