@@ -23,7 +23,8 @@ CHROMIUM = shutil.which("chromium")
 def _own_folders(tmp_path_factory, monkeypatch):
     """No test reads or writes the runs, caches or tracking server of whoever runs the tests."""
     for variable in ("HYPERGRAD_STUDY_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that what the code under test sets goes at the end, too
+        monkeypatch.delenv(variable)
     monkeypatch.setenv("HYPERGRAD_STUDY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HYPERGRAD_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
 

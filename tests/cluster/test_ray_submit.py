@@ -93,9 +93,13 @@ class Machine:
 
     @property
     def init(self) -> int:
-        """The process that is the machine's first, as seen from here."""
+        """The process that is the machine's first, as seen from here; it starts in a moment."""
         pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        deadline = time.monotonic() + 10
+        while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            assert time.monotonic() < deadline, "a machine did not start"
+            time.sleep(0.1)
+        return int(children[0])
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         inherited = {"PATH": os.environ["PATH"], "HOME": "/mnt/home", "USER": USER}
