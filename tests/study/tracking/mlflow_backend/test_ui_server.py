@@ -1,5 +1,6 @@
 """The MLflow UI in a real browser, over a real study: what a researcher opens first."""
 
+import http.client
 import shutil
 import signal
 import socket
@@ -42,7 +43,14 @@ def driver():
         "--window-size=1600,1200",
     ):
         options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    for chances in (2, 1, 0):
+        try:
+            browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+            break
+        except http.client.HTTPException:
+            # A Ray that another test started took the port that selenium had found free.
+            if not chances:
+                raise
     yield browser
     browser.quit()
 
