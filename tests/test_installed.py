@@ -72,7 +72,8 @@ def environment(tmp_path_factory, wheel) -> Path:
             if not (packages / top).exists():  # distributions share the folder nvidia
                 (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
     pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python")
-    run(*pip, "install", "--quiet", "--no-index", wheel, cwd=folder)  # pip fails if a requirement is absent
+    # Never with requirements: pip would install them through the links, into the environment of this test.
+    run(*pip, "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=folder)
     return folder
 
 
@@ -88,6 +89,15 @@ def test_the_wheel_has_all_files_that_are_not_python(wheel):
     assert {"hypergrad/py.typed", "hypergrad/kernels/cpu.c", "study/config/presets/quickstart.yaml"} <= needed
     assert needed <= held
     assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == set(SOURCES)
+
+
+def test_the_wheel_requires_pytorch_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (about,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(about).decode().splitlines()
+    required = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
+    assert [one.name for one in required if one.marker is None] == ["torch"]
+    assert all("extra ==" in str(one.marker) for one in required if one.marker)
 
 
 def test_the_optimizers_train_with_pytorch_alone(environment, tmp_path):
