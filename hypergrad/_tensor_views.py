@@ -73,3 +73,19 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
         return False
     module = sys.modules.get("torch.distributed.tensor")  # without it there are none
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def lie_alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether the elements of two tensors of one shape lie in memory in the same order."""
+    return a.stride() == b.stride() or (a.is_contiguous() and b.is_contiguous())
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether the elements fill one stretch of memory, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True

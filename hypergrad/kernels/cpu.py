@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import directions, rates
+from hypergrad._tensor_views import is_dense, lie_alike
 from hypergrad.kernels import build
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -359,12 +360,12 @@ def _suitable(
         return grads
     for others in (params, *own.values()):
         for tensor, param in zip(others, params, strict=True):
-            if tensor.is_neg() or not (_is_dense(tensor) and _lie_alike(tensor, param)):
+            if tensor.is_neg() or not (is_dense(tensor) and lie_alike(tensor, param)):
                 raise build.UnavailableError(
                     "they take tensors without gaps, state laid out as its parameter"
                 )
     return [
-        grad if _lie_alike(grad, param) and not grad.is_neg() else torch.empty_like(param).copy_(grad)
+        grad if lie_alike(grad, param) and not grad.is_neg() else torch.empty_like(param).copy_(grad)
         for grad, param in zip(grads, params, strict=True)
     ]
 
@@ -389,18 +390,3 @@ def _address(tensor: Tensor) -> int:
 def _are_real(tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
     """Whether all are on the CPU, of ``dtype``."""
     return {dtype}.issuperset(map(_dtype, tensors)) and all(map(_is_cpu, tensors))
-
-
-def _lie_alike(a: Tensor, b: Tensor) -> bool:
-    return a.stride() == b.stride() or (a.is_contiguous() and b.is_contiguous())
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one stretch of memory, in whatever order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
