@@ -143,7 +143,9 @@ def _train(
         return
     for line in _failed_at_once(failing.values()):
         on_message(line)
-    capacity = executor.wait(study.resources)
+    capacity = executor.wait(study.resources, folder)
+    if capacity.note:
+        on_message(capacity.note)
     if capacity.gpus and not study.resources.gpus:
         on_message(_unused_gpus(capacity))
     publisher.start(capacity.slots)

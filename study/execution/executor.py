@@ -29,10 +29,12 @@ class Capacity:
     Args:
         slots: how many worker processes run at a time.
         gpus: how many GPUs there are in all.
+        note: for people: how workers reach the study's folder, where that is not plain; one line.
     """
 
     slots: int
     gpus: float = 0.0
+    note: str = ""
 
 
 class Executor(Protocol):
@@ -61,14 +63,15 @@ class Executor(Protocol):
     def start(self) -> None:
         """Begin to start in the background. A second call does nothing."""
 
-    def wait(self, resources: Resources) -> Capacity:
+    def wait(self, resources: Resources, folder: StudyFolder) -> Capacity:
         """Start, wait until workers can be had, and return how many.
 
         Args:
             resources: what one worker takes.
+            folder: the study's folder.
 
         Raises:
-            ExecutorError: it does not start, or has no room for one worker.
+            ExecutorError: it does not start, or has no room for one worker; or another driver runs the study.
         """
 
     def train(self, bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:

@@ -39,7 +39,7 @@ class InProcessExecutor:
     def start(self) -> None:
         """Do nothing: this process runs already."""
 
-    def wait(self, resources: Resources) -> Capacity:
+    def wait(self, resources: Resources, folder: StudyFolder) -> Capacity:
         """Return that there is room for one worker, this process."""
         self.check(resources)
         return Capacity(slots=1, gpus=float(torch.cuda.device_count()))

@@ -23,6 +23,7 @@ from study.storage import journal
 from study.storage.failures import failures
 from study.storage.sqlite import sqlite_uri
 from study.storage.study_folder import StudyFolder
+from study.storage.trial_files import TrialFolder
 from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 
 
@@ -63,7 +64,7 @@ def open_search(study: Study, folder: StudyFolder, slots: int) -> StudySearch:
 
 
 def train_unit(
-    trials: Sequence[Sequence[Trial]], objective_name: str | None, folder: StudyFolder, options: WorkerOptions
+    trials: Sequence[Sequence[Trial]], objective_name: str | None, folder: TrialFolder, options: WorkerOptions
 ) -> Generator[tuple[int, float], None, None]:
     """Train the trials of a unit's points in this process.
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 import time
 import uuid
@@ -35,6 +34,7 @@ import numpy as np
 
 from study.config.trial import Trial
 from study.storage.records import Array, EpochRecord, Status, TrialRecord
+from study.storage.trial_files import JournalFile, journal_file
 
 FORMAT = 1
 _MEASURED = ("val_loss", "val_accuracy", "seconds")
@@ -51,14 +51,18 @@ class JournalReader:
 
     A journal that does not exist yet reads as a pending trial.
 
+    Args:
+        place: the journal's path, or what stands for it.
+        trial: whose journal it is.
+
     Attributes:
         record: the trial's record so far.
         offset: bytes read; everything after them is unwritten, torn or damaged.
         damaged: whether a complete line that cannot be trusted stopped the reading.
     """
 
-    def __init__(self, path: Path, trial: Trial) -> None:
-        self.path = path
+    def __init__(self, place: Path | JournalFile, trial: Trial) -> None:
+        self._file = journal_file(place)
         self.record = TrialRecord(trial)
         self.offset = 0
         self.damaged = False
@@ -71,12 +75,7 @@ class JournalReader:
         """
         if self.damaged:
             return False
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                fresh = file.read()
-        except FileNotFoundError:
-            return False
+        fresh = self._file.read(self.offset)
         advanced = False
         for event, length in events_in(fresh):
             record = None if event is None else _after(self.record, event)
@@ -93,7 +92,7 @@ class Journal:
     """Writes one trial's journal; use as a context manager.
 
     Args:
-        path: the file; made with its folder if absent, continued if present.
+        place: its path, or what stands for it; made with its folder if absent, continued if present.
         trial: whose journal it is.
         machine: the versions and device that the trial trains with, kept with the start event. The host's
             name is kept beside it but is no part of it: a trial that resumes elsewhere, on the same kind of
@@ -111,7 +110,7 @@ class Journal:
 
     def __init__(
         self,
-        path: Path,
+        place: Path | JournalFile,
         trial: Trial,
         machine: dict[str, str],
         *,
@@ -121,11 +120,10 @@ class Journal:
         run: str = "",
         suspect: bool = False,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        reader = JournalReader(path, trial)
+        self._file = journal_file(place)
+        reader = JournalReader(self._file, trial)
         reader.poll()
-        self._file = path.open("ab")
-        self._file.truncate(reader.offset)
+        self._file.open(reader.offset)
         if reader.damaged:
             count = len(reader.record.epochs)
             notes = [*notes, f"the journal was damaged after epoch {count}; later epochs are trained again"]
@@ -162,7 +160,7 @@ class Journal:
     def end(self, status: Status, error: str | None = None) -> None:
         """Append how the trial ended, and make the whole journal durable."""
         self._append(event="end", status=status, error=error)
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file; a trial without an end counts as interrupted."""
@@ -178,13 +176,12 @@ class Journal:
 
     def _append(self, **event: Any) -> None:
         event["time_ms"] = _now_ms()
-        self._file.write(line_of(event))
-        self._file.flush()
+        self._file.append(line_of(event))
 
 
-def read(path: Path, trial: Trial) -> TrialRecord:
-    """Return all that the journal at ``path`` says of ``trial``."""
-    reader = JournalReader(path, trial)
+def read(place: Path | JournalFile, trial: Trial) -> TrialRecord:
+    """Return all that the journal at ``place`` says of ``trial``."""
+    reader = JournalReader(place, trial)
     reader.poll()
     return reader.record
 
@@ -199,12 +196,17 @@ def mark_pruned(path: Path, trial: Trial) -> None:
 
 
 def mark_failed(
-    path: Path, trial: Trial, error: str, *, machine: dict[str, str] | None = None, run: str = ""
+    place: Path | JournalFile,
+    trial: Trial,
+    error: str,
+    *,
+    machine: dict[str, str] | None = None,
+    run: str = "",
 ) -> None:
     """Write into the journal of a trial, which no process trains now, that it failed. It keeps its epochs.
 
     Args:
-        path: the journal; made if absent.
+        place: the journal's path, or what stands for it; made if absent.
         trial: whose journal it is.
         error: the traceback.
         machine: as of ``Journal``; None for that of the trial's last start.
@@ -213,12 +215,12 @@ def mark_failed(
     Raises:
         OSError: the file cannot be written.
     """
-    before = read(path, trial)
+    before = read(place, trial)
     if before.status == "running" and before.run == run:
-        _append_end(path, trial, "failed", error)
+        _append_end(place, trial, "failed", error)
         return
     with Journal(
-        path,
+        place,
         trial,
         before.machine if machine is None else machine,
         repeatable=before.repeatable,
@@ -228,15 +230,16 @@ def mark_failed(
         journal.end("failed", error)
 
 
-def _append_end(path: Path, trial: Trial, status: Status, error: str | None) -> None:
-    reader = JournalReader(path, trial)
+def _append_end(place: Path | JournalFile, trial: Trial, status: Status, error: str | None) -> None:
+    file = journal_file(place)
+    reader = JournalReader(file, trial)
     reader.poll()
-    with path.open("r+b") as file:
-        file.truncate(reader.offset)
-        file.seek(reader.offset)
-        file.write(line_of({"event": "end", "status": status, "error": error, "time_ms": _now_ms()}))
-        file.flush()
-        os.fsync(file.fileno())
+    file.open(reader.offset)
+    try:
+        file.append(line_of({"event": "end", "status": status, "error": error, "time_ms": _now_ms()}))
+        file.sync()
+    finally:
+        file.close()
 
 
 def line_of(event: dict[str, Any]) -> bytes:

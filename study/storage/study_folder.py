@@ -94,11 +94,19 @@ class StudyFolder:
 
     def journal(self, trial: Trial) -> Path:
         """The journal of ``trial``."""
-        return self.path / "trials" / f"{trial.key}.journal"
+        return self.journal_of(trial.key)
+
+    def journal_of(self, key: str) -> Path:
+        """The journal of the trial with a key."""
+        return self.path / "trials" / f"{key}.journal"
 
     def checkpoint(self, trial: Trial) -> Path:
         """The last checkpoint of ``trial``, while it is under way."""
-        return self.path / "checkpoints" / f"{trial.key}.pt"
+        return self.checkpoint_of(trial.key)
+
+    def checkpoint_of(self, key: str) -> Path:
+        """The last checkpoint of the trial with a key."""
+        return self.path / "checkpoints" / f"{key}.pt"
 
     def save_study(self, study: Study) -> None:
         """Write the resolved study, whole or not at all.
@@ -119,6 +127,9 @@ class StudyFolder:
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return what the journals say of ``trials``, in their order."""
         return [journal.read(self.journal(trial), trial) for trial in trials]
+
+    def flush(self) -> None:
+        """Do nothing: a journal on a disk keeps a line when it is appended."""
 
 
 def runs_folder(option: Path | None = None) -> Path:

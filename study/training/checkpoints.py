@@ -7,12 +7,13 @@ checkpoint executes nothing.
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from study.storage.trial_files import CheckpointFiles, checkpoint_files
 
 State = dict[str, Any]
 
@@ -21,11 +22,11 @@ class Checkpoints:
     """The checkpoints of one trial.
 
     Args:
-        path: the file of the last one; the one before it has ``.before`` added to its name.
+        place: where they are kept; of files, the path of the last one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._last, self._before = path, path.with_name(f"{path.name}.before")
+    def __init__(self, place: Path | CheckpointFiles) -> None:
+        self._files = checkpoint_files(place)
 
     def save(self, state: State) -> None:
         """Write ``state`` as the last checkpoint.
@@ -39,16 +40,7 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        self._last.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._last.with_name(f"{self._last.name}.new")
-        with draft.open("wb") as file:
-            file.write(b"%08x\n" % zlib.crc32(content))
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if self._last.exists():
-            self._last.replace(self._before)
-        draft.replace(self._last)
+        self._files.write(b"%08x\n" % zlib.crc32(content) + content)
 
     def newest(self, key: str, recorded: int) -> tuple[State | None, list[str]]:
         """Return the newest usable checkpoint, or None, and the faults of newer ones.
@@ -58,28 +50,24 @@ class Checkpoints:
             recorded: epochs in the trial's journal. A checkpoint that is ahead of the journal is not used.
         """
         problems = []
-        for path in (self._last, self._before):
-            try:
-                checksum, _, content = path.read_bytes().partition(b"\n")
-            except FileNotFoundError:
+        for name, found in self._files.read():
+            if isinstance(found, OSError):
+                problems.append(f"checkpoint {name} cannot be read ({found.strerror})")
                 continue
-            except OSError as error:
-                problems.append(f"checkpoint {path.name} cannot be read ({error.strerror})")
-                continue
+            checksum, _, content = found.partition(b"\n")
             try:
                 if checksum != b"%08x" % zlib.crc32(content):
                     raise ValueError
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception:
                 # Foreign content may raise anything.
-                problems.append(f"checkpoint {path.name} is damaged")
+                problems.append(f"checkpoint {name} is damaged")
                 continue
             if isinstance(state, dict) and state.get("key") == key and 0 < state.get("epoch", 0) <= recorded:
                 return state, problems
-            problems.append(f"checkpoint {path.name} does not belong to the trial's journal")
+            problems.append(f"checkpoint {name} does not belong to the trial's journal")
         return None, problems
 
     def remove(self) -> None:
         """Remove all of them; for a trial that has ended."""
-        for path in (self._last, self._before, self._last.with_name(f"{self._last.name}.new")):
-            path.unlink(missing_ok=True)
+        self._files.remove()

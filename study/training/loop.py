@@ -18,7 +18,7 @@ from study.config.trial import Trial
 from study.storage import journal
 from study.storage.journal import Journal
 from study.storage.records import EpochRecord, Status
-from study.storage.study_folder import StudyFolder
+from study.storage.trial_files import TrialFolder
 from study.training import optimizers, process_limits
 from study.training.checkpoints import Checkpoints, State
 from study.training.device import is_repeatable, machine
@@ -55,14 +55,14 @@ class Loop:
     """How and where trials are trained.
 
     Args:
-        folder: whose journals and checkpoints to write.
+        folder: where the journals and checkpoints of the trials are.
         device: where to train.
         data_folder: where the data sets lie; None for the default.
         checkpoint_seconds: least seconds between two checkpoints; 0 for one after every epoch.
         run: of the study, for the journals.
     """
 
-    folder: StudyFolder
+    folder: TrialFolder
     device: torch.device
     data_folder: Path | None
     checkpoint_seconds: float
@@ -157,6 +157,7 @@ class Loop:
                             closing.end(ended)
                         Checkpoints(self.folder.checkpoint(trial)).remove()
                     steps.append(Step(trial, record, ended))
+                self.folder.flush()
                 if journals and time.monotonic() - saved >= pause:
                     begun = time.monotonic()
                     for trial in under_way.trials:

@@ -23,7 +23,7 @@ from study.storage import journal
 from study.storage.failures import Failure
 from study.storage.journal import Journal
 from study.storage.records import EpochRecord, Status, TrialRecord
-from study.storage.study_folder import StudyFolder
+from study.storage.trial_files import TrialFolder
 from study.training import packs
 from study.training.device import BrokenDeviceError, choose_device, is_broken, machine
 from study.training.loop import Loop, Step, TrainingError
@@ -78,7 +78,7 @@ DEFAULT = WorkerOptions()
 
 
 def run_bundle(
-    trials: Sequence[Trial], folder: StudyFolder, options: WorkerOptions = DEFAULT
+    trials: Sequence[Trial], folder: TrialFolder, options: WorkerOptions = DEFAULT
 ) -> Iterator[tuple[Trial, Status]]:
     """Train ``trials`` and yield how each ended: ``"finished"``, ``"diverged"`` or ``"failed"``.
 
@@ -92,7 +92,7 @@ def run_bundle(
 
     Args:
         trials: what to train, in this order as far as they do not train together.
-        folder: whose journals and checkpoints to write.
+        folder: where the journals and checkpoints of the trials are.
         options: what this process may use.
 
     Raises:
@@ -108,7 +108,7 @@ def run_bundle(
 
 
 def run_side_by_side(
-    trials: Sequence[Trial], folder: StudyFolder, options: WorkerOptions = DEFAULT
+    trials: Sequence[Trial], folder: TrialFolder, options: WorkerOptions = DEFAULT
 ) -> Iterator[tuple[int, list[Sequence[EpochRecord]]]]:
     """Train ``trials`` an epoch each at a time; yield, after each epoch, its number and all epochs so far.
 
@@ -118,7 +118,7 @@ def run_side_by_side(
 
     Args:
         trials: what to train.
-        folder: whose journals and checkpoints to write.
+        folder: where the journals and checkpoints of the trials are.
         options: what this process may use; each trial trains alone.
 
     Raises:
@@ -142,7 +142,7 @@ def run_side_by_side(
 class _Worker:
     """Decides what trains together, and what comes after an exception."""
 
-    def __init__(self, folder: StudyFolder, options: WorkerOptions) -> None:
+    def __init__(self, folder: TrialFolder, options: WorkerOptions) -> None:
         self._folder, self._options = folder, options
         self._device = choose_device(options.gpus)
         self._loop = Loop(folder, self._device, options.data_folder, options.checkpoint_seconds, options.run)

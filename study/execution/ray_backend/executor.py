@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study.config.loader import Resources, Trial
 from study.execution.executor import Capacity
@@ -11,17 +13,23 @@ from study.execution.search import StudySearch
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions
 
+if TYPE_CHECKING:
+    from study.execution.ray_backend.remote_folder import SharedPlaces
+
 
 class RayExecutor:
     """Trains in worker processes of Ray; see ``study.execution.executor.Executor``.
 
     Args:
         connection: the Ray to use.
+        shared_folder: whether all nodes see the study's folder at the same path; None to look. Workers that
+            do not see it write it through an actor on this node; with False, all of them.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, shared_folder: bool | None = None) -> None:
+        self._connection, self.shared_folder = connection, shared_folder
         self._slots = 1
+        self._places: dict[Path, SharedPlaces] = {}
 
     @property
     def is_local(self) -> bool:
@@ -41,24 +49,45 @@ class RayExecutor:
         """Begin to start Ray, or to join it, in the background."""
         self._connection.start()
 
-    def wait(self, resources: Resources) -> Capacity:
+    def wait(self, resources: Resources, folder: StudyFolder) -> Capacity:
         """Wait until Ray is ready and return how many workers with ``resources`` it runs at a time."""
         cluster = self._connection.wait()
         self._slots = cluster.slots(resources)
-        return Capacity(self._slots, cluster.gpus)
+        return Capacity(self._slots, cluster.gpus, self._note(folder))
+
+    def _note(self, folder: StudyFolder) -> str:
+        """Return what people should know of how workers reach ``folder``."""
+        if (places := self._places_of(folder)) is None:
+            return ""
+        from study.execution.ray_backend import remote_folder
+
+        blind, nodes = remote_folder.count_blind_nodes(places)
+        if not blind:
+            return ""
+        return f"{blind} of {nodes} nodes do not see {folder.path}: they write through this node"
+
+    def _places_of(self, folder: StudyFolder) -> SharedPlaces | None:
+        """Return how workers reach ``folder``, None if all see it. The first call opens the way."""
+        if self.shared_folder or (self.is_local and self.shared_folder is None):
+            return None
+        if folder.path not in self._places:
+            from study.execution.ray_backend import remote_folder
+
+            self._places[folder.path] = remote_folder.share(folder, look=self.shared_folder is None)
+        return self._places[folder.path]
 
     def train(self, bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
         """Train each bundle in one process at a time; a process takes one bundle after the other."""
         # Ray Tune takes a second to import, in which Ray itself can start.
         from study.execution.ray_backend import trials
 
-        trials.schedule(bundles, folder, options)
+        trials.schedule(bundles, folder, options, self._places_of(folder))
 
     def search(self, search: StudySearch, folder: StudyFolder, options: WorkerOptions) -> None:
         """Train the points that ``search`` asks for, each in one process."""
         from study.execution.ray_backend.search import run_search
 
-        run_search(search, folder, options, slots=self._slots)
+        run_search(search, folder, options, self._places_of(folder), slots=self._slots)
 
     def shutdown(self) -> None:
         """Leave the cluster, or stop the Ray of our own."""

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from study.config.loader import Trial
 from study.execution.ray_backend import trials
+from study.execution.ray_backend.remote_folder import SharedPlaces
 from study.execution.search import StudySearch, Unit, train_unit
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions
@@ -20,21 +21,30 @@ from study.training.worker import WorkerOptions
 VALUE, EPOCH = "value", "epoch"
 
 
-def run_search(search: StudySearch, folder: StudyFolder, options: WorkerOptions, *, slots: int) -> None:
+def run_search(
+    search: StudySearch,
+    folder: StudyFolder,
+    options: WorkerOptions,
+    places: SharedPlaces | None = None,
+    *,
+    slots: int,
+) -> None:
     """Train what ``search`` asks for on the connected Ray, until it asks for no more.
 
     Args:
         search: the search.
-        folder: the study's folder, at the same path on every node.
+        folder: the study's folder.
         options: what each process may use, and how it trains.
+        places: how a process reaches the folder; None if all see it at the same path.
         slots: how many processes run at a time.
 
     Raises:
         LostWorkersError: every node is gone.
     """
     units: dict[str, Unit] = {}
+    places = places or SharedPlaces(folder)
     trials.fit(
-        tune.with_resources(partial(_host, folder=folder, options=options), trials.needs(options)),
+        tune.with_resources(partial(_host, places=places, options=options), trials.needs(options)),
         folder,
         search_alg=_Searcher(search, units),
         scheduler=_Scheduler(search, units),
@@ -103,7 +113,7 @@ class _Scheduler(FIFOScheduler):
         return {}
 
 
-def _host(config: dict[str, Any], folder: StudyFolder, options: WorkerOptions) -> None:
+def _host(config: dict[str, Any], places: SharedPlaces, options: WorkerOptions) -> None:
     points = [[Trial.from_settings(settings) for settings in point] for point in json.loads(config["unit"])]
-    for epoch, value in train_unit(points, config["objective"], folder, options):
+    for epoch, value in train_unit(points, config["objective"], places.here(), options):
         tune.report({EPOCH: epoch, VALUE: value})

@@ -22,6 +22,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from study.config.loader import Trial
 from study.execution.executor import LostWorkersError
+from study.execution.ray_backend.remote_folder import SharedPlaces
 from study.storage import interrupt
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
@@ -38,7 +39,12 @@ GONE_SECONDS = 10.0
 """After so many seconds without a live node Ray counts as lost."""
 
 
-def schedule(bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
+def schedule(
+    bundles: Sequence[Sequence[Trial]],
+    folder: StudyFolder,
+    options: WorkerOptions,
+    places: SharedPlaces | None = None,
+) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
     How each trial ended is in its journal. A bundle whose process or node dies starts again, elsewhere if it
@@ -46,13 +52,15 @@ def schedule(bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: W
 
     Args:
         bundles: for each process, the trials that it trains.
-        folder: the study's folder, at the same path on every node.
+        folder: the study's folder.
         options: what each process may use, and how it trains.
+        places: how a process reaches the folder; None if all see it at the same path.
 
     Raises:
         LostWorkersError: every node is gone.
     """
-    host = partial(_host, bundles=tuple(map(tuple, bundles)), folder=folder, options=options)
+    places = places or SharedPlaces(folder)
+    host = partial(_host, bundles=tuple(map(tuple, bundles)), places=places, options=options)
     fit(
         tune.with_resources(host, needs(options)),
         folder,
@@ -138,11 +146,11 @@ def needs(options: WorkerOptions) -> PlacementGroupFactory:
 def _host(
     config: dict[str, int],
     bundles: tuple[tuple[Trial, ...], ...],
-    folder: StudyFolder,
+    places: SharedPlaces,
     options: WorkerOptions,
 ) -> None:
     failed = 0
-    ends = run_bundle(bundles[config["bundle"]], folder, options)
+    ends = run_bundle(bundles[config["bundle"]], places.here(), options)
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})

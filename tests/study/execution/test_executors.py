@@ -75,18 +75,27 @@ def ray_executor(home):
     executor = RayExecutor(Connection(cpus=4, gpus=2))
     executor.check(Resources())
     executor.start()
-    assert executor.wait(Resources()).slots == 4
+    assert executor.wait(Resources(), StudyFolder(home, "small")).slots == 4
     yield executor
     executor.shutdown()
 
 
-@pytest.fixture(params=["in process", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(
+    params=[
+        "in process",
+        pytest.param("ray", marks=pytest.mark.ray),
+        pytest.param("ray, no shared folder", marks=pytest.mark.ray),
+    ]
+)
 def executor(request, home):
-    if request.param == "ray":
-        return request.getfixturevalue("ray_executor")
+    """Every executor; the last one is the same Ray, whose workers write through an actor."""
+    if request.param != "in process":
+        executor = request.getfixturevalue("ray_executor")
+        executor.shared_folder = None if request.param == "ray" else False
+        return executor
     executor = InProcessExecutor()
     executor.start()
-    assert executor.wait(Resources()).slots == 1
+    assert executor.wait(Resources(), StudyFolder(home, "small")).slots == 1
     return executor
 
 
@@ -167,7 +176,7 @@ def test_ended_trials_are_not_run_again(executor, folder, write_study):
 @pytest.mark.ray
 def test_fractions_of_gpus_share_them_out(ray_executor, folder, tmp_path, write_study):
     resources = Resources(cpus=0.5, gpus=0.5)
-    assert ray_executor.wait(resources).slots == 4
+    assert ray_executor.wait(resources, folder).slots == 4
     trials, notes = probes(write_study, tmp_path, seeds=6)
     ray_executor.train([[trial] for trial in trials], folder, WorkerOptions(cpus=0.5, gpus=0.5))
     assert all(record.status == "finished" for record in folder.records(trials))
@@ -228,7 +237,7 @@ def test_a_search_asks_the_same_points_and_comes_to_the_same(
         epochs=3,
         pack=1,
     )
-    slots = executor.wait(study.resources).slots
+    slots = executor.wait(study.resources, folder).slots
     executor.search(open_search(study, folder, slots), folder, WorkerOptions())
     here = StudyFolder(tmp_path / "here", "small")
     search = open_search(study, here, 1)
