@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from study.analysis.formatting import pluralize
 from study.api import notebook
 from study.config.loader import Study, Trial, load_study
+from study.storage.object_store import ObjectStore
 from study.storage.progress import Progress
 from study.storage.study_folder import StudyFolder, runs_folder
 
@@ -27,6 +28,8 @@ def run(
     address: str | None = None,
     cpus: int | None = None,
     gpus: int | None = None,
+    checkpoints: str | None = None,
+    shared_folder: bool | None = None,
     preflight: bool = True,
     report: bool = True,
     progress: bool | Callable[[Progress], None] = True,
@@ -58,6 +61,10 @@ def run(
         address: Of a running Ray cluster to train on, such as ``"auto"``. Default: a Ray is started here.
         cpus: CPUs of the Ray that is started here. Default: all that this process may use.
         gpus: GPUs of the Ray that is started here. Default: all.
+        checkpoints: Keep checkpoints in an object store, at a URI such as ``"s3://bucket/folder"``. Default:
+            in the folder of runs.
+        shared_folder: Whether all nodes of the cluster see the folder of runs, at the same path. Default:
+            look. Nodes that do not see it write through the node of this process.
         preflight: Train one batch of everything here before the start.
         report: Write the report and store it with MLflow, as the command ``run`` does. Takes seconds.
         progress: Show the progress; or a function to call with it once per second, from another thread.
@@ -73,6 +80,7 @@ def run(
         ExecutorError: Trials cannot be run as asked, or all workers are gone.
         BusyError: Another process runs this study.
         TrackingError: The tracker cannot be used.
+        ObjectStoreError: No checkpoints can be kept at ``checkpoints``.
         OSError: The study's folder cannot be written.
         KeyboardInterrupt: Interrupted; run the study again to resume it.
     """
@@ -91,10 +99,21 @@ def run(
     pending = planning.pending_trials(spec, folder.planned_records(spec))
     executor = None
     if pending:
-        executor = make_executor(spec, local=local, address=address, cpus=cpus, gpus=gpus)
+        executor = make_executor(
+            spec, local=local, address=address, cpus=cpus, gpus=gpus, shared_folder=shared_folder
+        )
     try:
         return _run(
-            spec, folder, pending, executor, shown, data, tracking, preflight=preflight, report=report
+            spec,
+            folder,
+            pending,
+            executor,
+            shown,
+            data,
+            tracking,
+            checkpoints,
+            preflight=preflight,
+            report=report,
         )
     finally:
         if executor is not None:
@@ -102,7 +121,13 @@ def run(
 
 
 def make_executor(
-    study: Study, *, local: bool, address: str | None, cpus: int | None, gpus: int | None
+    study: Study,
+    *,
+    local: bool,
+    address: str | None,
+    cpus: int | None,
+    gpus: int | None,
+    shared_folder: bool | None = None,
 ) -> Executor:
     """Return what trains a study: this process, a Ray of its own, or a Ray cluster.
 
@@ -112,6 +137,7 @@ def make_executor(
         address: Of the Ray cluster.
         cpus: CPUs of a Ray of its own.
         gpus: GPUs of a Ray of its own.
+        shared_folder: Whether all nodes of a cluster see the study's folder; None to look.
     """
     if local:
         from study.execution.in_process import InProcessExecutor
@@ -121,7 +147,7 @@ def make_executor(
     from study.execution.ray_backend.executor import RayExecutor
 
     one_cpu_each = study.resources.cpus <= 1 and not study.resources.gpus
-    return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each))
+    return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each), shared_folder)
 
 
 def _run(
@@ -132,6 +158,7 @@ def _run(
     shown: notebook.Display,
     data: str | Path | None,
     uri: str | None,
+    checkpoints: str | None,
     *,
     preflight: bool,
     report: bool,
@@ -141,7 +168,8 @@ def _run(
     from study.execution import driver
 
     data_folder = None if data is None else Path(data)
-    driver.check(study, pending, executor, data_folder)
+    store = None if checkpoints is None else ObjectStore(checkpoints)
+    driver.check(study, pending, executor, data_folder, store)
     folder.runs.mkdir(parents=True, exist_ok=True)
     uri = tracking.tracking_uri(uri, folder.runs)
     tracker = tracking.open_tracker(study, uri, folder, shown.say)
@@ -152,6 +180,7 @@ def _run(
         tracker,
         executor,
         data_folder=data_folder,
+        checkpoints=store,
         preflight=preflight,
         on_progress=shown.progress,
         on_message=shown.say,

@@ -31,6 +31,7 @@ from study.cli.passwords import hide_password
 from study.config import plugins
 from study.config.loader import ConfigError, load_study, preset_names, preset_path
 from study.storage.journal import OtherTrialError
+from study.storage.object_store import ObjectStore
 from study.storage.study_folder import StudyFolder, runs_folder
 
 # Modules that import torch, Ray or MLflow take seconds: each command imports those that it needs.
@@ -107,6 +108,21 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="Train in this process, without Ray, e.g. to debug.")
     ] = False,
+    shared_folder: Annotated[
+        bool | None,
+        typer.Option(
+            "--shared-folder/--no-shared-folder",
+            help="Whether all nodes of the cluster see the folder of runs.",
+            show_default="looks; nodes that do not see it write through this one",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep checkpoints in an object store, e.g. s3://bucket/folder.",
+            show_default="in the folder of runs",
+        ),
+    ] = None,
     preflight: Annotated[
         bool, typer.Option(help="Train one batch of everything here before the start.")
     ] = True,
@@ -137,10 +153,24 @@ def run(
     from study.api.running import make_executor
     from study.cli import running
 
-    running.check_options(local=local, address=address, cpus=cpus, gpus=gpus)
+    running.check_options(local=local, address=address, cpus=cpus, gpus=gpus, shared_folder=shared_folder)
     folder = StudyFolder(runs_folder(runs), spec.name)
-    make = partial(make_executor, spec, local=local, address=address, cpus=cpus, gpus=gpus)
-    options = running.RunOptions(data, tracking_uri, in_terminal=local, preflight=preflight)
+    make = partial(
+        make_executor,
+        spec,
+        local=local,
+        address=address,
+        cpus=cpus,
+        gpus=gpus,
+        shared_folder=shared_folder,
+    )
+    options = running.RunOptions(
+        data,
+        tracking_uri,
+        in_terminal=local,
+        preflight=preflight,
+        checkpoints=None if checkpoints is None else ObjectStore(checkpoints),
+    )
     sys.exit(running.run(spec, folder, make, options))
 
 

@@ -15,6 +15,7 @@ from study.config.loader import Study, Trial
 from study.execution import planning
 from study.execution.executor import Executor, ExecutorError, LostWorkersError
 from study.storage.failures import failures
+from study.storage.object_store import ObjectStore, ObjectStoreError
 from study.storage.progress import Progress, progress_of
 from study.storage.study_folder import StudyFolder
 
@@ -22,7 +23,14 @@ FAILED = 1
 INTERRUPTED = 130
 
 
-def check_options(*, local: bool, address: str | None, cpus: int | None, gpus: int | None) -> None:
+def check_options(
+    *,
+    local: bool,
+    address: str | None,
+    cpus: int | None,
+    gpus: int | None,
+    shared_folder: bool | None = None,
+) -> None:
     """Refuse options that contradict each other.
 
     Args:
@@ -30,7 +38,12 @@ def check_options(*, local: bool, address: str | None, cpus: int | None, gpus: i
         address: of the Ray cluster.
         cpus: CPUs of a Ray of its own.
         gpus: GPUs of a Ray of its own.
+        shared_folder: whether all nodes see the study's folder.
     """
+    if local and shared_folder is not None:
+        refuse(
+            "--local trains in this process, without Ray; leave out --shared-folder and --no-shared-folder"
+        )
     given = {"--address": address, "--cpus": cpus, "--gpus": gpus}
     if local and (wrong := [name for name, value in given.items() if value is not None]):
         refuse(f"--local trains in this process, without Ray; leave out {' and '.join(wrong)}")
@@ -47,12 +60,14 @@ class RunOptions:
         tracking_uri: of MLflow; None for the default.
         in_terminal: whether the user's own code may use the terminal, as a debugger does.
         preflight: train one batch of everything here before the start.
+        checkpoints: where in an object store to keep checkpoints; None keeps them in the study's folder.
     """
 
     data_folder: Path | None = None
     tracking_uri: str | None = None
     in_terminal: bool = False
     preflight: bool = True
+    checkpoints: ObjectStore | None = None
 
 
 def run(study: Study, folder: StudyFolder, make: Callable[[], Executor], options: RunOptions) -> int:
@@ -99,7 +114,7 @@ def _run(
 
     again = command_line(*sys.argv[1:])
     try:
-        driver.check(study, pending, executor, options.data_folder)
+        driver.check(study, pending, executor, options.data_folder, options.checkpoints)
         folder.runs.mkdir(parents=True, exist_ok=True)
         uri = tracking.tracking_uri(options.tracking_uri, folder.runs)
         tracker = tracking.open_tracker(study, uri, folder, say)
@@ -112,6 +127,7 @@ def _run(
                 tracker,
                 executor,
                 data_folder=options.data_folder,
+                checkpoints=options.checkpoints,
                 preflight=options.preflight,
                 on_progress=on_progress,
                 on_message=say,
@@ -141,7 +157,7 @@ def _refused() -> tuple[type[Exception], ...]:
         "study.workloads.registry": "WorkloadError",
     }
     known = (getattr(sys.modules[home], name) for home, name in homes.items() if home in sys.modules)
-    return (ExecutorError, *known)
+    return (ExecutorError, ObjectStoreError, *known)
 
 
 def _show_failures(

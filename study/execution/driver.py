@@ -16,6 +16,7 @@ from study.execution.publisher import RunPublisher, Uploader
 from study.storage import journal, search_journal
 from study.storage.driver_lock import DriverLock, DriverLockError
 from study.storage.failures import Failure
+from study.storage.object_store import ObjectStore
 from study.storage.progress import OnProgress, Progress
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
@@ -32,7 +33,11 @@ class BusyError(RuntimeError):
 
 
 def check(
-    study: Study, pending: Sequence[Trial], executor: Executor | None, data_folder: Path | None = None
+    study: Study,
+    pending: Sequence[Trial],
+    executor: Executor | None,
+    data_folder: Path | None = None,
+    checkpoints: ObjectStore | None = None,
 ) -> None:
     """Refuse what ``run`` would refuse, before anything is written.
 
@@ -41,8 +46,10 @@ def check(
         pending: its trials that are to be trained; see ``planning.pending_trials``.
         executor: what is to train it; None if nothing is to be trained.
         data_folder: of the data sets; None for the default.
+        checkpoints: where in an object store to keep checkpoints; None for nowhere.
 
     Raises:
+        ObjectStoreError: checkpoints cannot be kept there.
         WorkloadError, OptimizerError, SamplerError: a name or an argument in the study file is wrong.
         DataError: data are missing and cannot be downloaded.
         ExecutorError: no cluster answers, or it cannot hold one worker.
@@ -54,6 +61,8 @@ def check(
         checks.check_names(study, pending)
         if executor.is_local:
             checks.check_data(study, pending, data_folder)
+        if checkpoints is not None:
+            checkpoints.check()
 
 
 def run(
@@ -63,6 +72,7 @@ def run(
     executor: Executor | None,
     *,
     data_folder: Path | None = None,
+    checkpoints: ObjectStore | None = None,
     preflight: bool = True,
     on_progress: OnProgress = lambda progress: None,
     on_message: OnMessage = lambda line: None,
@@ -79,6 +89,7 @@ def run(
         executor: what trains it. It is shut down as soon as there is nothing more to train. None if
             nothing is left to train.
         data_folder: of the data sets; None for the default.
+        checkpoints: where in an object store to keep checkpoints; None keeps them in ``folder``.
         preflight: train one batch of every combination of workload and optimizer here, before the executor
             starts. Trials of those that fail are marked as failed, and the rest trains.
         on_progress: called once per second with the current progress.
@@ -91,13 +102,15 @@ def run(
         OSError: the study's folder cannot be written.
         KeyboardInterrupt: interrupted; all that the journals have is published.
     """
+    if checkpoints is not None:
+        checkpoints = checkpoints.of_study(study.name)
     with _only_driver(folder, on_message) as lock:
         folder.save_study(study)
         tracker.begin()
         live = LiveRecords(study, folder)
         publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress)
         try:
-            _train(study, folder, executor, publisher, data_folder, preflight, on_message)
+            _train(study, folder, executor, publisher, data_folder, checkpoints, preflight, on_message)
         finally:
             if executor is not None:
                 executor.shutdown()
@@ -115,6 +128,7 @@ def _train(
     executor: Executor | None,
     publisher: RunPublisher,
     data_folder: Path | None,
+    checkpoints: ObjectStore | None,
     preflight: bool,
     on_message: OnMessage,
 ) -> None:
@@ -139,7 +153,7 @@ def _train(
     _mark_failed(pending, failing, folder, study)
     if all(record.trial.kind in failing for record in pending):
         if study.search is not None:
-            _search(study, folder, executor, 1, data_folder, failing, on_message)
+            _search(study, folder, executor, 1, data_folder, checkpoints, failing, on_message)
         return
     for line in _failed_at_once(failing.values()):
         on_message(line)
@@ -150,9 +164,9 @@ def _train(
         on_message(_unused_gpus(capacity))
     publisher.start(capacity.slots)
     if study.search is not None:
-        _search(study, folder, executor, capacity.slots, data_folder, failing, on_message)
+        _search(study, folder, executor, capacity.slots, data_folder, checkpoints, failing, on_message)
         _choose_best_points(study, folder)
-    _train_known_trials(study, folder, executor, capacity.slots, data_folder, failing)
+    _train_known_trials(study, folder, executor, capacity.slots, data_folder, checkpoints, failing)
 
 
 def _search(
@@ -161,6 +175,7 @@ def _search(
     executor: Executor,
     slots: int,
     data_folder: Path | None,
+    checkpoints: ObjectStore | None,
     failing: Mapping[str, Failure],
     on_message: OnMessage,
 ) -> None:
@@ -171,7 +186,7 @@ def _search(
     for kind, failure in failing.items():
         search.fail(kind, failure.traceback)
     if not search.is_over:
-        executor.search(search, folder, WorkerOptions.of(study, data_folder))
+        executor.search(search, folder, WorkerOptions.of(study, data_folder, checkpoints))
         for workload in search.given_up:
             on_message(f"the search of {workload} stops: the first point of every optimizer failed alike")
 
@@ -182,6 +197,7 @@ def _train_known_trials(
     executor: Executor,
     slots: int,
     data_folder: Path | None,
+    checkpoints: ObjectStore | None,
     failing: Mapping[str, Failure],
 ) -> None:
     """Train the trials of a grid, or of the best points of a search."""
@@ -197,7 +213,7 @@ def _train_known_trials(
     limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
     bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
     if bundles:
-        executor.train(bundles, folder, WorkerOptions.of(study, data_folder))
+        executor.train(bundles, folder, WorkerOptions.of(study, data_folder, checkpoints))
 
 
 def _pending(study: Study, folder: StudyFolder) -> list[TrialRecord]:

@@ -22,6 +22,7 @@ from study.config.trial import Trial
 from study.storage import journal
 from study.storage.failures import Failure
 from study.storage.journal import Journal
+from study.storage.object_store import ObjectStore, WithCheckpointsIn
 from study.storage.records import EpochRecord, Status, TrialRecord
 from study.storage.trial_files import TrialFolder
 from study.training import packs
@@ -48,6 +49,8 @@ class WorkerOptions:
         checkpoint_seconds: least seconds of training between two checkpoints of a trial, so that shorter
             trials write none; 0 for a checkpoint after every epoch.
         pack: how many trials train together at most; None for as many as pays and fits.
+        checkpoints: the folder of an object store for the study's checkpoints; None keeps them in the study's
+            folder.
         run: which run of the study this is. Trials that failed in this run are not trained again when their
             bundle starts again in a new process. Empty outside a run.
     """
@@ -58,10 +61,13 @@ class WorkerOptions:
     retries: int = 0
     checkpoint_seconds: float = 30.0
     pack: int | None = 1
+    checkpoints: ObjectStore | None = None
     run: str = ""
 
     @classmethod
-    def of(cls, study: Study, data_folder: Path | None) -> WorkerOptions:
+    def of(
+        cls, study: Study, data_folder: Path | None, checkpoints: ObjectStore | None = None
+    ) -> WorkerOptions:
         """Return the options that a study asks for, for a new run of it."""
         return cls(
             cpus=study.resources.cpus,
@@ -70,6 +76,7 @@ class WorkerOptions:
             retries=study.retries,
             checkpoint_seconds=study.checkpoint_seconds,
             pack=study.pack,
+            checkpoints=checkpoints,
             run=uuid.uuid4().hex[:12],
         )
 
@@ -143,6 +150,8 @@ class _Worker:
     """Decides what trains together, and what comes after an exception."""
 
     def __init__(self, folder: TrialFolder, options: WorkerOptions) -> None:
+        if options.checkpoints is not None:
+            folder = WithCheckpointsIn(options.checkpoints, folder)
         self._folder, self._options = folder, options
         self._device = choose_device(options.gpus)
         self._loop = Loop(folder, self._device, options.data_folder, options.checkpoint_seconds, options.run)
