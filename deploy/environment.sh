@@ -5,10 +5,11 @@ export PATH="$HOME/hypergrad-study/venv/bin:$PATH"
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="$HOME/hypergrad-study/token"
 
-# FILL IN: a folder that every node sees at this path: journals, Tune's storage, reports.
-export HYPERGRAD_STUDY_RUNS=/shared/hypergrad-study/runs
+# Journals, checkpoints, reports. Only the head needs it: a worker that does not see the head's folder writes it
+# through the head. If all nodes share a folder, name it here, and workers write it themselves.
+export HYPERGRAD_STUDY_RUNS="$HOME/hypergrad-study/runs"
 # Each node's own copy of the data sets.
 export HYPERGRAD_STUDY_DATA="$HOME/hypergrad-study/data"
 # FILL IN, or leave out: an MLflow server. Without it the runs go to SQLite in the folder of runs, which is
-# enough for one cluster if that folder's file system has working locks.
+# enough for one cluster.
 # export MLFLOW_TRACKING_URI=http://mlflow.example:5000

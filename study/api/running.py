@@ -145,9 +145,12 @@ def make_executor(
         return InProcessExecutor()
     from study.execution.ray_backend.cluster import Connection
     from study.execution.ray_backend.executor import RayExecutor
+    from study.execution.users_code import modules_to_send
 
     one_cpu_each = study.resources.cpus <= 1 and not study.resources.gpus
-    return RayExecutor(Connection(address, cpus, gpus, prestart=one_cpu_each), shared_folder)
+    modules = modules_to_send(study, Path.cwd()) if address else []
+    connection = Connection(address, cpus, gpus, prestart=one_cpu_each, modules=modules)
+    return RayExecutor(connection, shared_folder)
 
 
 def _run(

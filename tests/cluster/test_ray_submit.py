@@ -34,9 +34,8 @@ RAY = [sys.executable, "-P", "-m", "ray.scripts.scripts"]
 MACHINE = """
 set -e
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/home /mnt/shared
+mkdir /mnt/home
 mount --bind {root}/home /mnt/home
-mount --bind {shared} /mnt/shared
 mount --bind {root}/passwd /etc/passwd
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
@@ -68,7 +67,7 @@ def noting():
     def build():
         time.sleep(2)  # long enough for both nodes to get some
         node = ray.util.get_node_ip_address()
-        Path(__file__).with_name(f"at-{node}").write_text(study.__file__)
+        (Path.home() / f"at-{node}").write_text(study.__file__)
         return workload.build()
     return replace(workload, name="noting", build=build)
 '''
@@ -145,12 +144,10 @@ def missing() -> str | None:
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
-    """A laptop, a head and a worker on one network, and the folder that they share."""
+    """A laptop, a head and a worker on one network, which share no folder."""
     if reason := missing():
         pytest.skip(reason)
     base = tmp_path_factory.mktemp("machines")
-    shared = base / "shared"
-    (shared / "runs").mkdir(parents=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "key"], check=True)
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     started: dict[str, Machine] = {}
@@ -158,11 +155,11 @@ def machines(tmp_path_factory):
         for address in (LAPTOP, HEAD, WORKER):
             command = "sleep infinity" if address == LAPTOP else f"{sshd} -D -f /mnt/home/.ssh/sshd_config"
             root = furnish(base / address, base / "key")
-            script = MACHINE.format(root=root, shared=shared, command=command)
+            script = MACHINE.format(root=root, command=command)
             process = subprocess.Popen([*UNSHARE, "bash", "-c", script], stdin=subprocess.DEVNULL)
             started[address] = Machine(process, root / "home")
         connect(started)
-        yield started, shared
+        yield started
     finally:
         for machine in started.values():
             machine.process.kill()
@@ -225,9 +222,6 @@ def filled_in(home: Path) -> Path:
     content = yaml.safe_load((REPOSITORY / "deploy" / "onprem.yaml").read_text())
     content["provider"] |= {"head_ip": HEAD, "worker_ips": [WORKER]}
     content["auth"] = {"ssh_user": USER, "ssh_private_key": f"~/.ssh/{USER}"}
-    environment = (REPOSITORY / "deploy" / "environment.sh").read_text()
-    (home / "environment.sh").write_text(environment.replace("/shared/hypergrad-study", "/mnt/shared"))
-    content["file_mounts"]["~/hypergrad-study/environment.sh"] = "~/environment.sh"
     (home / "onprem.yaml").write_text(yaml.safe_dump(content))
     return Path("/mnt/home/onprem.yaml")
 
@@ -235,7 +229,7 @@ def filled_in(home: Path) -> Path:
 @pytest.fixture(scope="module")
 def cluster(machines):
     """The machines, after ``ray up``; a function that runs a ray command on the laptop."""
-    started, shared = machines
+    started = machines
     laptop = started[LAPTOP]
     file = filled_in(laptop.home)
 
@@ -246,7 +240,7 @@ def cluster(machines):
     assert token.returncode == 0, token.stdout
     up = ray("up", "--yes", str(file))
     assert up.returncode == 0, up.stdout
-    return started, shared, ray, file
+    return started, ray, file
 
 
 def nodes(machine: Machine, **environment: str) -> str:
@@ -270,22 +264,26 @@ def test_up_starts_the_head_and_it_the_worker(cluster):
 
 
 def test_submit_runs_the_installed_package_on_every_node(cluster):
-    _, shared, ray, file = cluster
-    runs = shared / "runs"
+    started, ray, file = cluster
+    runs = started[HEAD].home / "hypergrad-study" / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     (runs / "whereabouts.py").write_text(textwrap.dedent(WHEREABOUTS))
     (runs / "small.yaml").write_text(yaml.safe_dump(SMALL))
-    submitted = ray("submit", str(file), "study/study.py", "--", "run", "/mnt/shared/runs/small.yaml")
+    where = "/mnt/home/hypergrad-study/runs/small.yaml"
+    submitted = ray("submit", str(file), "study/study.py", "--", "run", where)
     assert "8/8 trials done" in submitted.stdout, submitted.stdout
     study = load_study(runs / "small.yaml")
     assert all(record.is_complete for record in StudyFolder(runs, "small").records(study.trials()))
     installed = "/mnt/home/hypergrad-study/venv/"
     for node in (HEAD, WORKER):
-        assert (runs / f"at-{node}").read_text().startswith(installed)
+        assert (started[node].home / f"at-{node}").read_text().startswith(installed)
+    assert not (started[WORKER].home / "hypergrad-study" / "runs").exists()
+    assert "1 of 2 nodes do not see /mnt/home/hypergrad-study/runs/small" in submitted.stdout
     assert "8/8 trials done" in ray("submit", str(file), "study/study.py", "--", "status", "small").stdout
 
 
 def test_a_job_brings_its_study_and_its_code_with_it(cluster, tmp_path):
-    started, shared, ray, file = cluster
+    started, ray, file = cluster
     laptop = started[LAPTOP]
     studies = laptop.home / "studies"
     studies.mkdir()
@@ -304,7 +302,8 @@ def test_a_job_brings_its_study_and_its_code_with_it(cluster, tmp_path):
         forwarding.terminate()
     assert submitted.returncode == 0, submitted.stdout
     assert "8/8 trials done" in submitted.stdout, submitted.stdout
-    assert (shared / "runs" / "own" / "report" / "index.html").is_file()
+    runs = started[HEAD].home / "hypergrad-study" / "runs"
+    assert (runs / "own" / "report" / "index.html").is_file()
 
 
 def test_without_the_token_nothing_is_let_in(cluster):
@@ -327,7 +326,7 @@ def test_without_the_token_nothing_is_let_in(cluster):
 
 
 def test_down_leaves_nothing_running(cluster):
-    started, _, ray, file = cluster
+    started, ray, file = cluster
     down = ray("down", "--yes", str(file))
     assert down.returncode == 0, down.stdout
 

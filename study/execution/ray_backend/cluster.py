@@ -11,11 +11,12 @@ import os
 import platform
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -90,6 +91,7 @@ class Connection:
         cpus: logical CPUs of a Ray of our own; None for all that this process may use.
         gpus: logical GPUs of a Ray of our own; None for those that Ray finds.
         prestart: start a process per CPU at once and let it import what a worker needs; for a Ray of our own.
+        modules: the user's, to send to the nodes of a running cluster: Python files and folders of packages.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class Connection:
         gpus: int | None = None,
         *,
         prestart: bool = False,
+        modules: Sequence[Path] = (),
     ) -> None:
         self._address, self._cpus, self._gpus, self._prestart = address, cpus, gpus, prestart
+        self._modules = modules
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._starting: Future[Cluster] | None = None
 
@@ -145,7 +149,9 @@ class Connection:
         """Start or join it in a thread of its own. A second call does nothing."""
         if self._starting is None:
             start = (
-                (_join, self._address) if self._address else (_start, self._cpus, self._gpus, self._prestart)
+                (_join, self._address, self._modules)
+                if self._address
+                else (_start, self._cpus, self._gpus, self._prestart)
             )
             self._starting = self._thread.submit(*start)
 
@@ -212,8 +218,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _join(address: str) -> Cluster:
-    # Workers import a user's own workload from where this process does.
+def _join(address: str, modules: Sequence[Path]) -> Cluster:
+    # Workers import a user's own workload from where this process does, or from what is sent to them.
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     environment = {
@@ -221,8 +227,9 @@ def _join(address: str) -> Cluster:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         plugins.VARIABLE: os.environ.get(plugins.VARIABLE, ""),
     }
+    sent = {"py_modules": list(map(str, modules))} if modules else {}
     try:
-        _init(address=address, runtime_env={"env_vars": environment})
+        _init(address=address, runtime_env={"env_vars": environment} | sent)
     except Exception as error:
         raise ExecutorError(f"no Ray cluster answers at {address}: {first_line(error)}") from error
     _check_versions()

@@ -24,11 +24,25 @@ from study.execution.executor import ExecutorError
 from study.execution.ray_backend.cluster import Connection
 from study.execution.ray_backend.executor import RayExecutor
 from study.execution.ray_backend.remote_folder import NAMESPACE, Chunk, FolderActor
+from study.execution.users_code import modules_to_send
 from study.storage.journal import JournalReader
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
 
 pytestmark = pytest.mark.ray
+OWN_WORKLOAD = """
+import torch
+from torch import nn
+from study import Data, Workload
+
+def load(folder):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 3, generator=generator), torch.arange(60) % 2
+    return Data(x[:40], y[:40], x[40:], y[40:])
+
+def workload():
+    return Workload("own", load, lambda: nn.Linear(3, 2))
+"""
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -112,8 +126,8 @@ def nodes(request, runs):
     nodes.stop()
 
 
-def joined(nodes, folder, **options):
-    executor = RayExecutor(Connection(nodes.address), **options)
+def joined(nodes, folder, *, modules=(), **options):
+    executor = RayExecutor(Connection(nodes.address, modules=modules), **options)
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -132,11 +146,17 @@ def joined(nodes, folder, **options):
 
 
 @pytest.mark.parametrize("nodes", [True, False], indirect=True, ids=["hidden", "shared"])
-def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, write_study):
+def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, monkeypatch, write_study):
     """The line says which it is; a worker process that is killed costs nothing."""
-    study, _ = write_study(optimizers=["sgd", "adam-adam"], epochs=40, seeds=2, batch_size=8)
+    workloads = ["digits-logreg", "sent_module:workload"]
+    study, _ = write_study(
+        workloads=workloads, optimizers=["sgd", "adam-adam"], epochs=40, seeds=2, batch_size=8, threshold=2.0
+    )
     trials, folder = study.trials(), StudyFolder(runs, "small")
-    executor, capacity = joined(nodes, folder)
+    # Where the node that is blind does not see it either.
+    (runs / "sent_module.py").write_text(OWN_WORKLOAD)
+    monkeypatch.syspath_prepend(runs)
+    executor, capacity = joined(nodes, folder, modules=modules_to_send(study, runs))
     try:
         blind = f"1 of 2 nodes do not see {folder.path}: they write through this node"
         assert capacity.note == (blind if nodes._blind else "")
