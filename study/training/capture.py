@@ -26,39 +26,40 @@ class CapturedIteration:
     with it every tensor that ``iterate`` refers to.
 
     Args:
-        iterate: takes row numbers on a GPU, moves ``tensors`` in place and returns losses; reads nothing back
-            and depends on nothing else that changes.
-        chosen: row numbers of the first batch; every other must have their shape.
+        iterate: takes a batch, tensors on a GPU, moves ``tensors`` in place and returns losses; reads nothing
+            back and depends on nothing else that changes.
+        batch: the first one, such as its row numbers; the tensors of every other must have their shapes.
         tensors: all that ``iterate`` moves. They must stay where they are as long as this object is used.
     """
 
     def __init__(
-        self, iterate: Callable[[Tensor], Tensor], chosen: Tensor, tensors: Sequence[Tensor]
+        self, iterate: Callable[..., Tensor], batch: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> None:
         self._iterate = iterate
         self._tensors = list(tensors)
-        self._chosen = chosen.clone()
+        self._batch = [part.clone() for part in batch]
+        device = batch[0].device
         before = [tensor.detach().clone() for tensor in tensors]
-        side = torch.cuda.Stream(chosen.device)
-        side.wait_stream(torch.cuda.current_stream(chosen.device))
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                iterate(self._chosen)
-        torch.cuda.current_stream(chosen.device).wait_stream(side)
+                iterate(*self._batch)
+        torch.cuda.current_stream(device).wait_stream(side)
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._losses = iterate(self._chosen)
+            self._losses = iterate(*self._batch)
 
-    @property
-    def shape(self) -> torch.Size:
-        """Of the row numbers that it takes."""
-        return self._chosen.shape
+    def takes(self, batch: Sequence[Tensor]) -> bool:
+        """Whether ``batch`` has the shapes of the first one."""
+        return [part.shape for part in batch] == [part.shape for part in self._batch]
 
-    def __call__(self, chosen: Tensor) -> Tensor:
+    def __call__(self, batch: Sequence[Tensor]) -> Tensor:
         """Run one iteration and return its losses."""
-        self._chosen.copy_(chosen)
+        for own, part in zip(self._batch, batch, strict=True):
+            own.copy_(part)
         self._graph.replay()
         return self._losses.clone()

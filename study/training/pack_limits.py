@@ -118,6 +118,8 @@ def most_members(workload: Workload, *, on_gpu: bool) -> int:
         return 1
     if on_gpu:
         return GPU_MEMBERS
+    if stacked_model.has_convolution(stacked_model.sample_model(workload)):
+        return 1
     return max(1, min(CPU_MEMBERS, int(CPU_BYTES / parameter_bytes(workload))))
 
 
@@ -137,7 +139,8 @@ def fitting_members(workload: Workload, data: Data, batch_size: int, memory: flo
         torch_settings.in_force(settings),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        outputs = model(data.train_inputs[:batch_size])
+        inputs = data.train_inputs[:batch_size]
+        outputs = model(workload.prepare(inputs, None) if workload.prepare else inputs)
         workload.loss(outputs, data.train_targets[:batch_size])
     member = TENSORS * sum(parameter.nbytes for parameter in model.parameters()) + 2 * kept
     return max(1, int(memory / member))

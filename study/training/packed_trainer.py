@@ -1,8 +1,9 @@
 """Trains compatible trials at once: a pack, stacked along a member axis. Needs torch and ``hypergrad`` only.
 
 A packed trial's curve is the one that ``trainer.Training`` gives it alone, up to the order in which
-sums are rounded: its weights, the order of its data and its optimizer's state are its own, drawn from its own
-seed. Members of one seed are given the same batches, and are kept next to each other for that.
+sums are rounded: its weights, the order of its data, augmentation, dropout, the statistics of batch norm and
+its optimizer's state are its own, drawn from its own seed. Members of one seed are given the same batches,
+and are kept next to each other for that.
 
 The same pack gives the same numbers on the same machine with the same number of threads. In another pack the
 last digits differ.
@@ -10,6 +11,7 @@ last digits differ.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ from study.storage.records import Array, EpochRecord
 from study.training import stacked_model
 from study.training.capture import CapturedIteration, can_capture
 from study.training.curves import Curves
-from study.training.stacked_model import Streams
+from study.training.streams import Streams
 from study.training.trainer import EVALUATION_BATCH, Training
 from study.workloads import torch_settings
 from study.workloads.base import Data, Workload
@@ -108,7 +110,8 @@ class PackTraining:
         # What members of one seed draw is the same, now and later: one of them can speak for all.
         self._random = {m.trial.seed: own for m, own in zip(self._members, random, strict=True)}
         self._names = [name for name, _ in models[0].named_parameters()]
-        self._forward = stacked_model.forward(models[0], data.train_inputs.ndim)
+        self._stored = set(models[0].state_dict())
+        self._model = stacked_model.stack(models, data.train_inputs.ndim)
         with torch_settings.in_force(self.settings):
             params = [
                 torch.stack([param.detach() for param in own]).requires_grad_()
@@ -153,12 +156,15 @@ class PackTraining:
         if index is None:
             raise KeyError(trial.key)
         member = self._members[index]
-        params = zip(self._names, self._optimizer.params, strict=True)
+        tensors = dict(zip(self._names, self._optimizer.params, strict=True)) | self._model.buffers
+        model = {
+            name: value.detach()[index].clone() for name, value in tensors.items() if name in self._stored
+        }
         return {
             "key": trial.key,
             "epoch": member.epoch,
             "iterations": member.iterations,
-            "model": {name: param.detach()[index].clone() for name, param in params},
+            "model": model,
             "optimizer": self._optimizer.state_dict(index),
             "random": self._random[trial.seed].state_dict(),
         }
@@ -171,6 +177,7 @@ class PackTraining:
         self._captured = None  # it moves tensors that are replaced now
         if kept:
             self._optimizer.keep(kept)
+            self._model.keep(torch.tensor(kept, device=self._optimizer.params[0].device))
             self._streams = self._count_streams()
 
     def _seeds(self) -> list[int]:
@@ -207,16 +214,21 @@ class PackTraining:
 
     def _train(self, batches: list[Tensor]) -> None:
         """Take an iteration for each of ``batches``, row numbers of shape (streams, batch)."""
+        self._model.train(True)
+        drawn: Iterator[list[Tensor]] = map(self._drawn, batches)
         if self._capture and self._captured is None and batches:
-            self._captured = CapturedIteration(self._iterate, batches[0], self._optimizer.tensors())
+            first = next(drawn)
+            drawn = itertools.chain([first], drawn)
+            moved = [*self._optimizer.tensors(), *self._model.buffers.values()]
+            self._captured = CapturedIteration(self._iterate, first, moved)
         learned = self._members[0].trial.lop is not None
         started = time.perf_counter()
         losses: list[Tensor] = []
         alphas: list[Tensor] = []
         hypergradients: list[Tensor] = []
-        for chosen in batches:
-            captured = self._captured is not None and self._captured.shape == chosen.shape
-            losses.append(self._captured(chosen) if self._captured and captured else self._iterate(chosen))
+        for batch in drawn:
+            captured = self._captured is not None and self._captured.takes(batch)
+            losses.append(self._captured(batch) if self._captured and captured else self._iterate(*batch))
             if learned:
                 alphas.append(self._optimizer.alpha.clone())
                 hypergradients.append(self._optimizer.hypergradient.clone())
@@ -226,25 +238,42 @@ class PackTraining:
             member.curves.append(tuple(np.ascontiguousarray(values[..., index]) for values in curves))
             member.seconds += seconds
 
-    def _iterate(self, chosen: Tensor) -> Tensor:
+    def _drawn(self, chosen: Tensor) -> list[Tensor]:
+        """Return a batch as ``_iterate`` takes it, with all that training draws at random already drawn."""
+        if self._workload.prepare is None and not self._model.draws:
+            return [chosen]
+        drawn = []
+        for seed, rows in zip(self._seeds(), chosen, strict=True):
+            random = self._random[seed]
+            with random.in_use():  # as the trial does alone, and in the same order
+                inputs = self._data.train_inputs.index_select(0, rows)
+                if self._workload.prepare is not None:
+                    inputs = self._workload.prepare(inputs, random.augmentation)
+                drawn.append([inputs, *self._model.masks(inputs)])
+        return [chosen, *(torch.stack(parts) for parts in zip(*drawn, strict=True))]
+
+    def _iterate(self, chosen: Tensor, inputs: Tensor | None = None, *masks: Tensor) -> Tensor:
         # All tensors that outlive the call are this object's: a captured iteration reads them again later.
         params = self._optimizer.params
-        inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+        if inputs is None:
+            inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
         targets = self._streams.repeat(self._data.train_targets[chosen])
-        losses = self._losses(self._forward(params, inputs, self._streams), targets)
+        losses = self._losses(self._model(params, inputs, self._streams, masks), targets)
         self._optimizer.step(torch.autograd.grad(losses.sum(), params))
         return losses.detach()
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         """Return every member's mean loss and accuracy over the validation data; see ``trainer.evaluate``."""
-        data, members = self._data, len(self._members)
+        data, members, prepare = self._data, len(self._members), self._workload.prepare
+        self._model.train(False)
         together = Streams((members,), data.val_inputs.device)
         size = max(LEAST_EVALUATION_BATCH, EVALUATION_BATCH // members)
         loss = torch.zeros(members, dtype=torch.float64, device=data.val_inputs.device)
         correct = torch.zeros_like(loss)
         for inputs, targets in zip(data.val_inputs.split(size), data.val_targets.split(size), strict=True):
-            outputs = self._forward(self._optimizer.params, inputs.unsqueeze(0), together)
+            prepared = prepare(inputs, None) if prepare else inputs
+            outputs = self._model(self._optimizer.params, prepared.unsqueeze(0), together)
             expected = targets.expand(members, *targets.shape)
             loss += self._validate(outputs, expected) * len(targets)
             if data.has_classes:

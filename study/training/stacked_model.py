@@ -11,51 +11,48 @@ matrices, and a softmax over ten classes runs along the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn import functional as F
 
+from study.training.mapped_model import DROPOUT, Mapped
+from study.training.streams import Streams
 from study.workloads import torch_settings
 from study.workloads.base import Workload
 
 
-@dataclass(frozen=True)
-class Streams:
-    """How many members each stream has.
+class StackedModel(Protocol):
+    """A model for all members at once. Parameters come with every call; buffers are its own."""
 
-    Args:
-        counts: members per stream.
-        device: where batches are. A copy of the counts is kept there: made anew for every batch, it would be
-            a copy that waits, which a CUDA graph cannot capture.
-    """
-
-    counts: tuple[int, ...]
-    device: torch.device
-    _repeats: Tensor = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_repeats", torch.tensor(self.counts, device="cpu").to(self.device))
+    buffers: dict[str, Tensor]
+    """Shape (N, …) each, by name. In training the model moves them in place; ``keep`` replaces them."""
 
     @property
-    def members(self) -> int:
-        """The members of all streams."""
-        return sum(self.counts)
+    def draws(self) -> bool:
+        """Whether training needs ``masks``."""
+        ...
 
-    @property
-    def even(self) -> bool:
-        """Whether all streams have equally many members."""
-        return len(set(self.counts)) == 1
+    def train(self, training: bool) -> None:
+        """Let layers do what they do in training, or in evaluation."""
+        ...
 
-    def repeat(self, values: Tensor) -> Tensor:
-        """Return ``values``, of shape (streams, …), once for each member: of shape (N, …)."""
-        return values.repeat_interleave(self._repeats, dim=0, output_size=self.members)
+    def keep(self, members: Tensor) -> None:
+        """Keep the buffers of these members only."""
+        ...
 
+    def masks(self, inputs: Tensor) -> list[Tensor]:
+        """Draw what one member's dropout multiplies by, from torch's global generator."""
+        ...
 
-Forward = Callable[[Sequence[Tensor], Tensor, Streams], Tensor]
-"""(parameters, batch, streams) → outputs."""
+    def __call__(
+        self, params: Sequence[Tensor], inputs: Tensor, streams: Streams, masks: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Return the outputs (N, batch, …) from inputs and masks of shape (streams, batch, …)."""
+        ...
+
 
 ELEMENTWISE = (
     nn.Identity,
@@ -87,6 +84,8 @@ LAYERS = (
 )
 """Layers that compute the same for every member from its parameters and its input alone: no randomness, no
 buffers, no difference between training and evaluation."""
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 _IGNORED = -100
 """The target that torch's cross-entropy leaves out of its mean."""
@@ -101,36 +100,46 @@ def sample_model(workload: Workload) -> nn.Module:
 
 def unstackable_reason(workload: Workload) -> str | None:
     """Return why trials of ``workload`` cannot be packed; None if they can."""
-    if workload.prepare is not None:
-        return "its batches are prepared by a function of its own, which may draw at random"
     model = sample_model(workload)
-    for layer in _leaves(model):
+    leaves = list(_leaves(model))
+    for layer in leaves:
         # Exactly these classes: a subclass may do anything, unless its author says that it stacks.
-        if type(layer) not in LAYERS and not workload.stacks:
+        if type(layer) not in (*LAYERS, *BATCH_NORMS, *DROPOUT) and not workload.stacks:
             return f"its model has a {type(layer).__name__}, which does not stack"
         if _is_hooked(layer):
             return f"its {type(layer).__name__} has hooks or a parametrization"
+        if type(layer) in DROPOUT and sum(other is layer for other in leaves) > 1:
+            return f"its model uses one {type(layer).__name__} in several places"
+    for layer in model.modules():
+        if type(layer) in BATCH_NORMS and getattr(layer, "momentum", None) is None:
+            return f"its {type(layer).__name__} averages over all batches (momentum=None)"
     parameters = list(model.parameters())
     if not parameters:
         return "its model has no parameters"
-    if len(parameters) < sum(len(list(layer.parameters())) for layer in _leaves(model)):
+    if len(parameters) < sum(len(list(layer.parameters())) for layer in leaves):
         return "its layers share parameters"
     if not all(parameter.requires_grad for parameter in parameters):
         return "some of its parameters are frozen"
     return None
 
 
-def forward(model: nn.Module, dimensions: int) -> Forward:
-    """Return the stacked forward pass of ``model``, whose own parameters are not used.
+def has_convolution(model: nn.Module) -> bool:
+    """Return whether ``model`` has a convolution: those of all members are one with groups."""
+    return any(isinstance(layer, CONVOLUTIONS) for layer in model.modules())
+
+
+def stack(models: Sequence[nn.Module], dimensions: int) -> StackedModel:
+    """Return the members' models as one.
 
     Args:
-        model: of a workload that ``unstackable_reason`` has nothing against.
-        dimensions: of the model's input, the batch's included.
+        models: of a workload that ``unstackable_reason`` has nothing against. Their parameters are not used,
+            and they are not to be used again.
+        dimensions: of a model's input, the batch's included.
     """
-    layers = list(_leaves(model))
+    layers = list(_leaves(models[0]))
     if _is_perceptron(layers, dimensions):
         return Perceptron(layers)
-    return Mapped(model)
+    return Mapped(models)
 
 
 def losses(workload: Workload, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -157,11 +166,26 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 class Perceptron:
     """Linear layers and elementwise functions between them, after the inputs are flattened."""
 
+    draws = False
+
     def __init__(self, layers: list[nn.Module]) -> None:
         self._layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+        self.buffers: dict[str, Tensor] = {}
 
-    def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Streams) -> Tensor:
-        """Return the outputs: a ``Forward``."""
+    def train(self, training: bool) -> None:
+        """Do nothing: training and evaluation are the same."""
+
+    def keep(self, members: Tensor) -> None:
+        """Do nothing: there are no buffers."""
+
+    def masks(self, inputs: Tensor) -> list[Tensor]:
+        """Return none: nothing is drawn."""
+        return []
+
+    def __call__(
+        self, params: Sequence[Tensor], inputs: Tensor, streams: Streams, masks: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Return the outputs: a ``StackedModel``."""
         rest = iter(params)
         values, shared = inputs, True
         for layer in self._layers:
@@ -202,33 +226,6 @@ def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams
     ]
     products = torch.cat(parts)
     return products if bias is None else products + bias.unsqueeze(-1)
-
-
-class Mapped:
-    """Any model, by ``torch.func.vmap``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._names = [name for name, _ in model.named_parameters()]
-
-    def __call__(self, params: Sequence[Tensor], inputs: Tensor, streams: Streams) -> Tensor:
-        """Return the outputs: a ``Forward``."""
-
-        def one(params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
-            named = dict(zip(self._names, params, strict=True))
-            outputs: Tensor = functional_call(self._model, named, (inputs,))
-            return outputs
-
-        outputs: Tensor
-        if len(streams.counts) == 1:
-            outputs = vmap(one, in_dims=(0, None))(tuple(params), inputs[0])
-        elif streams.even:
-            # Members of a stream share its batch, instead of each having a copy.
-            by_stream = tuple(param.unflatten(0, (len(streams.counts), -1)) for param in params)
-            outputs = vmap(vmap(one, in_dims=(0, None)))(by_stream, inputs).flatten(0, 1)
-        else:
-            outputs = vmap(one)(tuple(params), streams.repeat(inputs))
-        return outputs
 
 
 def _leaves(model: nn.Module) -> Iterator[nn.Module]:

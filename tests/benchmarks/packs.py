@@ -93,7 +93,7 @@ def products(trials, workload, data, device, least=0.5):
     """
     model = workload.build()
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    if not isinstance(stacked_model.forward(model, data.train_inputs.ndim), stacked_model.Perceptron):
+    if not isinstance(stacked_model.stack([model], data.train_inputs.ndim), stacked_model.Perceptron):
         return None
     members, batch = len(trials), trials[0].batch_size
     seeds = [trial.seed for trial in trials]

@@ -155,15 +155,16 @@ def test_what_an_iteration_refers_to_lives_as_long_as_the_capture():
         return moved * 1.0
 
     chosen = torch.tensor([1.0, 10.0])
-    captured = CapturedIteration(partial(iterate, repeats=repeats), chosen, [moved])
+    captured = CapturedIteration(partial(iterate, repeats=repeats), [chosen], [moved])
     alive = weakref.ref(repeats)
     del repeats
     gc.collect()
     assert alive() is not None
     assert moved.tolist() == [0.0, 0.0, 0.0]  # the warm-up is undone
-    assert captured(chosen).tolist() == [1.0, 1.0, 10.0]
-    assert captured(torch.tensor([2.0, 20.0])).tolist() == [3.0, 3.0, 30.0]
-    assert captured.shape == (2,)
+    assert captured([chosen]).tolist() == [1.0, 1.0, 10.0]
+    assert captured([torch.tensor([2.0, 20.0])]).tolist() == [3.0, 3.0, 30.0]
+    assert captured.takes([chosen + 1])
+    assert not captured.takes([chosen[:1]])
 
 
 def test_the_stand_in_notices_freed_memory():

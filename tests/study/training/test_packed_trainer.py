@@ -313,8 +313,10 @@ class Custom(nn.Module):
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda: nn.Sequential(nn.Linear(6, 3), nn.Dropout()), "has a Dropout"),
-        (lambda: nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), "has a BatchNorm1d"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.AlphaDropout()), "has a AlphaDropout"),
+        (lambda: nn.Sequential(nn.Linear(6, 6), *[nn.Dropout()] * 2), "uses one Dropout in several places"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3, momentum=None)), "over all batches"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.SyncBatchNorm(3)), "has a SyncBatchNorm"),
         (lambda: nn.Sequential(nn.Linear(6, 3), Custom()), "has a Custom"),
         (lambda: nn.Sequential(nn.Flatten()), "no parameters"),
         (lambda: nn.Linear(6, 3).requires_grad_(False), "frozen"),
@@ -324,11 +326,6 @@ class Custom(nn.Module):
 )
 def test_why_a_model_does_not_stack(build, reason):
     assert reason in stacked_model.unstackable_reason(Workload("w", lambda _: None, build))
-
-
-def test_preparation_may_be_random_and_is_not_packed():
-    work = workload(prepare=lambda inputs, random: inputs)
-    assert "prepared" in stacked_model.unstackable_reason(work)
 
 
 def test_asking_leaves_the_global_generator_as_it_was():

@@ -122,18 +122,28 @@ def test_another_pack_setting_is_refused(write_study, value, said):
 def test_what_does_not_pack_is_said_once_with_the_reason():
     trials = [
         *grid(2),
-        *(trial(seed=s, workload="cifar10-vgg16") for s in range(3)),
+        *(trial(seed=s, workload="adding-gru") for s in range(3)),
         trial(workload="no.such:thing"),
     ]
     reasons = pack_limits.unpackable_reasons(trials)
-    assert list(reasons) == ["cifar10-vgg16", "no.such:thing"]
-    assert "prepared" in reasons["cifar10-vgg16"]
+    assert list(reasons) == ["adding-gru", "no.such:thing"]
+    assert "AddingModel" in reasons["adding-gru"]
     limit = pack_limits.planned_limit(None, on_gpu=False)
     assert [limit(t) for t in (trials[0], trials[-2], trials[-1])] == [256, 1, 1]
     assert pack_limits.planned_limit(None, on_gpu=True)(trials[0]) == 1024
     assert pack_limits.planned_limit(3, on_gpu=False)(trials[0]) == 3
     assert pack_limits.planned_limit(3, on_gpu=False)(trials[-2]) == 1
     assert pack_limits.planned_limit(None, on_gpu=False)(trial(workload="mnist-mlp")) == 1
+
+
+@pytest.mark.parametrize("name", ["digits-conv", "cifar10-vgg16"])
+def test_convolutions_pack_on_a_gpu_and_on_a_cpu_only_where_the_study_says_so(name):
+    """There a convolution with groups is no faster than one convolution after the other."""
+    member = trial(workload=name)
+    assert pack_limits.unpackable_reason(member) is None
+    assert pack_limits.planned_limit(None, on_gpu=True)(member) == 1024
+    assert pack_limits.planned_limit(None, on_gpu=False)(member) == 1
+    assert pack_limits.planned_limit(4, on_gpu=False)(member) == 4
 
 
 def test_members_that_fit_into_memory_by_hand():

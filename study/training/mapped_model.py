@@ -1,0 +1,151 @@
+"""Any model for all members at once, by ``torch.func.vmap``, with batch norm and dropout.
+
+Buffers, such as the running means of batch norm, are stacked as parameters are, and each member has its own.
+Dropout is drawn outside of ``vmap``, by the layers themselves: whoever draws with a trial's own generator
+gets the masks that the trial draws alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from study.training.streams import Streams
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""Layers whose output in training is their input times random numbers that do not depend on it."""
+
+
+class Mapped:
+    """A stacked model of any architecture.
+
+    Args:
+        models: of all members, alike but for the values of their parameters and buffers. The first is used
+            to run all, and changed for that; of the others only the buffers are read.
+
+    Attributes:
+        buffers: shape (N, …) each, by name. In training the model moves them in place.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self._model = models[0]
+        self._names = [name for name, _ in self._model.named_parameters()]
+        own = [dict(model.named_buffers()) for model in models]
+        self.buffers = {name: torch.stack([values[name] for values in own]) for name in own[0]}
+        self._masked = {
+            name: _Masked(layer) for name, layer in self._model.named_modules() if type(layer) in DROPOUT
+        }
+        for name, layer in self._masked.items():
+            self._model.set_submodule(name, layer)
+        self._layouts: dict[tuple[object, ...], list[tuple[str, Tensor]]] = {}
+        self._drawn: list[str] = []
+
+    @property
+    def draws(self) -> bool:
+        """Whether training needs ``masks``."""
+        return bool(self._masked)
+
+    def train(self, training: bool) -> None:
+        """Let batch norm and dropout do what they do in training, or in evaluation."""
+        self._model.train(training)
+
+    def keep(self, members: Tensor) -> None:
+        """Keep the buffers of these members only."""
+        self.buffers = {name: values.index_select(0, members) for name, values in self.buffers.items()}
+
+    @torch.no_grad()
+    def masks(self, inputs: Tensor) -> list[Tensor]:
+        """Draw what one member's dropout multiplies by, from torch's global generator.
+
+        The layers draw in the order in which the model calls them, as in a forward pass.
+
+        Args:
+            inputs: of one member, shape (batch, …).
+
+        Raises:
+            ValueError: a layer is called more than once in a forward pass.
+        """
+        if not self._masked:
+            return []
+        key = inputs.shape, inputs.dtype
+        if key not in self._layouts:
+            self._layouts[key] = self._find_layouts(inputs)
+        self._drawn = [name for name, _ in self._layouts[key]]
+        return [self._masked[name].draw(ones) for name, ones in self._layouts[key]]
+
+    def __call__(
+        self, params: Sequence[Tensor], inputs: Tensor, streams: Streams, masks: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Return the outputs: a ``stacked_model.StackedModel``."""
+        own = tuple(params), tuple(self.buffers.values())
+        shared = inputs, tuple(masks)
+
+        def one(own: tuple[tuple[Tensor, ...], ...], shared: tuple[Tensor, tuple[Tensor, ...]]) -> Tensor:
+            named = dict(zip(self._names, own[0], strict=True)) | dict(zip(self.buffers, own[1], strict=True))
+            named |= {f"{name}.mask": mask for name, mask in zip(self._drawn, shared[1], strict=False)}
+            outputs: Tensor = functional_call(self._model, named, (shared[0],))
+            return outputs
+
+        outputs: Tensor
+        if len(streams.counts) == 1:
+            first = inputs[0], tuple(mask[0] for mask in masks)
+            outputs = vmap(one, in_dims=(0, None))(own, first)
+        elif streams.even:
+            # Members of a stream share its batch, instead of each having a copy.
+            by_stream = tuple(
+                tuple(value.unflatten(0, (len(streams.counts), -1)) for value in values) for values in own
+            )
+            outputs = vmap(vmap(one, in_dims=(0, None)))(by_stream, shared).flatten(0, 1)
+        else:
+            each = streams.repeat(inputs), tuple(streams.repeat(mask) for mask in masks)
+            outputs = vmap(one)(own, each)
+        return outputs
+
+    def _find_layouts(self, inputs: Tensor) -> list[tuple[str, Tensor]]:
+        """Return each dropout's name and ones laid out as its input is, in the order of the calls.
+
+        They are found by a forward pass in evaluation mode, which draws nothing and moves no buffer.
+        """
+        found: list[tuple[str, Tensor]] = []
+        was_training = self._model.training
+        self._model.eval()
+        hooks = [
+            layer.register_forward_pre_hook(
+                lambda _, args, name=name: found.append((name, torch.ones_like(args[0])))
+            )
+            for name, layer in self._masked.items()
+        ]
+        try:
+            self._model(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._model.train(was_training)
+        names = [name for name, _ in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} drops out {names.count(name)} times in one forward pass")
+        return found
+
+
+class _Masked(nn.Module):
+    """In place of a dropout layer: multiplies by what it is given."""
+
+    mask: Tensor
+
+    def __init__(self, dropout: nn.Module) -> None:
+        super().__init__()
+        self._dropout = (dropout,)  # in a tuple, so that it is no submodule
+        self.register_buffer("mask", None, persistent=False)
+
+    def draw(self, ones: Tensor) -> Tensor:
+        """Return what the layer multiplies by in training, drawn from torch's global generator."""
+        (dropout,) = self._dropout
+        mask: Tensor = dropout.train()(ones.clone() if getattr(dropout, "inplace", False) else ones)
+        return mask
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.mask if self.training else inputs
