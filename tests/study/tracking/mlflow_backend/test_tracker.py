@@ -126,7 +126,7 @@ def test_rules_of_one_name_are_told_apart(write_study, tmp_path):
     cosine = [(f"adam-sgdn cosine β={beta} α₀=0.01 seed=0", "cosine") for beta in (0.01, 0.03)]
     assert found("tags.optimizer = 'adam-sgdn cosine'") == cosine
     assert found("tags.rule = 'cosine' and params.optimizer = 'adam-sgdn'") == cosine
-    assert found("tags.optimizer = 'adam-sgdn'") == [("adam-sgdn α₀=0.01 β=1e-05 seed=0", "additive")]
+    assert found("tags.optimizer = 'adam-sgdn'") == [("adam-sgdn β=1e-05 α₀=0.01 seed=0", "additive")]
     assert found("tags.optimizer = 'adam'") == [("adam α₀=0.01 seed=0", None)]
 
 
