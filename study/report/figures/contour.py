@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from study.analysis import objective
 from study.analysis.objective import PointScore
@@ -61,39 +65,33 @@ def contour_figure(arms: Sequence[Searched], name: str) -> Figure:
 
 
 def _scale(panel: Axes, arm: Searched) -> None:
+    """Set up axes of log10 α₀ and log10 β, in which the search draws its points and contours are straight."""
     for axis, limit, values, label in (
         (panel.xaxis, panel.set_xlim, arm.arm.space["alpha0"], "initial learning rate α₀"),
         (panel.yaxis, panel.set_ylim, arm.arm.space["beta"], "β"),
     ):
         axis.set_label_text(label)
-        (panel.set_xscale if axis is panel.xaxis else panel.set_yscale)("log")
-        limit(values.low / 1.3, values.high * 1.3)
-        axis.set_major_locator(LogLocator(numticks=7))
-        axis.set_major_formatter(LogFormatterSciNotation())
-        axis.set_minor_locator(NullLocator())
+        limit(math.log10(values.low) - 0.15, math.log10(values.high) + 0.15)
+        axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        axis.set_major_formatter(lambda exponent, _: f"$10^{{{exponent:.0f}}}$")
     panel.grid(visible=False)
 
 
 def _draw(figure: Figure, panel: Axes, arm: Searched) -> None:
-    alpha0, beta = _places(arm.finite)
+    x, y = _places(arm.finite)
     values = np.array([shown(score) for score in arm.finite])
     heights = np.log10(values) if arm.is_log else values
-    try:
-        # Triangles are made in the logarithms, in which the search draws its points.
-        triangles = mpl.tri.Triangulation(np.log10(alpha0), np.log10(beta)).triangles
-    except (RuntimeError, ValueError):  # all points are on one line
-        triangles = None
-    colors = {"cmap": "viridis", "vmin": heights.min(), "vmax": heights.max()}
-    if triangles is not None:
-        areas = mpl.tri.Triangulation(alpha0, beta, triangles)
-        filled = panel.tricontourf(
-            areas, heights, levels=MaxNLocator(LEVELS).tick_values(heights.min(), heights.max()), **colors
-        )
+    low, high = float(heights.min()), float(heights.max())
+    colors: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
+    # Points on one line have no area between them.
+    with suppress(RuntimeError, ValueError):
+        levels = MaxNLocator(LEVELS).tick_values(low, high)
+        filled = panel.tricontourf(x, y, heights, levels=levels, **colors)
         bar = figure.colorbar(filled, ax=panel, pad=0.02)
         bar.ax.tick_params(labelsize=7)
         if arm.is_log:
             bar.ax.yaxis.set_major_formatter(lambda height, _: f"{10**height:.2g}")
-    panel.scatter(alpha0, beta, c=heights, s=14, edgecolors="white", linewidths=0.6, zorder=3, **colors)
+    panel.scatter(x, y, c=heights, s=14, edgecolors="white", linewidths=0.6, zorder=3, **colors)
     if arm.diverged:
         panel.scatter(*_places(arm.diverged), marker="x", s=18, c="#D55E00", linewidths=1, zorder=3)
     best = objective.best(arm.finite)
@@ -101,6 +99,7 @@ def _draw(figure: Figure, panel: Axes, arm: Searched) -> None:
     panel.scatter(*_places([best]), marker="*", s=90, c="#D55E00", edgecolors="white", zorder=4)
 
 
-def _places(scores: Sequence[PointScore]) -> tuple[np.ndarray, np.ndarray]:
-    points = [score.point for score in scores]
-    return np.array([point.alpha0 for point in points]), np.array([point.beta for point in points])
+def _places(scores: Sequence[PointScore]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return log10 α₀ and log10 β of points."""
+    betas = [score.point.beta or math.nan for score in scores]
+    return np.log10([score.point.alpha0 for score in scores]), np.log10(betas)

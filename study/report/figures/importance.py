@@ -26,6 +26,7 @@ CAPTION = (
 
 _SYMBOLS = {"alpha0": "α₀", "beta": "β"}
 _COLORS = {"alpha0": "#0072B2", "beta": "#E69F00"}
+_TEXT = {"alpha0": "white", "beta": "black"}
 
 
 def draw(evidence: Evidence) -> Iterator[Drawn]:
@@ -80,6 +81,7 @@ def importance_figure(arms: Sequence[Searched], name: str) -> Figure:
         panel.xaxis.set_major_formatter(PercentFormatter(1.0))
         panel.set_xlabel("share of the variance of the score")
         panel.grid(axis="y", visible=False)
+        panel.set_axisbelow(True)
         handles = [mpl.patches.Patch(color=_COLORS[key], label=_SYMBOLS[key]) for key in _SYMBOLS]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         figure.suptitle(name, fontsize=10, parse_math=False)
@@ -93,5 +95,5 @@ def _bar(panel: Axes, place: int, shares: Mapping[str, float]) -> None:
         panel.barh(place, share, left=left, height=0.7, color=_COLORS[key])
         if share > 0.12:
             label = f"{symbol} {100 * share:.0f} %"
-            panel.text(left + share / 2, place, label, ha="center", va="center", fontsize=8, color="white")
+            panel.text(left + share / 2, place, label, ha="center", va="center", fontsize=8, color=_TEXT[key])
         left += share
