@@ -24,7 +24,7 @@ class ArmSearch:
         arm: the arm.
         study: its study.
         folder: the study's folder.
-        storage: Optuna's; the arm's study in it goes by the arm's key.
+        storage: Optuna's.
 
     Raises:
         SamplerError: the sampler cannot be made as the study says.
@@ -43,14 +43,19 @@ class ArmSearch:
         scores = [self._score(point) for point in self._points.values()]
         # What failed before is tried again.
         reopened = [score if score.state != "failed" else PointScore(score.point, "open") for score in scores]
+        samplers.rename(storage, arm)
         samplers.remember(storage, arm, reopened)
         self._optuna = optuna.create_study(
-            study_name=arm.key,
+            study_name=samplers.study_name(arm),
             storage=storage,
             sampler=samplers.ArmSampler(arm),
             direction="minimize",
             load_if_exists=True,
         )
+        shown = self._optuna.user_attrs
+        for name, value in samplers.user_attributes(arm).items():
+            if shown.get(name) != value:
+                self._optuna.set_user_attr(name, value)
         running = self._optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         self._waiting = [self._points[trial.number] for trial in running]
         self._out: dict[int, PointScore | None] = {}
@@ -139,7 +144,7 @@ class ArmSearch:
     def _tell(self, score: PointScore) -> None:
         number = score.point.number
         if score.state == "pruned":
-            study = self._storage.get_study_id_from_name(self.arm.key)
+            study = self._storage.get_study_id_from_name(self._optuna.study_name)
             trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
             optuna.Trial(self._optuna, trial).report(score.epochs[-1], step=len(score.epochs))
         self._optuna.tell(number, score.value, state=samplers.STATES[score.state])

@@ -123,6 +123,40 @@ def space(arm: Arm) -> dict[str, BaseDistribution]:
     return {name: _distribution(values) for name, values in arm.space.items()}
 
 
+def study_name(arm: Arm) -> str:
+    """Return the name of an arm's study in Optuna's storage: ``digits-logreg adam-adam 1f0e57aa``."""
+    return f"{arm.template.workload} {arm.template.label} {arm.key[:8]}"
+
+
+def user_attributes(arm: Arm) -> dict[str, Any]:
+    """Return what Optuna's tools show of an arm's study besides its trials."""
+    return {
+        "workload": arm.template.workload,
+        "optimizer": arm.template.label,
+        "score": f"median of {arm.search.objective} over seeds {', '.join(map(str, arm.search.seeds))}; "
+        "lower is better",
+        "arm": arm.key,
+    }
+
+
+def rename(storage: BaseStorage, arm: Arm) -> None:
+    """Rename an arm's study of version 0.1, which named it by the arm's key alone; keep all that is in it.
+
+    Args:
+        storage: Optuna's storage.
+        arm: The arm.
+    """
+    known = optuna.get_all_study_names(storage)
+    if arm.key not in known:
+        return
+    if study_name(arm) in known:  # renaming was interrupted
+        optuna.delete_study(study_name=study_name(arm), storage=storage)
+    optuna.copy_study(
+        from_study_name=arm.key, from_storage=storage, to_storage=storage, to_study_name=study_name(arm)
+    )
+    optuna.delete_study(study_name=arm.key, storage=storage)
+
+
 def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> None:
     """Make Optuna's study of an arm say what the points and the journals say, unless it does.
 
@@ -130,21 +164,21 @@ def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> No
     threshold. If it agrees it is left alone, because some samplers keep more in it.
 
     Args:
-        storage: Optuna's storage; the arm's study in it is named by the arm's key.
+        storage: Optuna's storage.
         arm: the arm.
         worths: the scores of all points that were asked, in their order.
     """
     try:
-        known = optuna.load_study(study_name=arm.key, storage=storage).get_trials(deepcopy=False)
+        known = optuna.load_study(study_name=study_name(arm), storage=storage).get_trials(deepcopy=False)
     except KeyError:
         pass
     else:
         if len(known) == len(worths) and all(map(_agree, known, worths, [arm] * len(known))):
             return
-        optuna.delete_study(study_name=arm.key, storage=storage)
+        optuna.delete_study(study_name=study_name(arm), storage=storage)
     if not worths:
         return
-    fresh = optuna.create_study(study_name=arm.key, storage=storage, direction="minimize")
+    fresh = optuna.create_study(study_name=study_name(arm), storage=storage, direction="minimize")
     for worth in worths:
         told = {len(worth.epochs): worth.epochs[-1]} if worth.state == "pruned" else None
         fresh.add_trial(

@@ -76,7 +76,7 @@ def write_report(
         untuned_claims=untuned_claim_table(untuned_found),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = registry.draw(Evidence(study, own, trials, state), folder)
+    pictures = registry.draw(Evidence(study, own, trials, state, records), folder)
     written = _write_tables(results, folder)
     links = links or NoLinks()
     content = page.render(

@@ -26,6 +26,8 @@ class Evidence(NamedTuple):
     """From ``tables.trial_table``."""
     search_state: SearchState = NOTHING_FOUND
     """What the search of the study has found; a grid needs none."""
+    search_records: Sequence[TrialRecord] = ()
+    """Of all trials, those of a search included."""
 
 
 class Drawn(NamedTuple):

@@ -10,6 +10,8 @@ from typing import NamedTuple, get_args
 from study.report.figures import (
     alpha0,
     best_of_k,
+    contour,
+    importance,
     loss_over_alpha0,
     performance,
     runtime,
@@ -26,6 +28,8 @@ FIGURES: tuple[FigureModule, ...] = (
     training_curves,
     alpha0,
     step_size,
+    importance,
+    contour,
     best_of_k,
     runtime,
     performance,

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from study.config.loader import Study
 from study.storage.study_folder import StudyFolder
 from study.tracking.base import Page, Say, Tracker, TrackingError
-from study.tracking.mlflow_backend import address, client, database, ui_server
+from study.tracking.mlflow_backend import address, client, database, ui_server, views
 from study.tracking.mlflow_backend.download import fetch
 from study.tracking.mlflow_backend.tracker import MlflowTracker
 
@@ -38,7 +38,7 @@ def show(uri: str, name: str | None, port: int, say: Say) -> Iterator[Page]:
 
 
 def runs_page(uri: str, name: str | None, say: Say = lambda line: None) -> str:
-    """Return the MLflow UI's page, from ``#`` on, with the runs of the study ``name``, or with all studies.
+    """Return the page of the MLflow UI, from ``#`` on, that a study opens on; for None, all studies.
 
     Raises:
         TrackingError: The server or database cannot be used, or does not have the study.
@@ -53,4 +53,4 @@ def runs_page(uri: str, name: str | None, say: Say = lambda line: None) -> str:
             f"MLflow at {address.without_password(uri)}: there is no experiment {name!r}; run the study "
             "first, or correct --tracking-uri"
         )
-    return address.page(found.experiment_id)
+    return views.first_page(found.experiment_id, found.tags, client.ui_version(uri))

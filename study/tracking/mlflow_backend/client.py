@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -101,6 +102,11 @@ def complete_status(run: Run) -> str | None:
     status: str = run.info.status
     pruned = status == "KILLED" and run.data.tags.get("outcome") == "pruned"
     return status if status == "FINISHED" or pruned else None
+
+
+def ui_version(uri: str) -> str | None:
+    """Return the version of the MLflow whose UI shows the runs; None if a server does not say."""
+    return server.version(uri) if is_server(uri) else mlflow.__version__
 
 
 def _problem(uri: str) -> Problem | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import requests
@@ -42,6 +43,19 @@ def problem(uri: str) -> Problem | None:
     except Exception as error:
         return diagnosis.explain(error, uri)
     return _verdict(response, creds, uri)
+
+
+def version(uri: str) -> str | None:
+    """Return the version of the MLflow server at ``uri``, such as 3.17.2; None if it does not say."""
+    try:
+        creds = get_default_host_creds(uri)
+        response = http_request(
+            creds, "/version", "GET", max_retries=0, timeout=_SECONDS, raise_on_status=False
+        )
+    except Exception:  # whatever it is, the next request says so
+        return None
+    said = response.text.strip()
+    return said if response.status_code == 200 and re.fullmatch(r"\d+\.\d+[\w.+-]*", said) else None
 
 
 def _verdict(response: requests.Response, creds: MlflowHostCreds, uri: str) -> Problem | None:

@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from study.analysis import metrics as trial_metrics
-from study.analysis.curves import curve_table
 from study.config.loader import Study
 from study.config.search_space import Arm, SearchState
 from study.config.trial import default_label
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking.base import Say, TrackingError
-from study.tracking.mlflow_backend import address, client
+from study.tracking.mlflow_backend import address, client, run_fields, views
 from study.tracking.mlflow_backend import metrics as content
 from study.tracking.mlflow_backend.address import CURVE_POINTS, is_server, ui_address
-from study.tracking.mlflow_backend.client import all_runs, asking, complete_status
-from study.tracking.mlflow_backend.download import JOURNAL
-
-CURVE_FILE = "curve.parquet"
-"""The artifact of a trial's run that holds every iteration."""
+from study.tracking.mlflow_backend.artifacts import CURVE_FILE, TrialFiles
+from study.tracking.mlflow_backend.client import asking
+from study.tracking.mlflow_backend.kept import Kept, final_status, look_up
 
 _BATCH = 1000
-_TAGGED = ("workload", "optimizer", "op", "lop", "rule", "alpha0", "beta", "seed")
 # A point costs 0.2 ms in SQLite. Of a large study each curve keeps fewer: nobody looks at all of them, and
 # every iteration is in the Parquet file.
 _STUDY_POINTS = 30_000
 _LEAST_POINTS = 120
-
-
-@dataclass
-class _Kept:
-    """The study's experiment and runs in MLflow, as far as this process knows."""
-
-    experiment_id: str
-    parent_id: str
-    """Empty as long as there is no parent run."""
-    runs: dict[str, Run]
-    """By trial key."""
-    complete: dict[str, str]
-    """By trial key, the final status of a run that was sent to its end."""
-    doubles: list[Run]
-    """Further runs of the same trials: a request that was answered too late is sent twice."""
 
 
 class MlflowTracker:
@@ -71,10 +50,12 @@ class MlflowTracker:
         self._folder = folder
         self._say = say
         self._opened: MlflowClient | None = None
-        self._read: _Kept | None = None
+        self._read: Kept | None = None
         self._sent: dict[str, content.Sent] = {}
         self._unsure = False
         self._several_workloads = len({workload.use for workload in study.workloads}) > 1
+        self._names = run_fields.RunNames(study)
+        self._files = TrialFiles(study, folder, with_journals=is_server(uri))
         each = _STUDY_POINTS // max(1, len(study.planned_trials()))
         self._points = min(CURVE_POINTS, max(_LEAST_POINTS, each))
 
@@ -98,7 +79,7 @@ class MlflowTracker:
         client.check(self._uri, self._say)
 
     def begin(self) -> None:
-        """Mark the parent run as running, which an earlier run may have ended, and store the study file.
+        """Mark the parent run as running, which an earlier run may have ended; store study file and views.
 
         Only the driver that holds the lock may, so that a driver that is refused changes nothing.
 
@@ -109,6 +90,7 @@ class MlflowTracker:
         parent_id = self.parent_id
         with asking(self._uri):
             self._store_study(parent_id)
+            self._store_views()
             self._client.update_run(parent_id, status="RUNNING")
 
     def is_complete(self, record: TrialRecord) -> bool:
@@ -176,7 +158,10 @@ class MlflowTracker:
         if not is_server(self._uri):
             return None
         kept = self._existing()
-        return f"{ui_address(self._uri)}/{address.page(kept.experiment_id)}" if kept else None
+        if kept is None:
+            return None
+        page = views.first_page(kept.experiment_id, kept.tags, client.ui_version(self._uri))
+        return f"{ui_address(self._uri)}/{page}"
 
     def trial_link(self, key: str) -> str | None:
         """Return the address of a trial's run in the MLflow UI; None if it has no run."""
@@ -205,7 +190,7 @@ class MlflowTracker:
             self._opened = client.open_client(self._uri, self._say, self._folder.artifacts.as_uri())
         return self._opened
 
-    def _existing(self) -> _Kept | None:
+    def _existing(self) -> Kept | None:
         """Return what MLflow has of the study; None, and change nothing, if it does not have it."""
         if self._read is None:
             database = address.embedded_database(self._folder.runs)
@@ -215,7 +200,7 @@ class MlflowTracker:
                 self._read = self._look_up()
         return self._read if self._read and self._read.parent_id else None
 
-    def _kept(self) -> _Kept:
+    def _kept(self) -> Kept:
         """Return what MLflow has of the study, whose experiment and parent run are made if absent."""
         if kept := self._existing():
             return kept
@@ -224,22 +209,17 @@ class MlflowTracker:
                 root = self._folder.artifacts / self.study.name
                 location = None if is_server(self._uri) else root.as_uri()
                 made = self._client.create_experiment(self.study.name, artifact_location=location)
-                self._read = _Kept(made, "", {}, {}, [])
+                self._read = Kept(made, "", {}, {}, [], {})
             tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
+            tags |= run_fields.standard_tags()
             parent = self._client.create_run(self._read.experiment_id, tags=tags)
             self._read.parent_id = parent.info.run_id
             self._store_study(parent.info.run_id)
         return self._read
 
-    def _look_up(self) -> _Kept | None:
-        experiment_id = self._experiment()
-        if experiment_id is None:
-            return None
-        runs = list(all_runs(self._client, experiment_id))
-        parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "study"), "")
-        kept, doubles = _one_per_trial(runs)
-        complete = {key: status for key, run in kept.items() if (status := complete_status(run))}
-        return _Kept(experiment_id, parent, kept, complete, doubles)
+    def _look_up(self) -> Kept | None:
+        experiment = self._experiment()
+        return look_up(self._client, experiment) if experiment else None
 
     def _forget_doubles(self) -> None:
         """Delete further runs of a trial, and know what is there."""
@@ -249,17 +229,19 @@ class MlflowTracker:
             self._client.delete_run(kept.doubles[-1].info.run_id)
             kept.doubles.pop()
 
-    def _experiment(self) -> str | None:
+    def _experiment(self) -> Experiment | None:
         found = self._client.get_experiment_by_name(self.study.name)
         if found is not None and found.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"MLflow at {self.location}: the experiment {self.study.name!r} was deleted; "
                 "restore it there or give the study another name"
             )
-        return found.experiment_id if found else None
+        return found
 
     def _store_study(self, run_id: str) -> None:
         self._client.set_tag(run_id, MLFLOW_RUN_NOTE, self.study.description or self.study.name)
+        data = [run_fields.dataset(workload.use, workload.args) for workload in self.study.workloads]
+        self._client.log_inputs(run_id, datasets=data)
         self._client.log_text(run_id, self.study.to_yaml(), "study.yaml")
         params = self.study.search_settings()
         if params:
@@ -268,6 +250,18 @@ class MlflowTracker:
             known = self._client.get_run(run_id).data.params
             new = [Param(name, params[name]) for name in params.keys() - known.keys()]
             self._client.log_batch(run_id, params=new)
+
+    def _store_views(self) -> None:
+        """Store the views that the UI opens on, unless it has them."""
+        kept = self._kept()
+        created_ms = self._client.get_experiment(kept.experiment_id).creation_time or 0
+        for name, value in views.tags(self.study, created_ms).items():
+            if kept.tags.get(name) != value:
+                try:
+                    self._client.set_experiment_tag(kept.experiment_id, name, value)
+                except MlflowException:
+                    return  # they are a convenience: a server may let a user log runs and nothing else
+                kept.tags[name] = value
 
     def _publish(self, record: TrialRecord) -> None:
         key = record.trial.key
@@ -290,52 +284,37 @@ class MlflowTracker:
         if key not in self._sent:
             # A driver that died may have left the parameters out and the run as finished.
             params = content.params(record.trial)
+            data = run_fields.dataset(record.trial.workload, record.trial.workload_args)
+            self._client.log_inputs(run_id, datasets=[data])
             if known and not record.is_final:
                 self._client.update_run(run_id, status="RUNNING")
         sent = self._sent.setdefault(key, content.Sent(self._points))
         metrics = list(sent.fresh(record))
-        tags: dict[str, str] = self._verdict(record) if record.is_final else {}
-        if record.is_final and record.status != "failed":
+        tags: dict[str, str] = {}
+        if record.is_final:
+            threshold = self.study.threshold(record.trial)
             # Not of a failed trial: it may yet be run again, and a metric has one value.
-            summaries = trial_metrics.summarise(record, self.study.threshold(record.trial))
+            failed = record.status == "failed"
+            summaries = {} if failed else trial_metrics.summarise(record, threshold)
             metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
+            tags = run_fields.final_tags(self.study, record, summaries)
         self._send(run_id, metrics, params, tags)
         if record.is_final:
-            self._store_artifacts(run_id, record)
+            with tempfile.TemporaryDirectory() as files:
+                self._files.write(record, Path(files))
+                self._client.log_artifacts(run_id, files)
             # Last: a run that says it is finished is not looked at again.
             self._client.set_terminated(run_id, final_status(record), end_time=record.ended_ms)
             if record.status != "failed":
                 kept.complete[key] = final_status(record)
             del self._sent[key]
 
-    def _verdict(self, record: TrialRecord) -> dict[str, str]:
-        if record.status == "failed":
-            return {"outcome": "failed"}
-        tags: dict[str, str] = {"outcome": trial_metrics.outcome(record, self.study.threshold(record.trial))}
-        if self.study.search is not None:
-            tags["pruned"] = str(record.status == "pruned").lower()
-        return tags
-
     def _start(self, record: TrialRecord) -> Run:
-        trial = record.trial
-        params = content.params(trial)
-        tags = {
-            MLFLOW_PARENT_RUN_ID: self.parent_id,
-            "study": self.study.name,
-            "role": "trial",
-            "trial_key": trial.key,
-            "attempt": record.attempt,
-            **{name: str(params[name]) for name in _TAGGED if name in params},
-            "optimizer": trial.label,  # what one groups by; the parameter of that name is exact
-            **{f"machine.{name}": value for name, value in record.machine.items()},
-        }
-        if self.study.search is not None:
-            tags["stage"] = "search" if self.study.is_search_trial(trial) else "report"
         return self._client.create_run(
             self.experiment_id,
             start_time=record.started_ms,
-            tags=tags,
-            run_name=f"{trial.workload} {trial.name}" if self._several_workloads else trial.name,
+            tags={MLFLOW_PARENT_RUN_ID: self.parent_id, **run_fields.trial_tags(self.study, record)},
+            run_name=self._names.of(record.trial),
         )
 
     def _send(
@@ -350,18 +329,6 @@ class MlflowTracker:
         for start in range(first, len(metrics), _BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
-    def _store_artifacts(self, run_id: str, record: TrialRecord) -> None:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            if record.error:
-                (folder / "error.txt").write_text(record.error, encoding="utf-8")
-            if record.epochs:
-                pq.write_table(curve_table(record), folder / CURVE_FILE)
-            journal = self._folder.journal(record.trial)
-            if is_server(self._uri) and journal.exists():
-                shutil.copyfile(journal, folder / JOURNAL)
-            self._client.log_artifacts(run_id, str(folder))
-
 
 def _called(arm: Arm, arms: Sequence[Arm]) -> str:
     """Return the name of an arm's optimizer; what tables show where the study has several of that name."""
@@ -372,18 +339,3 @@ def _called(arm: Arm, arms: Sequence[Arm]) -> str:
         if (other.template.workload, other.template.optimizer) == (trial.workload, trial.optimizer)
     }
     return trial.optimizer if shown == {default_label(trial.optimizer, None)} else trial.label
-
-
-def final_status(record: TrialRecord) -> str:
-    """Return the status that the MLflow run of a trial that has ended gets."""
-    return "FINISHED" if record.is_complete else "KILLED" if record.status == "pruned" else "FAILED"
-
-
-def _one_per_trial(runs: Iterable[Run]) -> tuple[dict[str, Run], list[Run]]:
-    """Return one run per trial key, the most complete, and the runs that are too many."""
-    kept: dict[str, Run] = {}
-    doubles = []
-    for run in sorted(runs, key=lambda run: (complete_status(run) is None, run.info.start_time)):
-        if (key := run.data.tags.get("trial_key")) and kept.setdefault(key, run) is not run:
-            doubles.append(run)
-    return kept, doubles

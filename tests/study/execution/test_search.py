@@ -3,10 +3,14 @@
 import json
 import math
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -15,7 +19,7 @@ from mlflow import MlflowClient
 
 from study.analysis import objective, tables
 from study.cli.options import find_run
-from study.execution import planning, search
+from study.execution import planning, samplers, search
 from study.storage import journal, search_journal
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, fetch, open_tracker
@@ -162,7 +166,7 @@ class TestAsking:
         trials = study.trials(state)
         (standing,) = objective.standings(study, state, folder.records(trials))
         stored = optuna.load_study(
-            study_name=standing.arm.key, storage=f"sqlite:///{folder.sampler_database}"
+            study_name=samplers.study_name(standing.arm), storage=f"sqlite:///{folder.sampler_database}"
         ).get_trials()
         assert [t.params for t in stored] == [
             {"alpha0": w.point.alpha0, "beta": w.point.beta} for w in standing.scores
@@ -172,6 +176,68 @@ class TestAsking:
             records = folder.records(trials[2 * number : 2 * number + 2])
             best = [min(epoch.val_loss for epoch in record.epochs) for record in records]
             assert trial.value == pytest.approx(sum(best) / 2, rel=1e-12)
+
+    def test_optuna_s_studies_have_names_and_say_what_is_scored(self, calm):
+        study, folder = calm(optimizers=["sgd", "sgd-sgd"], seeds=1)
+        uri = f"sqlite:///{folder.sampler_database}"
+        keys = {arm.template.label: arm.key[:8] for arm in study.arms()}
+        assert sorted(optuna.get_all_study_names(uri)) == [
+            f"digits-logreg sgd {keys['sgd']}",
+            f"digits-logreg sgd-sgd {keys['sgd-sgd']}",
+        ]
+        stored = optuna.load_study(study_name=f"digits-logreg sgd-sgd {keys['sgd-sgd']}", storage=uri)
+        assert len(stored.trials) == 4
+        assert stored.user_attrs["optimizer"] == "sgd-sgd"
+        assert stored.user_attrs["score"] == "median of best_val_loss over seeds 1000; lower is better"
+
+    @pytest.mark.parametrize("interrupted", [False, True])
+    @pytest.mark.parametrize("how", [{"args": {"n_startup_trials": 2}}, {"sampler": "qmc", "args": {}}])
+    def test_a_search_of_version_0_1_resumes_with_all_that_its_sampler_knows(
+        self, calm, tmp_path, how, interrupted, one_by_one
+    ):
+        """It named Optuna's studies by the arms' keys. Without its memory ``qmc`` asks for other points."""
+        study, folder = calm(seeds=1, **how)
+        other = StudyFolder(tmp_path / "other", study.name)
+        with pytest.raises(Cut):
+            run_here(study, other, cut_after=7)
+        uri = f"sqlite:///{other.sampler_database}"
+        for arm in study.arms():
+            name = samplers.study_name(arm)
+            optuna.copy_study(from_study_name=name, from_storage=uri, to_storage=uri, to_study_name=arm.key)
+            if not interrupted:  # between the copy and the end
+                optuna.delete_study(study_name=name, storage=uri)
+        run_here(study, other)
+        assert asked(other) == asked(folder)
+        assert sorted(optuna.get_all_study_names(uri)) == sorted(map(samplers.study_name, study.arms()))
+
+    def test_optuna_dashboard_shows_the_studies(self, calm):
+        """The command of docs/search.md."""
+        program = shutil.which("optuna-dashboard", path=Path(sys.executable).parent)
+        if program is None:
+            pytest.skip("optuna-dashboard is not installed")
+        study, folder = calm(optimizers=["sgd"], points=2, seeds=1)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        words = [program, f"sqlite:///{folder.sampler_database}", "--port", str(port)]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
+                        shown = json.load(answer)
+                    break
+                except OSError:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.3)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+        assert [one["study_name"] for one in shown["study_summaries"]] == [
+            samplers.study_name(arm) for arm in study.arms()
+        ]
 
     def test_a_trial_that_fails_costs_its_point_and_is_tried_again_next_time(self, searched, tmp_path):
         wrong = {"name": "adam-adam", "args": {"lop_betas": [2.0, 0.5]}}

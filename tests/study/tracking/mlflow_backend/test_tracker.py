@@ -123,10 +123,10 @@ def test_rules_of_one_name_are_told_apart(write_study, tmp_path):
         runs = client.search_runs([tracker.experiment_id], query)
         return sorted((run.info.run_name, run.data.params.get("rule")) for run in runs)
 
-    cosine = [(f"adam-sgdn cosine α₀=0.01 β={beta} seed=0", "cosine") for beta in (0.01, 0.03)]
+    cosine = [(f"adam-sgdn cosine β={beta} α₀=0.01 seed=0", "cosine") for beta in (0.01, 0.03)]
     assert found("tags.optimizer = 'adam-sgdn cosine'") == cosine
     assert found("tags.rule = 'cosine' and params.optimizer = 'adam-sgdn'") == cosine
-    assert found("tags.optimizer = 'adam-sgdn'") == [("adam-sgdn α₀=0.01 β=1e-05 seed=0", "additive")]
+    assert found("tags.optimizer = 'adam-sgdn'") == [("adam-sgdn β=1e-05 α₀=0.01 seed=0", "additive")]
     assert found("tags.optimizer = 'adam'") == [("adam α₀=0.01 seed=0", None)]
 
 
@@ -155,7 +155,7 @@ def test_a_trial_becomes_a_child_run_with_names_people_filter_by(study, opened, 
     parent = client.get_run(tracker.parent_id)
     assert (parent.info.run_name, parent.info.status) == ("small", "RUNNING")
     (run,) = client.search_runs([tracker.experiment_id], "tags.optimizer = 'adam-adam'")
-    assert run.info.run_name == "adam-adam α₀=0.01 β=1e-05 seed=1"
+    assert run.info.run_name == "adam-adam seed=1 α₀=0.01 β=1e-05"
     assert run.data.tags["mlflow.parentRunId"] == tracker.parent_id
     assert run.data.tags["trial_key"] == trial.key
     assert run.data.tags["outcome"] == "reached"

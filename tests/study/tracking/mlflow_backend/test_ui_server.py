@@ -15,6 +15,8 @@ import pytest
 
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, open_tracker
+from study.tracking.mlflow_backend import views
+from study.tracking.mlflow_backend.run_fields import RunNames
 from study.tracking.mlflow_backend.ui_server import serving
 from study.training.worker import run_bundle
 
@@ -63,6 +65,7 @@ def kept(write_study, tmp_path):
     folder.save_study(study)
     list(run_bundle(study.trials(), folder))
     tracker = open_tracker(study, embedded_uri(folder.runs), folder)
+    tracker.begin()
     for record in folder.records(study.trials()):
         tracker.publish(record)
     tracker.close(completed=True)
@@ -81,8 +84,27 @@ def text(driver):
     return driver.execute_script("return document.body.innerText")
 
 
+def drawn(driver):
+    """The curves on the page: each chart is a plotly drawing, each curve a path with more than one point."""
+    script = "return [...document.querySelectorAll('.scatterlayer .js-line')].map(p => p.getAttribute('d'))"
+    return [path for path in driver.execute_script(script) if path and path.count("L") + path.count("C")]
+
+
+def titles(driver):
+    """The names of the charts, in their order."""
+    cards = "[data-testid='experiment-view-compare-runs-card']"
+    script = f'return [...document.querySelectorAll("{cards}")].map(e => e.innerText.trim())'
+    return [words.splitlines()[0] for words in driver.execute_script(script)]
+
+
+def scales(driver):
+    """What the vertical axes of the charts are: ``log`` or ``linear``."""
+    script = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e._fullLayout.yaxis.type)"
+    return driver.execute_script(script)
+
+
 @pytest.mark.browser
-def test_the_command_opens_the_table_of_runs_and_a_run_draws_its_alpha(driver, kept, tmp_path):
+def test_the_command_opens_the_saved_view_and_a_run_draws_its_alpha(driver, kept, tmp_path):
     tracker, trials, folder = kept
     words = ["-m", "study", "ui", "small", "--runs", str(folder.runs), "--port", "0", "--no-browser"]
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
@@ -90,7 +112,14 @@ def test_the_command_opens_the_table_of_runs_and_a_run_draws_its_alpha(driver, k
         lines = iter(process.stdout.readline, "")
         page = next(line.strip() for line in lines if line.startswith("http"))
         driver.get(page)
-        wait_for(lambda: all(trial.name in text(driver) for trial in trials))
+        names = list(map(RunNames(tracker.study).of, trials))
+        wait_for(lambda: all(name in text(driver) for name in names))
+        # The saved view: its name, its charts first, each with a curve; α on a logarithmic axis.
+        wait_for(lambda: "Curves of α and the loss" in text(driver))
+        wait_for(lambda: len(drawn(driver)) >= 3 * len(trials))
+        assert titles(driver) == ["alpha", "train_loss", "val_loss"]
+        assert set(scales(driver)) == {"log"}
+        assert "Model metrics" in text(driver)  # all other metrics, folded away
         driver.save_screenshot(str(tmp_path / "runs.png"))
 
         learned = next(trial for trial in trials if trial.lop)
@@ -98,15 +127,8 @@ def test_the_command_opens_the_table_of_runs_and_a_run_draws_its_alpha(driver, k
         run = tracker.trial_link(learned.key).partition("#")[2]
         driver.get(f"{base}#{run}/model-metrics")
         wait_for(lambda: "alpha" in text(driver).split())
-        # Each chart is a plotly drawing; a curve is a path with more than one point.
-        curve = (
-            "return [...document.querySelectorAll('.scatterlayer .js-line')].map(p => p.getAttribute('d'))"
-        )
-        paths = wait_for(
-            lambda: [p for p in driver.execute_script(curve) if p and p.count("L") + p.count("C") > 5]
-        )
+        wait_for(lambda: any(path.count("L") + path.count("C") > 5 for path in drawn(driver)))
         driver.save_screenshot(str(tmp_path / "run.png"))
-        assert paths
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
@@ -146,6 +168,7 @@ def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
     """docs/mlflow-ui.md: filter by tag, group by optimizer, parallel coordinates, the curve's file."""
     tracker, trials, folder = kept
     plain, learned = (next(trial for trial in trials if bool(trial.lop) is it) for it in (False, True))
+    name = RunNames(tracker.study).of
     with serving(embedded_uri(folder.runs), port=0) as address:
 
         def go(link):
@@ -153,8 +176,8 @@ def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
             driver.get(f"{address}/#{link.partition('#')[2]}")
 
         go(tracker.search_link("tags.optimizer LIKE 'adam-%' and tags.alpha0 = '0.01'"))
-        wait_for(lambda: learned.name in text(driver))
-        assert plain.name not in text(driver)
+        wait_for(lambda: name(learned) in text(driver))
+        assert name(plain) not in text(driver)
         if shown(driver, "[data-component-id='mlflow.assistant.chat_panel.close']"):
             click(driver, "[data-component-id='mlflow.assistant.chat_panel.close']")
 
@@ -178,6 +201,39 @@ def test_the_views_of_the_documentation_are_where_it_says(driver, kept):
 
         go(tracker.curve_link(learned.key))
         wait_for(lambda: f"{folder.artifacts}/small" in text(driver) and "curve.parquet" in text(driver))
+
+
+@pytest.mark.browser
+def test_the_saved_views_have_the_columns_and_the_parallel_coordinates(driver, kept, tmp_path):
+    tracker, trials, folder = kept
+    plain = next(trial for trial in trials if not trial.lop)
+    with serving(embedded_uri(folder.runs), port=0) as address:
+
+        def go(page):
+            driver.get("about:blank")
+            driver.get(f"{address}/{page}")
+
+        go(views.page(tracker.experiment_id).replace("CHART", "TABLE"))
+        wait_for(lambda: RunNames(tracker.study).of(plain) in text(driver))
+        if shown(driver, "[data-component-id='mlflow.assistant.chat_panel.close']"):
+            click(driver, "[data-component-id='mlflow.assistant.chat_panel.close']")
+        driver.set_window_size(2400, 1200)  # the table leaves out columns that are not in sight
+        headers = """return [...document.querySelectorAll('.ag-header-cell')]
+            .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
+            .map(e => e.innerText.trim())"""
+        wanted = ["optimizer", "alpha0", "beta", "seed", "outcome", "final_train_loss", "best_val_loss"]
+        wait_for(lambda: [name for name in driver.execute_script(headers) if name in wanted] == wanted)
+
+        # By the menu of views, as people come to the second one.
+        click(driver, "button", "Curves of α and the loss")
+        click(driver, "[role=menuitem]", "Parallel coordinates")
+        wait_for(lambda: views.PARALLEL_VIEW in driver.current_url)
+        if "compareRunsMode=CHART" not in driver.current_url:
+            go(views.page(tracker.experiment_id, views.PARALLEL_VIEW))
+        axes = "return [...document.querySelectorAll('svg text')].map(e => e.textContent)"
+        names = {"log10_alpha0", "log10_beta", "optimizer", "best_val_loss"}
+        wait_for(lambda: names <= set(driver.execute_script(axes)))
+        driver.save_screenshot(str(tmp_path / "parallel.png"))
 
 
 def test_the_next_port_serves_where_one_is_taken_and_that_is_said(tmp_path):

@@ -1,0 +1,58 @@
+"""What MLflow has of a study: its experiment, and one run per trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+
+from study.storage.records import TrialRecord
+from study.tracking.mlflow_backend.client import all_runs, complete_status
+
+
+@dataclass
+class Kept:
+    """The study's experiment and runs in MLflow, as far as this process knows."""
+
+    experiment_id: str
+    parent_id: str
+    """Empty as long as there is no parent run."""
+    runs: dict[str, Run]
+    """By trial key."""
+    complete: dict[str, str]
+    """By trial key, the final status of a run that was sent to its end."""
+    doubles: list[Run]
+    """Further runs of the same trials: a request that was answered too late is sent twice."""
+    tags: dict[str, str]
+    """Of the experiment."""
+
+
+def look_up(client: MlflowClient, experiment: Experiment) -> Kept:
+    """Return what an experiment has.
+
+    Args:
+        client: Of its MLflow.
+        experiment: The study's experiment.
+    """
+    runs = list(all_runs(client, experiment.experiment_id))
+    parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "study"), "")
+    kept, doubles = _one_per_trial(runs)
+    complete = {key: status for key, run in kept.items() if (status := complete_status(run))}
+    return Kept(experiment.experiment_id, parent, kept, complete, doubles, experiment.tags)
+
+
+def final_status(record: TrialRecord) -> str:
+    """Return the status that the MLflow run of a trial that has ended gets."""
+    return "FINISHED" if record.is_complete else "KILLED" if record.status == "pruned" else "FAILED"
+
+
+def _one_per_trial(runs: Iterable[Run]) -> tuple[dict[str, Run], list[Run]]:
+    """Return one run per trial key, the most complete, and the runs that are too many."""
+    kept: dict[str, Run] = {}
+    doubles = []
+    for run in sorted(runs, key=lambda run: (complete_status(run) is None, run.info.start_time)):
+        if (key := run.data.tags.get("trial_key")) and kept.setdefault(key, run) is not run:
+            doubles.append(run)
+    return kept, doubles
