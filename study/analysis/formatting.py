@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from study.config.optimizer_name import ADDITIVE, OPS, OptimizerName
+
 
 def format_number(value: float | None, digits: int = 3) -> str:
     """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` for nothing."""
@@ -69,16 +71,46 @@ def join_names(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def method_label(row: Mapping[Any, Any], *, with_beta: bool = False) -> str:
+def method_label(row: Mapping[Any, Any], *, with_beta: bool = False, in_prose: bool = False) -> str:
     """Return the optimizer with its other settings: ``adam-adam β 1e-07, released``.
 
     Args:
         row: Has the columns ``pairing.METHOD``.
         with_beta: Whether β is named.
+        in_prose: Whether the optimizer has its ``paper_name``, ``Adam–Adam``.
     """
     beta = f" β {row['beta']:g}" if with_beta and not math.isnan(row["beta"]) else ""
     granularity = row["granularity"] if row["granularity"] != "group" else ""
-    return ", ".join(filter(None, (f"{row['optimizer']}{beta}", granularity, row["optimizer_args"])))
+    name = paper_name(row["optimizer"]) if in_prose else row["optimizer"]
+    return ", ".join(filter(None, (f"{name}{beta}", granularity, row["optimizer_args"])))
+
+
+_PAPER_NAMES = {
+    **{"sgd": "SGD", "sgdn": "SGDN", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"},
+    **{"adagrad": "AdaGrad", "lion": "Lion"},
+}
+
+
+def paper_name(optimizer: str) -> str:
+    """Return an optimizer's name as papers write it; a name that is not ours stays as it is.
+
+    ::
+
+        >>> [paper_name(name) for name in ("sgd-sgd", "adam-adam", "adamw-sgdn cosine", "torch.optim.NAdam")]
+        ['SGD-HD', 'Adam–Adam', 'AdamW–SGDN cosine', 'torch.optim.NAdam']
+
+    HD is hypergradient descent, lop SGD (Baydin et al. 2018, https://arxiv.org/abs/1703.04782). Other lops
+    stand behind a dash, as in Mittal 2019.
+    """
+    name = OptimizerName.parse(optimizer)
+    if name.op not in OPS:
+        first, _, schedule = optimizer.partition(" ")  # "adam cosine" is Adam along a schedule
+        return f"{_PAPER_NAMES[first]} {schedule}" if first in OPS else optimizer
+    called = _PAPER_NAMES[name.op]
+    if name.lop is not None:
+        called += "-HD" if name.lop == "sgd" else f"–{_PAPER_NAMES.get(name.lop, name.lop)}"
+    rule = name.rule if name.rule != ADDITIVE else ""
+    return " ".join(filter(None, (called, rule, name.variant)))
 
 
 def workload_label(row: Mapping[Any, Any]) -> str:

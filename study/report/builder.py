@@ -102,7 +102,7 @@ def write_report(
     path.write_text(content, encoding="utf-8")
     registry.remove_others(folder, pictures)
     _remove_other_tables(folder, written.values())
-    return ReportFiles(path, written, tuple(f for picture in pictures for f in (picture.png, picture.svg)))
+    return ReportFiles(path, written, tuple(f for picture in pictures for f in picture.files))
 
 
 def _no_claims(trials: pd.DataFrame, *, claimed: bool) -> str:

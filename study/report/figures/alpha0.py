@@ -19,6 +19,7 @@ from study.analysis.formatting import format_percent
 from study.analysis.stats import median_interval
 from study.analysis.tables import ended
 from study.report.figures.base import Drawn, Evidence, Section
+from study.report.figures.medium import is_muted, shrink
 from study.report.figures.panels import by_threshold, first_methods, workloads
 from study.report.figures.style import STYLE, finish, in_order, label_log, look, subplots
 
@@ -99,7 +100,7 @@ def alpha0_figure(trials: pd.DataFrame, name: str) -> Figure:
                 _scale(panel, low, high, ceiling, timed)
                 if measure == rows[0]:
                     panel.set_title(title, parse_math=False)
-                panel.tick_params(labelbottom=measure == rows[-1], labelleft=panel is panels[0])
+                panel.tick_params(which="both", labelbottom=measure == rows[-1], labelleft=panel is panels[0])
             panels[0].set_ylabel(_LABELS[measure])
         for panel in axes[-1]:
             panel.set_xlabel("initial learning rate α₀")
@@ -158,20 +159,22 @@ def _draw(panel: Axes, lines: dict[str, _Line], alphas: list[float], ceiling: fl
         x = line.alpha0 * gap ** (0.25 * (place - (len(lines) - 1) / 2) / max(len(lines), 4))
         got, some = np.isfinite(line.median), np.isfinite(line.low)
         style = look(name)
-        same: dict[str, Any] = {"color": style.color, "zorder": 3}
+        same: dict[str, Any] = {"color": style.color, "zorder": 2 if is_muted(name) else 3}
         drawn: dict[str, Any] = {
             "ls": style.linestyle,
             "lw": style.linewidth,
             "marker": style.marker,
-            "ms": 4,
+            "ms": 4 * shrink(),
         }
         panel.plot(x, np.where(got, line.median, np.nan), **drawn, **same)
-        panel.vlines(x[some], line.low[some], np.minimum(line.high, ceiling)[some], lw=1.1, alpha=0.6, **same)
+        bars: dict[str, Any] = {"lw": 1.1 * shrink(), "alpha": 0.6}
+        panel.vlines(x[some], line.low[some], np.minimum(line.high, ceiling)[some], **bars, **same)
         if not got.all():
-            (marks,) = panel.plot(x[~got], np.full((~got).sum(), ceiling), "^", ms=6, mfc="white", **same)
-            marks.set(clip_on=False, in_layout=False, markeredgewidth=1.2)
+            (marks,) = panel.plot(x[~got], np.full((~got).sum(), ceiling), "^", mfc="white", **same)
+            marks.set(markersize=6 * shrink(), markeredgewidth=1.2 * shrink())
+            marks.set(clip_on=False, in_layout=False)
             faint = {**same, "zorder": 2, "alpha": 0.3}  # tells which triangle is whose
-            panel.plot(x, np.minimum(line.median, ceiling), ls=style.linestyle, lw=1, **faint)
+            panel.plot(x, np.minimum(line.median, ceiling), ls=style.linestyle, lw=shrink(), **faint)
     crowded = len(alphas) > 4
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     panel.set_xscale("log")
@@ -191,7 +194,7 @@ def _mark(panel: Axes, height: float, words: str) -> None:
         textcoords="offset points",
         ha="right",
         va="bottom",
-        fontsize=8,
+        fontsize="small",
         color="#555555",
         in_layout=False,
     )
@@ -201,8 +204,9 @@ def _scale(panel: Axes, low: float, high: float, ceiling: float, timed: bool) ->
     """Give a row of panels the same scale, so that they compare; logarithmic if the range is wide."""
     if timed or _is_wide(low, high):
         panel.set_yscale("log")
-        panel.set_ylim(low / 1.5, max(ceiling if timed else high, high) * (1.9 if timed else 1.4))
-        label_log(panel.yaxis, low, max(high, ceiling))
+        room = 1.9 / shrink() ** 1.5 if timed else 1.4  # for the words above the upper line
+        panel.set_ylim(low / 1.5, max(ceiling if timed else high, high) * room)
+        label_log(panel.yaxis, *panel.get_ylim())
         return
     span = high - low or abs(high) or 1.0
     panel.set_ylim(low - 0.06 * span, high + 0.24 * span)

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from study.analysis import profiles
 from study.report.figures.base import Drawn, Evidence, Section
+from study.report.figures.medium import is_muted, shrink
 from study.report.figures.panels import columns_by_threshold, grid
 from study.report.figures.style import STYLE, finish, in_order, label_log, look
 
@@ -21,7 +22,7 @@ STEM = "best-of-k"
 SECTION: Section = "budget"
 
 _MEASURES = {
-    "iterations_to_threshold": "iterations to threshold\n(the budget if not reached)",
+    "iterations_to_threshold": "iterations to threshold\n(budget if not reached)",
     "best_val_loss": "best validation loss",
 }
 
@@ -73,7 +74,9 @@ def _draw_best(panel: Axes, rows: pd.DataFrame) -> None:
         line = rows[rows["optimizer"] == optimizer].sort_values("k")
         style = look(optimizer)
         drawn: dict[str, Any] = {"color": style.color, "ls": style.linestyle, "lw": style.linewidth}
-        panel.plot(line["k"], line["value"], marker=style.marker, ms=3, **drawn)
+        panel.plot(line["k"], line["value"], marker=style.marker, ms=3 * shrink(), **drawn)
+        if is_muted(optimizer):
+            continue
         known = np.isfinite(line["low"]) & np.isfinite(line["high"])
         panel.fill_between(
             line["k"][known], line["low"][known], line["high"][known], color=style.color, alpha=0.1, lw=0
@@ -84,4 +87,4 @@ def _draw_best(panel: Axes, rows: pd.DataFrame) -> None:
     values = rows["value"][np.isfinite(rows["value"])]
     if len(values) and values.min() > 0 and values.max() / values.min() > 10**1.2:
         panel.set_yscale("log")
-        label_log(panel.yaxis, float(values.min()), float(values.max()))
+        label_log(panel.yaxis, *panel.get_ylim())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -14,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from study.analysis import untuned
 from study.report.figures.base import Drawn, Evidence, Section
+from study.report.figures.medium import shrink
 from study.report.figures.panels import first_methods, grid, workloads
 from study.report.figures.style import STYLE, finish, in_order, label_log, look
 
@@ -82,15 +82,16 @@ def _draw(panel: Axes, rows: pd.DataFrame) -> None:
             ls=style.linestyle,
             lw=style.linewidth,
             marker=style.marker,
-            ms=3.5,
+            ms=3.5 * shrink(),
         )
         above = loss > top
         if above.any():
             (marks,) = panel.plot(
-                x[above], np.full(above.sum(), top), "^", ms=5, mfc="white", color=style.color, zorder=3
+                x[above], np.full(above.sum(), top), "^", mfc="white", color=style.color, zorder=3
             )
-            marks.set(clip_on=False, in_layout=False)
+            marks.set(clip_on=False, in_layout=False, markersize=5 * shrink())
     panel.axhspan(best, best * untuned.SMALL, color="#888888", alpha=0.25, lw=0, zorder=0)
     panel.set_yscale("log")
-    panel.set_ylim(best / (top / best) ** 0.04, top * (top / best) ** 0.02)
-    label_log(panel.yaxis, best, max(top, math.nextafter(best, math.inf)))
+    room = max(top / best, 1.01)  # all losses may be equal
+    panel.set_ylim(best / room**0.04, top * room**0.02)
+    label_log(panel.yaxis, *panel.get_ylim())

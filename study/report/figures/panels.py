@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from study.analysis.formatting import workload_label
+from study.analysis.formatting import paper_name, workload_label
 from study.analysis.tables import METHOD, SETUP
+from study.report.figures.medium import is_highlighting, is_muted
 from study.report.figures.style import FAMILIES, family, in_order, label_log, look, subplots
 
 CROWDED = 4
@@ -52,9 +54,11 @@ def first_methods(trials: pd.DataFrame) -> Shown:
         kept.append(group[same])
     parts = []
     for name, symbol in _SYMBOLS.items():
-        values = {optimizer: value for (of, optimizer), value in chosen.items() if of == name}
+        values = {o: value for (of, o), value in chosen.items() if of == name and not is_muted(o)}
         if values:
-            said = (f"{o} {v:g}" if name == "beta" else f"{o} {v or 'default'}" for o, v in values.items())
+            said = (
+                f"{paper_name(o)} {f'{v:g}' if name == 'beta' else v or 'default'}" for o, v in values.items()
+            )
             parts.append(f"{symbol}: {', '.join(said)}")
     return Shown(pd.concat(kept) if kept else trials, "; ".join(parts))
 
@@ -65,16 +69,26 @@ def workloads(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield workload_label(group.iloc[0].to_dict()), group
 
 
+def has_panel_per_op(optimizers: Iterable[str]) -> bool:
+    """Return whether optimizers are spread over panels by their op, as one panel would be too crowded.
+
+    That is so from ``CROWDED`` optimizers on, if at least two ops have several of them. Where some are
+    highlighted, the others are grey, and one panel has room for all.
+    """
+    names = set(optimizers)
+    several = sum(count > 1 for count in Counter(map(family, names)).values())
+    return len(names) > CROWDED and several > 1 and not is_highlighting()
+
+
 def by_threshold(trials: pd.DataFrame, *, spread: bool = False) -> list[tuple[str, pd.DataFrame]]:
     """Return a workload's rows panel by panel, each with its title and one threshold.
 
     Args:
         trials: Rows of one workload.
-        spread: Whether optimizers of different op get their own panels where there are more than
-            ``CROWDED``.
+        spread: Whether optimizers of different op get their own panels, if ``has_panel_per_op``.
     """
     groups: dict[tuple[str, float], list[int]] = {}
-    apart = spread and trials["optimizer"].nunique() > CROWDED
+    apart = spread and has_panel_per_op(trials["optimizer"])
     for position, (optimizer, threshold) in enumerate(
         zip(trials["optimizer"], trials["threshold"], strict=True)
     ):
@@ -138,6 +152,7 @@ def draw_steps(panel: Axes, rows: pd.DataFrame, x: str, share: str, start: float
             color=style.color,
             ls=style.linestyle,
             lw=style.linewidth,
+            zorder=2 if is_muted(optimizer) else 2.5,
         )
     panel.set_xscale("log")
     panel.set_xlim(start, end)
@@ -148,4 +163,9 @@ def draw_steps(panel: Axes, rows: pd.DataFrame, x: str, share: str, start: float
 
 def _title(op: str, threshold: float) -> str:
     limit = f"training loss ≤ {threshold:g}" if math.isfinite(threshold) else ""
-    return ": ".join(filter(None, (op, limit)))
+    return ": ".join(filter(None, (family_name(op), limit)))
+
+
+def family_name(op: str) -> str:
+    """Return the title of the panel of an op: ``SGDN``."""
+    return "other optimizers" if op == FAMILIES[-1] else paper_name(op)

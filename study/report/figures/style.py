@@ -19,11 +19,22 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
+from study.analysis.formatting import paper_name, pluralize
 from study.config.optimizer_name import ADDITIVE, OPS, OPTIMIZERS, RULES, OptimizerName
+from study.report.figures.medium import (
+    COLUMN_WIDTH,
+    PAPER,
+    TEXT_WIDTH,
+    is_for_paper,
+    is_muted,
+    shrink,
+)
+from study.report.figures.scales import log_ticks
 
 DPI = 150
 TALLEST_COLUMN = 6
@@ -72,9 +83,14 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # text stays text: it can be searched, and publishers take it
     "svg.hashsalt": "hypergrad-study",
     "figure.facecolor": "white",
 }
+
+
+GREY = "#B4B4B4"
+"""The colour of optimizers that are not highlighted."""
 
 
 class Look(NamedTuple):
@@ -87,12 +103,19 @@ class Look(NamedTuple):
 
 
 def look(optimizer: str) -> Look:
-    """Return the look of an optimizer, a function of its name alone.
+    """Return the look of an optimizer, a function of its name alone; grey if others are highlighted.
 
     Of ours, plain ones are dotted, lop SGD is dashed, and the paper's new ones are solid; other lops are
     dash-dotted. Rules other than the additive one have a darker or lighter shade of the op's colour. Others,
     such as ``torch.optim.AdamW`` and what has a label of its own, have further colours.
     """
+    if is_muted(optimizer):
+        return Look(GREY, "solid", 0.8 * shrink(), "")
+    own = _own_look(optimizer)
+    return own._replace(linewidth=own.linewidth * shrink())
+
+
+def _own_look(optimizer: str) -> Look:
     name = OptimizerName.parse(optimizer)
     op, lop = name.op, name.lop
     if op not in COLOURS:
@@ -127,88 +150,148 @@ def family(optimizer: str) -> str:
 
 
 def labels(optimizers: Iterable[str]) -> dict[str, str]:
-    """Return the optimizers' names in legends: a dotted path by its last part, unless that is ambiguous."""
+    """Return the optimizers' names in legends: ``SGD-HD``, a dotted path by its last part.
+
+    Names that would be the same, as of ``adamw`` and ``torch.optim.AdamW``, stay whole.
+    """
     names = list(dict.fromkeys(optimizers))
-    short = {name: name.rpartition(".")[2] or name for name in names}
+    short = {name: paper_name(name.rpartition(".")[2] or name) for name in names}
     times = Counter(short.values())
     return {name: short[name] if times[short[name]] == 1 else name for name in names}
 
 
 def in_order(optimizers: Iterable[str]) -> list[str]:
-    """Return optimizers in the order of legends: ours by op and lop, then the others as they come."""
+    """Return optimizers in the order of drawing: grey ones, ours by op and lop, then the others."""
     names = list(dict.fromkeys(optimizers))
     ours = [f"{name} {rule}".removesuffix(f" {ADDITIVE}") for rule in RULES for name in OPTIMIZERS]
     known = [name for name in ours if name in names]
     rest = [name for name in names if name not in known]
-    return sorted([*known, *rest], key=lambda name: FAMILIES.index(family(name)))
+    by_family = sorted([*known, *rest], key=lambda name: FAMILIES.index(family(name)))
+    return sorted(by_family, key=is_muted, reverse=True)
 
 
 def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[Any]]:
-    """Return an empty figure and its panels, shape (rows, columns); ``height`` of a row in inches."""
-    width = max(3.4 * columns, 4.6)
-    figure = Figure(figsize=(width + 0.4, height * rows + 1.2), layout="constrained")
+    """Return an empty figure and its panels, shape (rows, columns); call it inside ``rc_context(STYLE)``.
+
+    Args:
+        rows: How many rows.
+        columns: How many columns.
+        height: Of a row, in inches, of a figure that is not for a paper.
+    """
+    if is_for_paper():
+        mpl.rcParams.update(PAPER)  # until the caller's rc_context ends
+        narrow = columns == 1
+        size = (COLUMN_WIDTH if narrow else TEXT_WIDTH, (0.62 if narrow else 0.58) * height * rows + 0.85)
+    else:
+        size = (max((3.4 if columns < 4 else 2.7) * columns, 4.6) + 0.4, height * rows + 1.2)
+    pads: dict[str, Any] = {"w_pad": 0.02, "h_pad": 0.02} if is_for_paper() else {}
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(**pads))
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False) -> None:
-    """Add a title, and a legend below: one column per op, or rows if one is alone or long."""
+    """Add a title, and a legend below: one column per op, or rows if one is alone or long.
+
+    Where some optimizers are highlighted, the legend has one line for all others. A figure for a paper has
+    no title, as its caption says it.
+    """
     shown = in_order(optimizers)
     called = labels(shown)
+    muted = [optimizer for optimizer in shown if is_muted(optimizer)]
+    shown = shown[len(muted) :]
     columns = [of for op in FAMILIES if (of := [n for n in shown if family(n) == op])]
-    if max(map(len, columns)) > TALLEST_COLUMN:
+    if muted or max(map(len, columns)) > TALLEST_COLUMN:
         columns = [shown]
     handles = []
     for names in columns:
-        for optimizer in names:
-            style = look(optimizer)
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    label=_plain(called[optimizer]),
-                    color=style.color,
-                    ls=style.linestyle,
-                    lw=style.linewidth,
-                    marker=style.marker if markers else "",
-                    ms=4,
-                )
-            )
+        handles += [_handle(look(optimizer), called[optimizer], markers) for optimizer in names]
         blanks = max(map(len, columns)) - len(names)
         handles += [Line2D([], [], ls="", label=" ") for _ in range(blanks)]
+    if muted:
+        handles.append(_handle(look(muted[0]), pluralize(len(muted), "other"), markers))
     width = figure.get_size_inches()[0]
-    per_row = len(columns) if len(columns) > 1 else min(len(handles), max(int(width / 1.9), 1))
-    figure.legend(handles=handles, loc="outside lower center", ncols=per_row, handlelength=3.4)
+    letter = 0.0075 * mpl.rcParams["legend.fontsize"]  # inches, on average
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    each = longest * letter + (0.75 if is_for_paper() else 1.0)
+    fitting = max(int(width / each), 1)
+    per_row = len(columns) if 1 < len(columns) <= fitting else min(len(handles), fitting)
+    if per_row < len(columns):
+        handles = [handle for handle in handles if str(handle.get_label()).strip()]
+    length, gap = (2.6, 1.2) if is_for_paper() else (3.4, 2.0)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=per_row,
+        handlelength=length,
+        columnspacing=gap,
+        labelspacing=0.3,
+    )
     lines = [name, *(textwrap.wrap(note, int(width * 15)) if note else [])]
-    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
+    title = figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
+    if is_for_paper():
+        title.set_visible(False)
+        title.set_in_layout(False)
 
 
-def _plain(label: str) -> str:
-    return label.replace("$", r"\$")
+def _handle(style: Look, label: str, markers: bool) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        label=label.replace("$", r"\$"),
+        color=style.color,
+        ls=style.linestyle,
+        lw=style.linewidth,
+        marker=style.marker if markers else "",
+        ms=4 * shrink(),
+    )
 
 
 def label_log(axis: Axis, low: float, high: float) -> None:
-    """Label a logarithmic axis with plain numbers, between the powers of ten as well if there are few."""
+    """Label a logarithmic axis with plain numbers: at least three of them, and no more than seven.
+
+    Args:
+        axis: Of a panel, whose scale is logarithmic.
+        low: The smallest value in sight, above 0.
+        high: The largest.
+    """
+    ticks = log_ticks(low, high)
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-    if high / low < 200:
-        axis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_tick_params(which="minor", labelsize=STYLE["ytick.labelsize"])
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` (150 dpi) and ``stem.svg``; equal figures give equal bytes, on any day.
+FORMATS = ("png", "svg", "pdf")
+"""The files of a figure, by suffix."""
+
+
+def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
+    """Write a figure as PNG (150 dpi), SVG and PDF; equal figures give equal bytes, on any day.
+
+    Letters are shapes in the SVG, which then needs no font, and text in the PDF.
+
+    Args:
+        figure: The figure; its layout is fixed afterwards.
+        stem: The files' path without the suffix.
+        formats: Suffixes of the files to write.
 
     Returns:
-        The two paths, PNG first.
+        The paths, in the order of ``formats``.
     """
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    with mpl.rc_context(STYLE):
+    nothing: dict[str, Any] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    paths = []
+    with mpl.rc_context({**STYLE, **(PAPER if is_for_paper() else {})}):
         # Laid out and measured once: "tight" would draw the figure again for every file.
         figure.draw_without_rendering()
         figure.set_layout_engine(None)
         tight = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-        figure.savefig(png, dpi=DPI, bbox_inches=tight, metadata={"Software": None})
-        figure.savefig(svg, bbox_inches=tight, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+        whole = figure.bbox_inches if is_for_paper() else tight  # a paper's figure is as wide as asked for
+        for suffix in formats:
+            paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+            figure.savefig(paths[-1], dpi=DPI, bbox_inches=whole, metadata=nothing[suffix])
+    return paths

@@ -1,9 +1,8 @@
-"""Figure 1 of the paper (Mittal, 2019): α_t, training and validation loss over epochs."""
+"""Figure 1 of the paper (Mittal, 2019): α_t, training and validation loss, from the first iteration on."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -12,20 +11,39 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from study.analysis.formatting import join_names, paper_name
 from study.analysis.tables import trial_workload_label
 from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.report.figures.base import Drawn, Evidence, Section
-from study.report.figures.style import STYLE, finish, look, subplots
-from study.storage.records import EpochRecord, TrialRecord
+from study.report.figures.median_curves import Curve, Quantity, median_curve
+from study.report.figures.medium import is_muted, shrink
+from study.report.figures.panels import COLUMNS, family_name, has_panel_per_op
+from study.report.figures.scales import scale_alpha, scale_loss
+from study.report.figures.style import (
+    FAMILIES,
+    STYLE,
+    family,
+    finish,
+    in_order,
+    look,
+    subplots,
+)
+from study.storage.records import TrialRecord
 
 STEM = "figure1"
 SECTION: Section = "curves"
 
-Floats = NDArray[np.float64]
-_Groups = dict[tuple[str, str], list[TrialRecord]]  # by workload and optimizer
+_Cell = list[TrialRecord]
+_Groups = dict[tuple[str, str], _Cell]  # by workload and optimizer
+_ROWS: dict[Quantity, str] = {
+    "alpha": "learning rate α",
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+}
+SETTLED = 0.1
+"""The part of the budget after which losses are sure to be in sight; before, they may fall too steeply."""
 
 
 class Choice(NamedTuple):
@@ -35,22 +53,43 @@ class Choice(NamedTuple):
     note: str
 
 
+class Column(NamedTuple):
+    """A column of panels: its title, and the trials of its optimizers."""
+
+    title: str
+    cells: Mapping[str, _Cell]
+
+
 def draw(evidence: Evidence) -> Iterator[Drawn]:
-    """Yield the figure, if a trial that did not fail has finished an epoch."""
-    if any(record.epochs and record.status not in ("failed", "pruned") for record in evidence.records):
-        figure = figure1(evidence.records, evidence.study, state=evidence.search_state)
-        yield Drawn(figure, "Learning rate and losses", _caption(evidence.trials))
+    """Yield the figure, if a trial that did not fail has finished an epoch; several of many workloads."""
+    shown = [r for r in evidence.records if r.epochs and r.status not in ("failed", "pruned")]
+    if not shown:
+        return
+    workloads = list(dict.fromkeys(trial_workload_label(record.trial) for record in shown))
+    crowded = has_panel_per_op(record.trial.label for record in shown)
+    each = 1 if crowded else COLUMNS
+    parts = [workloads[start : start + each] for start in range(0, len(workloads), each)]
+    for number, part in enumerate(parts, start=1):
+        figure = figure1(evidence.records, evidence.study, workloads=part, state=evidence.search_state)
+        title = "Learning rate and losses" + (f", {join_names(part)}" if len(parts) > 1 else "")
+        yield Drawn(figure, title, _caption(evidence.trials, crowded), f"-{number}" if number > 1 else "")
 
 
-def _caption(trials: pd.DataFrame) -> str:
+def _caption(trials: pd.DataFrame, crowded: bool) -> str:
     seeds = trials["seed"].nunique()
     over = f"median over {seeds} seeds, band from the smallest to the largest" if seeds > 1 else "one seed"
     diverged = trials["outcome"].eq("diverged").any()
     cross = " A cross ends the line of an optimizer most of whose trials diverged." if diverged else ""
+    apart = " A column for each optimizer of the weights; each panel has its own axes." if crowded else ""
+    below = (
+        " Bands of α that reach the lower edge go to 0 or below." if (trials["alpha_min"] <= 0).any() else ""
+    )
     return (
-        "Learning rate and training loss, as means over each epoch's iterations, and validation loss after "
-        f"the epoch; {over}. Colour is the optimizer of the weights, line style that of the learning rate: "
-        f"dotted none, dashed SGD (hypergradient descent), solid and dash-dotted the new ones.{cross}"
+        f"Learning rate, training loss and validation loss from the first iteration on; {over}. The training "
+        "loss is a mean over the iterations of the last epoch (at most 1/20 of the budget); there is no "
+        f"validation before the first epoch ends.{apart}{below} Colour is the optimizer of the weights, "
+        "line style that of the learning rate: dotted none, dashed hypergradient descent, solid the paper's "
+        f"new ones.{cross}"
     )
 
 
@@ -59,48 +98,69 @@ def figure1(
     study: Study,
     alpha0: float | None = None,
     *,
+    workloads: Collection[str] | None = None,
     state: SearchState = NOTHING_FOUND,
 ) -> Figure:
-    """Draw the paper's Figure 1 for a study: α_t, training and validation loss over epochs.
+    """Draw the paper's Figure 1 for a study: α_t, training and validation loss from the first iteration on.
 
-    One column per workload. Lines are medians over seeds, bands go from the smallest to the largest. A line
-    continues while more than half of the seeds have a value; a diverged trial's loss counts as above all
-    others, and a cross ends the line of an optimizer most of whose trials diverged. Axes fit the trials that
-    did not diverge.
+    One column per workload, or one per workload and op where ``panels.has_panel_per_op``. Lines are medians
+    over seeds, bands go from the smallest to the largest: ``median_curves.median_curve``. A line continues
+    while more than half of the seeds have a value. A cross ends the line of an optimizer most of whose
+    trials diverged. Each panel has its own axes, which fit the trials that did not diverge, and the losses
+    after the first tenth of the budget. They are logarithmic where the values span enough.
 
     Args:
         records: Of the study's trials, in any order; those without an epoch are left out.
         study: Gives the order of workloads and optimizers.
         alpha0: The α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
             first is shown; the title names what was chosen.
-        state: what the study's search has found; a grid needs none.
+        workloads: Labels of the workloads to show, as ``tables.trial_workload_label`` has them. Default: all.
+        state: What the study's search has found; a grid needs none.
 
     Raises:
         ValueError: No record has an epoch, or the study has no such α₀.
     """
     chosen = _choose(records, study, state, alpha0)
-    workloads = list(dict.fromkeys(workload for workload, _ in chosen.cells))
+    cells = {key: cell for key, cell in chosen.cells.items() if workloads is None or key[0] in workloads}
+    blocks = _blocks(cells)
+    wide = max(map(len, blocks))
     with mpl.rc_context(STYLE):
-        figure, axes = subplots(3, len(workloads), height=2.05)
-        for column, workload in enumerate(workloads):
-            cells = {name: cell for (of, name), cell in chosen.cells.items() if of == workload}
-            for row, (label, value, is_loss) in enumerate(_ROWS):
-                panel = axes[row, column]
-                _draw_curves(panel, cells, value, is_loss)
-                panel.tick_params(labelbottom=row == len(_ROWS) - 1)
-                if column == 0:
-                    panel.set_ylabel(label)
-            axes[0, column].set_title(workload, parse_math=False)
-            axes[-1, column].set_xlabel("epoch")
-        finish(figure, (name for _, name in chosen.cells), study.name, chosen.note)
+        figure, axes = subplots(len(_ROWS) * len(blocks), wide, height=2.05)
+        for number, block in enumerate(blocks):
+            panels = axes[len(_ROWS) * number : len(_ROWS) * (number + 1)]
+            for place in range(wide):
+                if place < len(block):
+                    _draw_column(list(panels[:, place]), block[place], first=place == 0)
+                else:
+                    for panel in panels[:, place]:
+                        panel.set_visible(False)
+        figure.align_ylabels(axes[:, 0])
+        shown = list(dict.fromkeys(workload for workload, _ in cells))
+        name = study.name if workloads is None else f"{study.name}, {join_names(shown)}"
+        finish(figure, (optimizer for _, optimizer in cells), name, chosen.note)
     return figure
 
 
-_ROWS: tuple[tuple[str, Callable[[EpochRecord], float], bool], ...] = (
-    ("learning rate α", lambda epoch: epoch.alpha_epoch, False),
-    ("training loss", lambda epoch: epoch.train_loss_epoch, True),
-    ("validation loss", lambda epoch: epoch.val_loss, True),
-)
+def _blocks(cells: _Groups) -> list[list[Column]]:
+    """Return the columns, those of a block side by side."""
+    by_workload: dict[str, dict[str, _Cell]] = {}
+    for (workload, optimizer), cell in cells.items():
+        by_workload.setdefault(workload, {})[optimizer] = cell
+    several = len(by_workload) > 1
+    if not has_panel_per_op(optimizer for _, optimizer in cells):
+        columns = [Column(workload, of) for workload, of in by_workload.items()]
+        return [columns[start : start + COLUMNS] for start in range(0, len(columns), COLUMNS)]
+    return [
+        [
+            Column(
+                f"{workload}: {family_name(op)}" if several else family_name(op),
+                {name: cell for name, cell in of.items() if family(name) == op},
+            )
+            for op in FAMILIES
+            if any(family(name) == op for name in of)
+        ]
+        for workload, of in by_workload.items()
+    ]
 
 
 def _ordered(records: Sequence[TrialRecord], study: Study, state: SearchState) -> list[TrialRecord]:
@@ -146,7 +206,7 @@ def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
         parts.append(_each("β", {group[1]: cells[group][0].trial for group in several}, "beta"))
     for name, symbol in (("granularity", "granularity"), ("optimizer_args", "options")):
         shown = {
-            group[1]: members[0].trial.settings()[name] or "default"
+            paper_name(group[1]): members[0].trial.settings()[name] or "default"
             for group, members in cells.items()
             if any(r.trial.settings()[name] != members[0].trial.settings()[name] for r in groups[group])
         }
@@ -166,90 +226,64 @@ def _settings(trial: Trial) -> dict[str, Any]:
 
 
 def _each(symbol: str, trials: Mapping[str, Trial], name: str) -> str:
-    values = {optimizer: getattr(trial, name) for optimizer, trial in trials.items()}
-    return f"{symbol}: " + ", ".join(f"{o} {v:g}" for o, v in values.items() if v is not None)
+    values = {o: getattr(trial, name) for o, trial in trials.items() if not is_muted(o)}
+    return f"{symbol}: " + ", ".join(f"{paper_name(o)} {v:g}" for o, v in values.items() if v is not None)
 
 
-def _draw_curves(
-    panel: Axes, cells: Mapping[str, list[TrialRecord]], value: Callable[[EpochRecord], float], is_loss: bool
-) -> None:
-    calm: list[Floats] = []
-    wild: list[Floats] = []
-    crosses: list[tuple[int, float, str]] = []
-    for name, cell in cells.items():
-        curves = _curves(cell, value, is_loss)
-        present = ~np.isnan(curves)
-        lasting = present.sum(axis=0) * 2 > len(cell)
-        middle = np.full(curves.shape[1], np.nan)
-        for epoch in np.flatnonzero(lasting):
-            middle[epoch] = np.median(curves[present[:, epoch], epoch])
-        middle[~np.isfinite(middle)] = np.nan
-        epochs = np.arange(1, curves.shape[1] + 1)
-        style = look(name)
-        single = np.isfinite(middle).sum() == 1
-        panel.plot(
-            epochs,
-            middle,
-            color=style.color,
-            ls=style.linestyle,
-            lw=style.linewidth,
-            marker="o" if single else "",
-            ms=3.5,
-        )
-        bounded = np.where(np.isfinite(curves), curves, np.nan)
-        if len(cell) > 1 and np.isfinite(middle).any():
-            shown = np.isfinite(middle)
-            low, high = np.nanmin(bounded[:, shown], axis=0), np.nanmax(bounded[:, shown], axis=0)
-            panel.fill_between(epochs[shown], low, high, color=style.color, alpha=0.13, lw=0)
-        diverged = [record.status == "diverged" for record in cell]
-        if 2 * sum(diverged) >= len(cell) and np.isfinite(middle).any():
-            end = int(np.flatnonzero(np.isfinite(middle))[-1])
-            crosses.append((end + 1, float(middle[end]), style.color))
-        for record, curve in zip(cell, bounded, strict=True):
-            (wild if record.status == "diverged" else calm).append(curve)
-    shown_values = np.concatenate(calm or wild)
-    alpha0 = max(record.trial.alpha0 for cell in cells.values() for record in cell)
-    _scale(panel, shown_values[np.isfinite(shown_values)], is_loss, alpha0)
-    for last, value_there, color in crosses:
-        at = np.clip(value_there, *panel.get_ylim())  # on the frame where the line has left it
-        panel.plot(last, at, "x", color=color, ms=6, mew=1.6, clip_on=False)[0].set_in_layout(False)
-    longest = max(record.epochs[-1].epoch for cell in cells.values() for record in cell)
-    panel.set_xlim(1 - 0.02 * longest, longest * 1.02)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+def _draw_column(panels: Sequence[Axes], column: Column, *, first: bool) -> None:
+    epoch, unit = _epoch(column)
+    last = max(record.iterations for cell in column.cells.values() for record in cell)
+    for panel, (quantity, label) in zip(panels, _ROWS.items(), strict=True):
+        curves = {
+            name: curve
+            for name in in_order(column.cells)
+            if (curve := median_curve(column.cells[name], quantity)) is not None
+        }
+        calm = [curve for curve in curves.values() if not curve.ends_in_cross]
+        for name, curve in curves.items():
+            _draw_curve(panel, name, curve, curve.iteration / epoch)
+        if quantity == "alpha":
+            alpha0 = max(record.trial.alpha0 for cell in column.cells.values() for record in cell)
+            scale_alpha(panel, calm or list(curves.values()), alpha0)
+        else:
+            scale_loss(panel, calm or list(curves.values()), SETTLED * last)
+        for name, curve in curves.items():
+            if curve.ends_in_cross:
+                iteration, value = curve.end
+                at = np.clip(value, *panel.get_ylim())  # on the frame where the line has left it
+                (cross,) = panel.plot(iteration / epoch, at, "x", color=look(name).color, clip_on=False)
+                cross.set(markersize=6 * shrink(), markeredgewidth=1.6 * shrink(), in_layout=False)
+        panel.set_xlim(0, last / epoch * 1.01)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.tick_params(labelbottom=panel is panels[-1])
+        if first:
+            panel.set_ylabel(label)
+    panels[0].set_title(column.title, parse_math=False)
+    panels[-1].set_xlabel(unit)
 
 
-def _curves(cell: Sequence[TrialRecord], value: Callable[[EpochRecord], float], is_loss: bool) -> Floats:
-    """Return the curves, shape (seeds, epochs): NaN for no value, ∞ for the loss of a diverged trial.
-
-    The α of the epoch in which a trial diverged says nothing, and is left out.
-    """
-    length = max(record.epochs[-1].epoch for record in cell)
-    curves = np.full((len(cell), length), np.nan)
-    for curve, record in zip(curves, cell, strict=True):
-        for epoch in record.epochs:
-            point = value(epoch)
-            curve[epoch.epoch - 1] = point if math.isfinite(point) else np.nan
-        if record.status == "diverged":
-            if is_loss:
-                curve[np.isnan(curve)] = np.inf
-            else:
-                curve[record.epochs[-1].epoch - 1] = np.nan
-    return curves
+def _epoch(column: Column) -> tuple[int, str]:
+    """Return how many iterations are one on the axis of a column, and what that is called."""
+    records = [record for cell in column.cells.values() for record in cell]
+    if all(record.trial.iterations is None for record in records):
+        # A trial that diverged in its first epoch does not know how long an epoch is; others do.
+        return max(record.epochs[0].iterations for record in records), "epoch"
+    return 1, "iteration"
 
 
-def _scale(panel: Axes, values: Floats, is_loss: bool, alpha0: float) -> None:
-    if not values.size:
-        return
-    low, high = float(values.min()), float(values.max())
-    if is_loss and low > 0 and high / low > 10**1.5:
-        panel.set_yscale("log")
-        panel.set_ylim(low / 1.15, high * 1.15)
-        return
-    largest = max(abs(low), abs(high))
-    if not is_loss and largest > 0 and (high / low > 100 if low > 0 else largest > 100 * alpha0 > 0):
-        panel.set_yscale("symlog", linthresh=low if low > 0 else alpha0)
-        panel.set_ylim(low * (1.2 if low < 0 else 0.8), high * 1.25)
-        return
-    margin = 0.05 * (high - low) or 0.05 * largest or 1.0
-    panel.set_ylim(low - margin, high + margin)
-    panel.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+def _draw_curve(panel: Axes, name: str, curve: Curve, x: Any) -> None:
+    style = look(name)
+    order = 2 if is_muted(name) else 3
+    single = np.isfinite(curve.middle).sum() == 1
+    panel.plot(
+        x,
+        curve.middle,
+        color=style.color,
+        ls=style.linestyle,
+        lw=style.linewidth,
+        marker="o" if single else "",
+        ms=3.5 * shrink(),
+        zorder=order,
+    )
+    if not is_muted(name):
+        panel.fill_between(x, curve.low, curve.high, color=style.color, alpha=0.13, lw=0)

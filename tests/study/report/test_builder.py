@@ -117,7 +117,7 @@ def test_all_files_are_written_and_named(write):
     tables = ("alpha0_widths", "claims", "losses", "summary", "trials", "untuned")
     assert {path.name for path in folder.iterdir()} == {
         *("index.html", *(f"{name}.csv" for name in tables)),
-        *(f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")),
+        *(f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "pdf")),
     }
     assert {files.page, *files.tables.values(), *files.figures} == set(folder.iterdir())
     assert all(imread(path).ndim == 3 for path in files.figures if path.suffix == ".png")
@@ -226,7 +226,15 @@ def test_figures_and_tables_that_a_report_no_longer_has_go_and_other_files_stay(
     notes.write_text("mine")
     write([trained(trial) for trial in one.trials()], one)
     left = {path.name for path in files.page.parent.iterdir()}
-    assert left == {"figure1.png", "figure1.svg", "index.html", "notes.md", "summary.csv", "trials.csv"}
+    assert left == {
+        "figure1.png",
+        "figure1.svg",
+        "figure1.pdf",
+        "index.html",
+        "notes.md",
+        "summary.csv",
+        "trials.csv",
+    }
 
 
 def test_tables_that_earlier_versions_wrote_go(write):
@@ -341,7 +349,7 @@ def test_limits_follow_from_what_was_run(write):
 def test_a_study_without_thresholds_has_no_threshold_figure(write):
     study = make_study(threshold={})
     files, page = write([trained(trial) for trial in study.trials()], study)
-    assert [path.name for path in files.figures] == ["figure1.png", "figure1.svg"]
+    assert [path.name for path in files.figures] == [f"figure1.{kind}" for kind in ("png", "svg", "pdf")]
     assert "iterations tothreshold" not in page.text
     assert "it takes trials that ended from two or more α₀" in page.text
 

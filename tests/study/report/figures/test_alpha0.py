@@ -79,13 +79,13 @@ def test_many_optimizers_are_spread_by_op_and_threshold_and_others_have_a_panel(
     trials = table(study, lambda trial: 50)
     figure = alpha0_figure(trials, "made-up")
     titles = [panel.get_title() for panel in figure.axes[:2]]
-    assert titles == ["sgd: training loss ≤ 0.4", "adam: training loss ≤ 0.3"]
+    assert titles == ["SGD: training loss ≤ 0.4", "Adam: training loss ≤ 0.3"]
     assert len(figure.axes) == 4
     colors = {line.get_color() for line in figure.axes[0].lines}
     assert colors <= {style.COLOURS["sgd"], "#888888"}
     trials.loc[trials["optimizer"] == "adam", "optimizer"] = "torch.optim.AdamW"
     figure = alpha0_figure(trials, "made-up")
-    assert figure.axes[2].get_title() == "others: training loss ≤ 0.3"
+    assert figure.axes[2].get_title() == "other optimizers: training loss ≤ 0.3"
     assert "AdamW" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
@@ -104,12 +104,32 @@ def test_rules_of_one_name_are_lines_of_their_own():
     )
     hits = {"adam-sgdn": 20, "adam-sgdn cosine": 40, "adam-sgdn cosine fast": 60}
     figure = alpha0_figure(table(study, lambda trial: hits.get(trial.label, 80)), "made-up")
-    assert [panel.get_title().partition(":")[0] for panel in figure.axes[:2]] == ["sgd", "adam"]
+    assert [panel.get_title().partition(":")[0] for panel in figure.axes[:2]] == ["SGD", "Adam"]
     lines = {line.get_ydata()[0]: line for line in figure.axes[1].lines if line.get_color() != "#888888"}
     assert set(lines) >= {20, 40, 60}
     looks = {(lines[hit].get_color(), lines[hit].get_marker()) for hit in (20, 40, 60)}
     assert len(looks) == 3
-    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {*hits, "sgd", "sgd-sgd"}
+    named = {"Adam–SGDN", "Adam–SGDN cosine", "Adam–SGDN cosine fast", "SGD", "SGD-HD"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= named
+
+
+def test_every_panel_has_the_decades_on_its_axis():
+    """Numbers stand at the first panel; the others have the same ticks, none of which says a number."""
+    study = make_study(
+        optimizers=["sgd", "sgd-sgd", "adam", "adam-sgd", "adam-adam"], alpha0=[0.1, 0.01, 0.001], epochs=1
+    )
+    hits = {0.1: 2, 0.01: 20, 0.001: 95}
+    figure = alpha0_figure(table(study, lambda trial: hits[trial.alpha0]), "made-up")
+    figure.draw_without_rendering()
+    first, second = figure.axes[:2]
+    written = {
+        tick.label1.get_text()
+        for tick in first.yaxis.get_major_ticks()
+        if first.get_ylim()[0] <= tick.get_loc() <= first.get_ylim()[1]
+    }
+    assert {"10", "100"} <= written
+    assert not second.yaxis.get_minor_ticks()
+    assert not any(tick.label1.get_visible() for tick in second.yaxis.get_major_ticks())
 
 
 def test_of_several_beta_the_first_is_shown_and_said():
@@ -117,7 +137,7 @@ def test_of_several_beta_the_first_is_shown_and_said():
     hits = {1e-3: 20, 1e-7: 70}
     figure = alpha0_figure(table(study, lambda trial: hits[trial.beta]), "made-up")
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [20, 20])
-    assert "β: adam-sgd 0.001" in figure.get_suptitle()
+    assert "β: Adam-HD 0.001" in figure.get_suptitle()
 
 
 def test_without_thresholds_only_the_loss_is_drawn():

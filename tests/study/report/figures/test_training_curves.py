@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from study.analysis.tables import trial_table
 from study.config.loader import OPTIMIZERS, Study, Trial
 from study.config.optimizer_name import RULES
-from study.report.figures import style, training_curves
+from study.report.figures import medium, registry, style, training_curves
+from study.report.figures.base import Evidence
+from study.report.figures.scales import log_ticks
 from study.storage.records import EpochRecord, TrialRecord
 
 ITERATIONS = 30  # per epoch
@@ -149,14 +154,17 @@ def test_the_colours_are_apart_for_colour_blind_readers():
 
 
 def test_legends_shorten_dotted_paths_unless_two_would_be_one():
-    assert style.labels(["adam", "torch.optim.AdamW"]) == {"adam": "adam", "torch.optim.AdamW": "AdamW"}
+    assert style.labels(["adam", "torch.optim.AdamW"]) == {"adam": "Adam", "torch.optim.AdamW": "AdamW"}
+    ours = ["adamw", "torch.optim.AdamW"]
+    assert style.labels(ours) == {name: name for name in ours}
     twice = ["torch.optim.AdamW", "mine.AdamW"]
     assert style.labels(twice) == {name: name for name in twice}
     order = style.in_order(["x.B", "adam-lion", "adam-sgd", "x.A", "sgd"])
     assert order == ["sgd", "adam-sgd", "adam-lion", "x.B", "x.A"]
 
 
-def test_figure1_draws_the_median_over_seeds_and_the_range():
+def test_figure1_draws_the_median_over_seeds_and_the_range_from_the_first_iteration():
+    """Two iterations an epoch; the training loss is a mean over one, as 1/20 of six iterations is none."""
     study = make_study(workloads=["digits-logreg"], optimizers=["adam-adam"], epochs=3)
     losses = [[3.0, 2.0, 1.0], [6.0, 2.5, 0.5], [4.0, 9.0, 0.9]]
     records = [
@@ -164,11 +172,12 @@ def test_figure1_draws_the_median_over_seeds_and_the_range():
         for k, (trial, loss) in enumerate(zip(study.trials(), losses, strict=True))
     ]
     figure = training_curves.figure1(records[::-1], study)
-    alpha, train, validation = ([line.get_ydata() for line in axes.lines] for axes in figure.axes)
-    np.testing.assert_allclose(alpha, [[1e-3, 2e-3, 1e-3]])
-    np.testing.assert_allclose(train, [[4.0, 2.5, 0.9]])
-    np.testing.assert_allclose(validation, [[4.0, 2.5, 0.9]])
-    band = figure.axes[1].collections[0].get_paths()[0].vertices
+    alpha, train, validation = (axes.lines[0].get_xydata() for axes in figure.axes)
+    epochs = [0.5, 1, 1.5, 2, 2.5, 3]
+    np.testing.assert_allclose(alpha, list(zip(epochs, [1e-3, 1e-3, 2e-3, 2e-3, 1e-3, 1e-3], strict=True)))
+    np.testing.assert_allclose(train, list(zip(epochs, [4.0, 4.0, 2.5, 2.5, 0.9, 0.9], strict=True)))
+    np.testing.assert_allclose(validation, [[1, 4.0], [2, 2.5], [3, 0.9]])
+    band = figure.axes[2].collections[0].get_paths()[0].vertices
     for epoch, (low, high) in {1: (3.0, 6.0), 2: (2.0, 9.0), 3: (0.5, 1.0)}.items():
         values = band[band[:, 0] == epoch, 1]
         np.testing.assert_allclose([values.min(), values.max()], [low, high])
@@ -177,14 +186,76 @@ def test_figure1_draws_the_median_over_seeds_and_the_range():
         "training loss",
         "validation loss",
     ]
+    assert figure.axes[2].get_xlabel() == "epoch"
 
 
-def test_figure1_has_a_column_per_workload_and_names_all_optimizers(grid):
-    study, records = grid
+def test_a_training_loss_is_a_mean_over_the_last_epoch_of_a_long_trial():
+    """At the end of an epoch it is the stored mean of the epoch; at the first iteration it is its loss."""
+    study = make_study(workloads=["digits-logreg"], optimizers=["adam"], seeds=[0], epochs=25)
+    record = synthetic(study.trials()[0])
+    (line,) = training_curves.figure1([record], study).axes[1].lines
+    drawn = {round(x * ITERATIONS): y for x, y in line.get_xydata()}
+    assert drawn[1] == pytest.approx(float(record.epochs[0].train_loss[0]))
+    whole = [epoch for epoch in record.epochs if epoch.last_iteration in drawn]
+    assert len(whole) > 5
+    for epoch in whole:
+        assert drawn[epoch.last_iteration] == pytest.approx(float(np.mean(epoch.train_loss)), rel=1e-5)
+
+
+def test_trials_of_an_iteration_budget_are_drawn_over_iterations():
+    study = make_study(workloads=["digits-logreg"], optimizers=["adam"], seeds=[0], epochs=None, iterations=4)
+    figure = training_curves.figure1([constant(study.trials()[0], [1e-3] * 2, [2.0, 1.0])], study)
+    assert figure.axes[2].get_xlabel() == "iteration"
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+
+
+def test_six_optimizers_of_one_workload_have_a_column_for_each_op():
+    nine = [
+        f"{op}{lop}" for op, new in (("sgd", "sgdn"), ("adam", "adam")) for lop in ("", "-sgd", f"-{new}")
+    ]
+    study = make_study(workloads=["digits-logreg"], optimizers=nine, epochs=2)
+    figure = training_curves.figure1([synthetic(trial) for trial in study.trials()], study)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["SGD", "Adam"]
+    for column, op in enumerate(("sgd", "adam")):
+        for axes in figure.axes[column::2]:
+            assert {line.get_color() for line in axes.lines} == {style.COLOURS[op]}
+            assert len(axes.lines) == 3
+    assert legend_of(figure) == ["SGD", "SGD-HD", "SGD–SGDN", "Adam", "Adam-HD", "Adam–Adam"]
+
+
+def test_figure1_has_a_column_per_workload_and_more_than_three_continue_below():
+    workloads = [{"use": "digits-mlp", "width": width} for width in (8, 16, 32, 64)]
+    study = make_study(workloads=workloads, optimizers=["sgd", "adam"], epochs=2, seeds=[0])
+    records = [synthetic(trial) for trial in study.trials()]
     figure = training_curves.figure1(records, study)
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["digits-logreg", "digits-mlp"]
-    assert len(figure.axes) == 6
-    assert legend_of(figure) == list(OPTIMIZERS)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [f"digits-mlp (width={width})" for width in (8, 16, 32, 64)]
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == 12
+    first, second = training_curves.draw(Evidence(study, records, trial_table(records, study)))
+    assert (first.suffix, second.suffix) == ("", "-2")
+    assert second.title == "Learning rate and losses, digits-mlp (width=64)"
+    assert len(second.figure.axes) == 3
+
+
+def test_many_optimizers_are_the_best_five_in_colour_and_the_rest_in_grey():
+    names = ("sgd", "adam", "adamw", "muon")
+    many = [f"{op}{lop}" for op in names for lop in ("", "-sgd", "-adam")]
+    study = make_study(workloads=["digits-logreg"], optimizers=many, epochs=2, seeds=[0], beta=1e-3)
+    losses = {name: 1.0 + place for place, name in enumerate(many)}
+    records = [constant(trial, [1e-3] * 2, [losses[trial.label]] * 2) for trial in study.trials()]
+    found = {
+        module.STEM: drawn
+        for module, drawn in registry.figures(Evidence(study, records, trial_table(records, study)))
+    }
+    drawn = found["figure1"]
+    assert "In colour are the 5 optimizers" in drawn.caption
+    figure = drawn.figure
+    assert legend_of(figure) == ["SGD", "SGD-HD", "SGD–Adam", "Adam", "Adam-HD", "7 others"]
+    lines = {float(line.get_ydata()[0]): line for line in figure.axes[2].lines}
+    grey = {value for value, line in lines.items() if line.get_color() == style.GREY}
+    assert grey == {1.0 + place for place in range(5, 12)}
+    assert max(lines[value].get_zorder() for value in grey) < lines[1.0].get_zorder()
+    assert not medium.is_highlighting()
 
 
 @pytest.mark.parametrize(("alphas", "shown"), [([0.1, 0.001, 0.01], 0.001), ([0.03, 0.01, 0.1], 0.03)])
@@ -213,7 +284,7 @@ def test_figure1_shows_the_first_beta_and_says_so():
     records = [constant(trial, [trial.beta], [1.0]) for trial in study.trials()]
     figure = training_curves.figure1(records, study)
     assert {float(line.get_ydata()[0]) for line in figure.axes[0].lines} == {1e-3}
-    assert "β: adam-sgd 0.001, adam-adam 0.001" in figure.get_suptitle()
+    assert "β: Adam-HD 0.001, Adam–Adam 0.001" in figure.get_suptitle()
 
 
 def test_a_line_ends_in_a_cross_when_most_seeds_diverged():
@@ -228,8 +299,8 @@ def test_a_line_ends_in_a_cross_when_most_seeds_diverged():
     figure = training_curves.figure1(records, study)
     learned = figure.axes[1].lines[1]
     # ∞ counts as above all others: epoch 2 has 3, ∞, 7, epoch 3 has 2, ∞, ∞.
-    np.testing.assert_array_equal(learned.get_ydata(), [5.0, 7.0, np.nan, np.nan])
-    top = figure.axes[1].get_ylim()[1]  # 7 is above the axis, which fits the trials that did not diverge
+    np.testing.assert_array_equal(learned.get_ydata(), [5, 5, 7, 7, *[np.nan] * 4])
+    top = figure.axes[1].get_ylim()[1]  # 7 is above the axis, which fits those that did not diverge
     assert 4 < top < 7
     crosses = [line for line in figure.axes[1].lines if line.get_marker() == "x"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses] == [(2, top)]
@@ -245,10 +316,64 @@ def test_scales_follow_the_range():
         figure = training_curves.figure1([constant(trial, alphas, losses)], study)
         return [axes.get_yscale() for axes in figure.axes[:2]]
 
-    assert scales([1e-3, 2e-3, 5e-2], [2.0, 1.0, 0.1]) == ["linear", "linear"]
-    assert scales([1e-3, 2e-2, 0.2], [2.0, 1.0, 0.05]) == ["symlog", "log"]
-    assert scales([1e-3, -1e-4, 2e-3], [2.0, 1.0, 0.1]) == ["linear", "linear"]
-    assert scales([1e-3, -1e-4, 0.5], [2.0, 1.0, 0.1]) == ["symlog", "linear"]
+    assert scales([1e-3, 2e-3, 5e-2], [2.0, 1.0, 0.1]) == ["log", "log"]
+    assert scales([1e-3, 2e-3, 5e-3], [2.0, 1.0, 0.8]) == ["linear", "linear"]
+    assert scales([1e-3, -1e-4, 2e-3], [2.0, 1.0, 0.1]) == ["linear", "log"]
+    assert scales([1e-3, -1e-4, 0.5], [2.0, 1.0, 0.9]) == ["symlog", "linear"]
+
+
+def test_the_axis_of_a_loss_fits_what_comes_after_the_first_tenth():
+    """The steep fall of the first iterations would hide all that follows."""
+    study = make_study(workloads=["digits-logreg"], optimizers=["sgd"], seeds=[0], epochs=20)
+    (trial,) = study.trials()
+    losses = [100.0, *np.linspace(1.2, 1.0, 19)]
+    figure = training_curves.figure1([constant(trial, [1e-3] * 20, losses)], study)
+    low, high = figure.axes[1].get_ylim()
+    assert 0.9 < low < 1.0
+    assert 1.2 < high < 1.3
+    assert figure.axes[2].get_ylim()[1] < 1.3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labelled"),
+    [
+        (0.9, 1100, [1, 10, 100, 1000]),
+        (8, 400, [10, 30, 100, 300]),
+        (0.24, 2.4, [0.5, 1, 2]),
+        (0.24, 0.36, [0.25, 0.3, 0.35]),
+        (1e-9, 10, None),
+    ],
+)
+def test_a_logarithmic_axis_has_two_to_seven_round_numbers_in_sight(low, high, labelled):
+    ticks = log_ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert all(low <= tick <= high for tick in ticks)
+    if labelled is not None:
+        assert set(labelled) <= set(np.round(ticks, 12))
+
+
+def test_a_figure_for_a_paper_is_as_wide_as_a_column_or_the_text_and_has_small_letters(tmp_path):
+    study = make_study(workloads=["digits-logreg"], optimizers=["sgd", "adam"], seeds=[0], epochs=2)
+    records = [synthetic(trial) for trial in study.trials()]
+    evidence = Evidence(study, records, trial_table(records, study))
+    widths = {}
+    for file in registry.draw_for_paper(evidence, tmp_path):
+        if file.suffix == ".pdf":
+            box = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", file.read_bytes())
+            widths[file.stem] = float(box[1]) / 72
+    assert widths["figure1"] == pytest.approx(3.25, abs=0.01)
+    captions = (tmp_path / "captions.txt").read_text()
+    assert captions.startswith("figure1.pdf: Learning rate and losses. ")
+    assert "Shown: α₀ = 0.001." in captions
+    with medium.for_paper():
+        figure = training_curves.figure1(records, study)
+    assert not any(text.get_visible() for text in figure.texts)  # no title
+    figure.draw_without_rendering()
+    sizes = {
+        label.get_size() for axes in figure.axes for label in (axes.yaxis.label, *axes.get_yticklabels())
+    }
+    assert max(sizes) <= 8
+    assert training_curves.figure1(records, study).get_size_inches()[0] > 4
 
 
 def test_nothing_to_draw_is_said():
@@ -261,10 +386,12 @@ def test_saved_files_are_the_same_every_time(grid, tmp_path):
     study, records = grid
     first = style.save(training_curves.figure1(records, study), tmp_path / "a.b")
     second = style.save(training_curves.figure1(records[::-1], study), tmp_path / "c")
-    assert [path.name for path in first] == ["a.b.png", "a.b.svg"]
+    assert [path.name for path in first] == ["a.b.png", "a.b.svg", "a.b.pdf"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert imread(first[0]).shape[1] > 600
     assert b"<text" not in first[1].read_bytes()  # letters are paths: no font needed
+    fonts = set(re.findall(rb"/Subtype /(Type0|Type3|TrueType|Type1)\b", first[2].read_bytes()))
+    assert fonts == {b"Type0"}  # text is text: TrueType, in Unicode
 
 
 def test_marks_that_mathtext_would_trip_over_are_only_text(tmp_path):

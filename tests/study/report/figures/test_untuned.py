@@ -65,8 +65,8 @@ def test_the_profile_has_a_panel_for_every_kind_of_points():
     assert steps(default.lines[0])[4.0] == 1.0
     assert steps(tuned.lines[1])[1.0] == 1.0
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts() if text.get_text().strip()] == [
-        "sgd",
-        "adam",
+        "SGD",
+        "Adam",
     ]
 
 
