@@ -22,6 +22,7 @@ from study.cli.options import (
     Uri,
     find_study,
     out,
+    process_start,
     reason,
     refuse,
     say,
@@ -57,6 +58,10 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         help="Replace a setting of the study, e.g. epochs=3, beta.adam=1e-6; an empty value leaves it out.",
     ),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(metavar="H", help="End after so many hours, with a report; as budget in the study file."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -107,6 +112,7 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="Train in this process, without Ray, e.g. to debug.")
     ] = False,
+    hours: Hours = None,
     preflight: Annotated[
         bool, typer.Option(help="Train one batch of everything here before the start.")
     ] = True,
@@ -119,7 +125,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a study, or what is left of it."""
-    spec = load_study(study, settings or ())
+    spec = load_study(study, _with_hours(settings, hours))
     if dry_run:
         from study.cli import planned
 
@@ -140,8 +146,14 @@ def run(
     running.check_options(local=local, address=address, cpus=cpus, gpus=gpus)
     folder = StudyFolder(runs_folder(runs), spec.name)
     make = partial(make_executor, spec, local=local, address=address, cpus=cpus, gpus=gpus)
-    options = running.RunOptions(data, tracking_uri, in_terminal=local, preflight=preflight)
+    options = running.RunOptions(
+        data, tracking_uri, in_terminal=local, preflight=preflight, began=process_start()
+    )
     sys.exit(running.run(spec, folder, make, options))
+
+
+def _with_hours(settings: list[str] | None, hours: float | None) -> list[str]:
+    return [*(settings or ()), *([] if hours is None else [f"budget={hours!r}"])]
 
 
 @app.command()
@@ -154,12 +166,13 @@ def plan(
         int | None, typer.Option(min=1, help="CPUs to plan for.", show_default="this machine's")
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to plan for.")] = 0,
+    hours: Hours = None,
     imports: Annotated[
         bool, typer.Option("--imports", help="Import the code that the study names, to check it.")
     ] = False,
 ) -> None:
     """Say what would run and what it would cost; run nothing."""
-    spec = load_study(study, settings or ())
+    spec = load_study(study, _with_hours(settings, hours))
     with waiting("loading PyTorch and Optuna, to check the study"):
         from study.cli import planned
         from study.execution import checks  # noqa: F401
