@@ -136,6 +136,7 @@ def run(
             gpus=gpus or 0,
             imports=False,
             data_folder=data,
+            tracking_uri=tracking_uri,
         )
         return
     if no_imports:
@@ -162,6 +163,7 @@ def plan(
     settings: Settings = None,
     runs: Runs = None,
     data: Data = None,
+    tracking_uri: Uri = None,
     cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs to plan for.", show_default="this machine's")
     ] = None,
@@ -177,7 +179,9 @@ def plan(
         from study.cli import planned
         from study.execution import checks  # noqa: F401
     folder = StudyFolder(runs_folder(runs), spec.name)
-    planned.show(spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data)
+    planned.show(
+        spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data, tracking_uri=tracking_uri
+    )
 
 
 @app.command()

@@ -40,6 +40,7 @@ def show(
     gpus: int,
     imports: bool,
     data_folder: Path | None,
+    tracking_uri: str | None = None,
 ) -> None:
     """Print the plan of what is left of a study, or refuse what ``run`` would refuse.
 
@@ -50,6 +51,7 @@ def show(
         gpus: GPUs to plan for.
         imports: import the user's own code. Without that none of it runs: a stranger's file can be planned.
         data_folder: of the data sets, if the user named one.
+        tracking_uri: of MLflow, if the user named one; a server is asked whether it can be used.
     """
     from study.execution import checks, planning, speeds, time_estimate
     from study.execution.samplers import SamplerError
@@ -77,6 +79,7 @@ def show(
         for name in single
         if name in unchecked
     }
+    _check_server(study, folder, tracking_uri)
     chains = (
         time_estimate.chains_of(planned.bundles, limit)
         if study.search is None
@@ -99,6 +102,18 @@ def show(
         names = join_names(list(unchecked))
         lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
     _print(out, study, planned, lines)
+
+
+def _check_server(study: Study, folder: StudyFolder, tracking_uri: str | None) -> None:
+    if not (tracking_uri or "").startswith("http"):
+        return
+    from study import tracking
+
+    try:
+        uri = tracking.tracking_uri(tracking_uri, folder.runs)
+        tracking.open_tracker(study, uri, folder).check()
+    except tracking.TrackingError as error:
+        refuse(str(error))
 
 
 def _print(console: Console, study: Study, planned: Plan, lines: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from study.analysis.formatting import join_names
 from study.config.loader import Study, Trial
-from study.execution import planning
+from study.execution import planning, speeds
 from study.execution.executor import Capacity, Executor, ExecutorError
 from study.execution.live_records import LiveRecords
 from study.execution.publisher import RunPublisher, Uploader
@@ -105,7 +105,9 @@ def run(
         folder.save_study(study)
         tracker.begin()
         live = LiveRecords(study, folder)
-        clock = RunClock.of(study, live, executor, time.time() if began is None else began)
+        known = speeds.load(speeds.home()) if executor is not None and executor.is_local else None
+        began = time.time() if began is None else began
+        clock = RunClock.of(study, len(live.all_records), known, began)
         publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress, clock.end_seconds)
         run_ = _Run(study, folder, executor, publisher, clock, data_folder, on_message)
         try:

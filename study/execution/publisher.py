@@ -100,8 +100,9 @@ class RunPublisher:
         live: the study's records.
         uploader: sends them to the tracker.
         on_progress: called once per second with the current progress.
-        end_seconds: how long it takes from the end of the last trial to the end of the program, with the
-            report; None if that is not known.
+        end_seconds: returns how long it takes from the end of the last trial to the end of the program, with
+            the report; None if that is not known. Called with the time at which the first trial began, in
+            Unix milliseconds.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class RunPublisher:
         live: LiveRecords,
         uploader: Uploader,
         on_progress: OnProgress,
-        end_seconds: float | None = None,
+        end_seconds: Callable[[int], float | None] = lambda first_ms: None,
     ) -> None:
         self._live, self._uploader, self._on_progress = live, uploader, on_progress
         self._end_seconds = end_seconds
@@ -181,7 +182,9 @@ class RunPublisher:
         if training is None:
             return None
         unsent = progress.total - progress.done - progress.failed + self._uploader.unsent
-        return max(training, self._uploader.seconds_for(unsent)) + (self._end_seconds or 0.0)
+        first = min(r.resumed_ms for r in self._live.records if r.resumed_ms >= self._since_ms)
+        end = self._end_seconds(first) or 0.0
+        return max(training, self._uploader.seconds_for(unsent)) + end
 
     def _phase(self, progress: Progress) -> str:
         begun = any(record.resumed_ms >= self._since_ms for record in self._live.records)

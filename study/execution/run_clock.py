@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from study.config.study import Study
 from study.config.trial import Trial
 from study.execution import order, speeds, time_estimate
-from study.execution.executor import Executor
 from study.execution.live_records import LiveRecords
 from study.execution.speeds import Speeds
 from study.execution.time_estimate import Chain
@@ -23,6 +22,8 @@ LARGEST_END = 0.2
 """Of the budget, at most so much is kept for MLflow and the report."""
 GRACE = 60.0
 """Seconds in which workers may end an epoch and write checkpoints, before they are stopped."""
+MOST_OFF = 3.0
+"""How many times slower or faster than before this run may be thought to end."""
 
 
 @dataclass
@@ -46,27 +47,36 @@ class RunClock:
     _packs: list[list[Trial]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, study: Study, live: LiveRecords, executor: Executor | None, began: float) -> RunClock:
+    def of(cls, study: Study, trials: int, known: Speeds | None, began: float) -> RunClock:
         """Return the clock of a run that is about to train.
 
         Args:
             study: the study.
-            live: its records.
-            executor: what trains it; None if nothing is left to train.
+            trials: how many it comes to.
+            known: what is known of this machine; None if trials train elsewhere.
             began: when the program began, in Unix seconds.
         """
-        known = speeds.load(speeds.home()) if executor is not None and executor.is_local else None
         stop_at = None
         if study.budget is not None:
             whole = study.budget.hours * 3600
-            end = None if known is None else known.end(len(live.all_records))
+            end = None if known is None else known.end(trials)
             stop_at = began + whole - min(UNKNOWN_END if end is None else end, LARGEST_END * whole)
         return cls(study, began, stop_at, known)
 
-    @property
-    def end_seconds(self) -> float | None:
-        """How long MLflow and the report take after the last trial; None if that is not known."""
-        return None if self.speeds is None else self.speeds.end(len(self.study.planned_trials()))
+    def end_seconds(self, first_ms: int) -> float | None:
+        """Return how long MLflow and the report take after the last trial; None if that is not known.
+
+        A machine that did other things, too, while this run started is taken to do so until its end.
+
+        Args:
+            first_ms: when the first trial began, in Unix milliseconds.
+        """
+        if self.speeds is None or (usual := self.speeds.end(len(self.study.planned_trials()))) is None:
+            return None
+        if not self.speeds.start:
+            return usual
+        pace = (first_ms / 1000 - self.began) / self.speeds.start
+        return usual * min(max(pace, 1 / MOST_OFF), MOST_OFF)
 
     @property
     def is_time_up(self) -> bool:
