@@ -23,6 +23,7 @@ def main() -> None:
     is interrupted while it imports modules, end as the command line ends itself.
     """
     prepare()
+    _say_first(sys.argv[1:])
     try:
         from study.cli.commands import main as run
 
@@ -33,6 +34,12 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         sys.exit(_say_what_to_install(error))
+
+
+def _say_first(words: list[str]) -> None:
+    """Say that a run begins, before modules are imported that take a second on a busy machine."""
+    if words[:1] == ["run"] and not {"-h", "--help", "--dry-run"} & set(words):
+        print("reading the study", flush=True)
 
 
 def _say_what_to_install(error: ModuleNotFoundError) -> int:

@@ -20,7 +20,7 @@ def describe(progress: Progress) -> str:
         )
         if count
     ]
-    if progress.best is not None:
+    if progress.best is not None and progress.workloads == 1:
         best = progress.best.trial
         parts.append(f"best validation loss {progress.best_val_loss:.4g} ({best.workload} {best.name})")
     if progress.interrupted_ms is not None:
@@ -28,6 +28,8 @@ def describe(progress: Progress) -> str:
             parts.insert(1, _running(progress.interrupted_ms))
     elif progress.seconds_left is not None and progress.done + progress.failed < progress.total:
         parts.append(f"about {duration(progress.seconds_left)} left")
+    if progress.phase:
+        parts.append(progress.phase)
     return ", ".join(parts)
 
 
@@ -40,7 +42,7 @@ def _running(interrupted_ms: int | None) -> str:
 def duration(seconds: float) -> str:
     """Return a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{max(1, seconds):.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3600:

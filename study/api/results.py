@@ -104,7 +104,7 @@ class Results:
     @property
     def progress(self) -> Progress:
         """How the study stands: counts of trials by how they ended."""
-        return progress_of(self._planned, elsewhere=self._elsewhere)
+        return progress_of(self._planned, self._elsewhere)
 
     @property
     def failures(self) -> list[Failure]:

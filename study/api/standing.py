@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from study.analysis.metrics import outcome
+from study.analysis.time_left import training_left
 from study.config.loader import ConfigError, Study, load_study
 from study.storage import driver_lock
 from study.storage.failures import Failure, failures
@@ -87,13 +89,16 @@ def standing(study: Study, folder: StudyFolder, elsewhere: Mapping[str, float] |
         elsewhere: The share done, by key, of trials that run where their journals cannot be read.
     """
     records = folder.planned_records(study)
-    progress = progress_of(records, elsewhere=elsewhere)
+    progress = progress_of(records, elsewhere)
     driver = driver_lock.runner(folder.lock_file)
     state: State = "interrupted"
     if progress.done + progress.failed >= progress.total:
         state = "failed" if progress.failed else "finished"
     elif driver is not None or elsewhere:
         state = "running"
+    if state == "running" and driver is not None:
+        now = int(time.time() * 1000)
+        progress = replace(progress, seconds_left=training_left(records, driver.since_ms, now))
     if state == "interrupted":
         progress = replace(progress, interrupted_ms=_last_heard_of(records, folder.lock_file))
     return Standing(

@@ -22,6 +22,7 @@ from study.cli.options import (
     Uri,
     find_study,
     out,
+    process_start,
     reason,
     refuse,
     say,
@@ -58,6 +59,10 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         help="Replace a setting of the study, e.g. epochs=3, beta.adam=1e-6; an empty value leaves it out.",
     ),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(metavar="H", help="End after so many hours, with a report; as budget in the study file."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -123,6 +128,7 @@ def run(
             show_default="in the folder of runs",
         ),
     ] = None,
+    hours: Hours = None,
     preflight: Annotated[
         bool, typer.Option(help="Train one batch of everything here before the start.")
     ] = True,
@@ -135,7 +141,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a study, or what is left of it."""
-    spec = load_study(study, settings or ())
+    spec = load_study(study, _with_hours(settings, hours))
     if dry_run:
         from study.cli import planned
 
@@ -146,6 +152,7 @@ def run(
             gpus=gpus or 0,
             imports=False,
             data_folder=data,
+            tracking_uri=tracking_uri,
         )
         return
     if no_imports:
@@ -170,8 +177,13 @@ def run(
         in_terminal=local,
         preflight=preflight,
         checkpoints=None if checkpoints is None else ObjectStore(checkpoints),
+        began=process_start(),
     )
     sys.exit(running.run(spec, folder, make, options))
+
+
+def _with_hours(settings: list[str] | None, hours: float | None) -> list[str]:
+    return [*(settings or ()), *([] if hours is None else [f"budget={hours!r}"])]
 
 
 @app.command()
@@ -180,21 +192,25 @@ def plan(
     settings: Settings = None,
     runs: Runs = None,
     data: Data = None,
+    tracking_uri: Uri = None,
     cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs to plan for.", show_default="this machine's")
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to plan for.")] = 0,
+    hours: Hours = None,
     imports: Annotated[
         bool, typer.Option("--imports", help="Import the code that the study names, to check it.")
     ] = False,
 ) -> None:
     """Say what would run and what it would cost; run nothing."""
-    spec = load_study(study, settings or ())
+    spec = load_study(study, _with_hours(settings, hours))
     with waiting("loading PyTorch and Optuna, to check the study"):
         from study.cli import planned
         from study.execution import checks  # noqa: F401
     folder = StudyFolder(runs_folder(runs), spec.name)
-    planned.show(spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data)
+    planned.show(
+        spec, folder, cpus=cpus, gpus=gpus, imports=imports, data_folder=data, tracking_uri=tracking_uri
+    )
 
 
 @app.command()

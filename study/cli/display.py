@@ -19,6 +19,7 @@ from study.analysis.formatting import (
     pluralize,
     workload_label,
 )
+from study.cli.columns import Column, fitting, natural_width, whole
 from study.config.loader import Study
 from study.storage.failures import Failure
 
@@ -37,48 +38,56 @@ _SHOWN = {
 }
 
 
+_DROPPED = (4, 0, 3, 5, 1)
+"""Which of these columns a narrow terminal goes without: those with larger numbers first; 0 for none."""
+_TITLES = {
+    "train loss": "mean training loss of the last epoch",
+    "best val loss": "best validation loss",
+    "last α": "α",
+    "iterations": "iterations to the threshold",
+}
+
+
 def show_summary(console: Console, summary: pd.DataFrame) -> None:
-    """Print the table over seeds: medians, with their ranges if the terminal is wide enough for them."""
-    table = _summary_table(summary, _spread)
-    if console.is_terminal and _width(console, table) > console.width:
-        table = _summary_table(summary, _middle)
+    """Print the table over seeds: medians, with their ranges if the terminal is wide enough for them.
+
+    A terminal that is too narrow for all medians gets fewer columns.
+    """
+    table = whole(_summary_columns(summary, _spread))
+    title = "Medians over seeds (range): "
+    if console.is_terminal and natural_width(console, table) > console.width:
+        table, title = fitting(console, _summary_columns(summary, _middle)), "Medians over seeds: "
+    headings = [str(column.header) for column in table.columns]
+    title += ", ".join(long for short, long in _TITLES.items() if short in headings)
+    console.print(Text(title, "italic"), soft_wrap=not console.is_terminal)
     print_whole(console, table)
 
 
 def print_whole(console: Console, table: Table) -> None:
     """Print a table with nothing cut off; a narrower terminal breaks its lines."""
     width = console.width
-    console.width = max(width, _width(console, table))
+    console.width = max(width, natural_width(console, table))
     console.print(table)
     console.width = width
 
 
-def _width(console: Console, table: Table) -> int:
-    return console.measure(table, options=console.options.update(max_width=1000)).maximum
-
-
-def _summary_table(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str], str]) -> Table:
-    several_workloads = summary["workload"].nunique() > 1
-    shown = {
-        name: heading
-        for name, heading in _SHOWN.items()
-        if name != "iterations" or summary["threshold"].notna().any()
-    }
-    title = "Medians over seeds" + (" (range)" if show is _spread else "")
-    title += ": mean training loss of the last epoch, best validation loss, α"
-    title += ", iterations to the threshold" if "iterations" in shown else ""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    headings = ["workload"] * several_workloads + ["optimizer", "α₀", "β", *shown.values(), "trials"]
-    for heading in headings:
-        left = heading in ("workload", "optimizer")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for row in summary.to_dict("records"):
-        cells = [row["workload"]] * several_workloads
-        cells += [row["optimizer"], _number(row["alpha0"]), _number(row["beta"])]
-        cells += [show(row, name) for name in shown]
+def _summary_columns(summary: pd.DataFrame, show: Callable[[Mapping[Any, Any], str], str]) -> list[Column]:
+    rows = summary.to_dict("records")
+    columns = [
+        Column("optimizer", [row["optimizer"] for row in rows], left=True, least=16),
+        Column("α₀", [_number(row["alpha0"]) for row in rows]),
+        Column("β", [_number(row["beta"]) for row in rows], drop=1),
+    ]
+    if summary["workload"].nunique() > 1:
+        columns.insert(0, Column("workload", [row["workload"] for row in rows], left=True, least=12))
+    for place, (name, heading) in enumerate(_SHOWN.items()):
+        if name != "iterations" or summary["threshold"].notna().any():
+            columns.append(Column(heading, [show(row, name) for row in rows], drop=_DROPPED[place]))
+    trials = []
+    for row in rows:
         notes = [f"{row[name]} {name}" for name in ("diverged", "missing") if row[name]]
-        table.add_row(*cells, ", ".join([str(row["seeds"]), *notes]))
-    return table
+        trials.append(", ".join([str(row["seeds"]), *notes]))
+    return [*columns, Column("trials", trials, drop=2)]
 
 
 def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> None:
@@ -104,7 +113,7 @@ def show_search(console: Console, study: Study, arms: Sequence[ArmStanding]) -> 
         points += [f"{count} {s}" for s in ("pruned", "failed", "open") if (count := standing.count(s))]
         table.add_row(*cells, ", ".join(points))
     console.print(Text(heading, "italic"), soft_wrap=True)
-    console.print(table, width=_width(console, table), crop=False, no_wrap=True)
+    print_whole(console, table)
 
 
 def _is_infinite(value: float | None) -> bool:
@@ -117,7 +126,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     On a terminal that is too narrow for intervals, print medians and ratios alone.
     """
     table = _comparison_table(comparison, intervals=True)
-    if console.is_terminal and _width(console, table) > console.width:
+    if console.is_terminal and natural_width(console, table) > console.width:
         table = _comparison_table(comparison, intervals=False)
     print_whole(console, table)
     for note in comparison.notes:

@@ -71,6 +71,13 @@ def say(line: str) -> None:
     out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def process_start() -> float:
+    """Return when this process began, in Unix seconds."""
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
 def waiting(line: str) -> AbstractContextManager[object]:
     """Return a context in which a terminal says what is waited for; the line goes away again."""
     return err.status(line) if err.is_terminal else nullcontext()

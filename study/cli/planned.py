@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,8 +19,17 @@ from study.cli.options import out, refuse
 from study.config import plugins
 from study.config.loader import Study
 from study.config.sections import Search
+from study.config.trial import Trial
+from study.execution import order
 from study.execution.planning import Plan
+from study.execution.time_estimate import TimeEstimate
 from study.storage.study_folder import StudyFolder
+
+DOWNLOADS = {
+    "mnist-": ("MNIST", "MNIST/raw", "12 MB"),
+    "cifar10-": ("CIFAR-10", "cifar-10-batches-py", "170 MB"),
+}
+"""By the beginning of a workload's name: a data set, where it lies in the folder of data, how large it is."""
 
 
 def show(
@@ -30,6 +40,7 @@ def show(
     gpus: int,
     imports: bool,
     data_folder: Path | None,
+    tracking_uri: str | None = None,
 ) -> None:
     """Print the plan of what is left of a study, or refuse what ``run`` would refuse.
 
@@ -40,8 +51,9 @@ def show(
         gpus: GPUs to plan for.
         imports: import the user's own code. Without that none of it runs: a stranger's file can be planned.
         data_folder: of the data sets, if the user named one.
+        tracking_uri: of MLflow, if the user named one; a server is asked whether it can be used.
     """
-    from study.execution import checks, planning
+    from study.execution import checks, planning, speeds, time_estimate
     from study.execution.samplers import SamplerError
     from study.training import pack_limits
     from study.training.optimizers import OptimizerError
@@ -67,62 +79,97 @@ def show(
         for name in single
         if name in unchecked
     }
-    if planned.seconds is not None:
-        starts = planning.search_starts(study, folder.search_state(), max(1, slots), rates)
-        planned = replace(planned, seconds=planned.seconds + starts)
-    _print(
-        out,
-        study,
-        planned,
-        done=len(records) - len(todo),
-        slots=slots,
-        single=single,
-        unchecked=unchecked,
-        data_folder=data_folder,
+    _check_server(study, folder, tracking_uri)
+    chains = (
+        time_estimate.chains_of(planned.bundles, limit)
+        if study.search is None
+        else time_estimate.search_chains(study, folder.search_state(), limit)
     )
+    known = speeds.load(speeds.home())
+    estimated = time_estimate.estimate(study, chains, max(1, slots), known) if todo else None
+    lines = [f"{pluralize(len(todo), 'trial')} to run, {len(records) - len(todo)} done already"]
+    if study.search is not None:
+        lines.append(_search_line(study, study.search))
+    lines += [_processes_line(study, planned, slots), _packs_line(planned)]
+    lines.append(f"iterations: {'unknown' if planned.iterations is None else f'{planned.iterations:,}'}")
+    lines.append(f"time: {_time(study, estimated)}")
+    if study.budget is not None:
+        lines.append(_budget_line(study.budget.hours, estimated, searches=study.search is not None))
+    lines.append(_disk_line(planned, folder))
+    lines += _data_lines(todo, data_folder)
+    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
+    if unchecked:
+        names = join_names(list(unchecked))
+        lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
+    _print(out, study, planned, lines)
 
 
-def _print(
-    console: Console,
-    study: Study,
-    planned: Plan,
-    *,
-    done: int,
-    slots: int,
-    single: Mapping[str, str],
-    unchecked: Sequence[str] = (),
-    data_folder: Path | None = None,
-) -> None:
-    """Print what would run and what it would cost.
+def _check_server(study: Study, folder: StudyFolder, tracking_uri: str | None) -> None:
+    if not (tracking_uri or "").startswith("http"):
+        return
+    from study import tracking
 
-    Args:
-        console: where to print.
-        study: the study.
-        planned: the plan of the trials that are left.
-        done: how many trials have ended already.
-        slots: how many processes run at a time; 0 if the machine cannot hold one.
-        single: workloads and optimizers whose trials do not pack, and why.
-        unchecked: names of the user's own code that was not imported.
-        data_folder: of the data sets, if the user named one.
-    """
+    try:
+        uri = tracking.tracking_uri(tracking_uri, folder.runs)
+        tracking.open_tracker(study, uri, folder).check()
+    except tracking.TrackingError as error:
+        refuse(str(error))
+
+
+def _print(console: Console, study: Study, planned: Plan, lines: Sequence[str]) -> None:
     table = Table(title=Text(study.name), title_justify="left", box=None, pad_edge=False, show_header=False)
     trials = Counter((trial.workload, trial.label) for trial in planned.trials)
     for (workload, optimizer), count in trials.items():
         table.add_row(Text(workload), Text(optimizer), pluralize(count, "trial"))
     console.print(table)
-    lines = [f"{pluralize(len(planned.trials), 'trial')} to run, {done} done already"]
-    if study.search is not None:
-        lines.append(_search_line(study, study.search))
-    lines += [_processes_line(study, planned, slots), _packs_line(planned), *_cost_lines(planned, slots)]
-    if data_folder is not None:
-        there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
-        lines.append(f"data: {data_folder}{there}")
-    lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
-    if unchecked:
-        names = join_names(list(unchecked))
-        lines.append(f"not checked: {names}: code of your own, imported only with --imports and when it runs")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _time(study: Study, estimated: TimeEstimate | None) -> str:
+    if estimated is None:
+        return "nothing is left to train"
+    if estimated.unknown:
+        return f"not known before this has run here once: {join_names(list(estimated.unknown), 4)}"
+    if estimated.seconds is None:
+        return "not known before a study has run here once"
+    about = f"about {duration(estimated.seconds)}, by earlier runs on this machine"
+    return about + ("; less, as asha stops points early" if study.scheduler else "")
+
+
+def _budget_line(hours: float, estimated: TimeEstimate | None, *, searches: bool) -> str:
+    line = f"budget: {duration(hours * 3600)}"
+    if estimated is not None and order.fits(estimated.seconds, hours * 3600):
+        return f"{line}, enough for everything"
+    what = "all optimizers get equally many points" if searches else "whole seeds first, the coarse α₀ first"
+    return f"{line}: if it is up before the end, the run ends with a report; {what}"
+
+
+def _disk_line(planned: Plan, folder: StudyFolder) -> str:
+    there = next(path for path in (folder.path, *folder.path.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        refuse(f"{there}: the folder of runs cannot be written there; name another with --runs")
+    if planned.bytes is None:
+        return "disk: unknown"
+    line = f"disk: about {_size(planned.bytes)}"
+    free = shutil.disk_usage(there).free
+    return line if planned.bytes < free else f"{line}, and only {_size(free)} are free in {there}"
+
+
+def _data_lines(trials: Sequence[Trial], data_folder: Path | None) -> list[str]:
+    """Say where data sets that do not come with the program are read from, or downloaded to."""
+    from study.workloads import datasets
+
+    folder = datasets.data_dir(data_folder)
+    lines = []
+    for prefix, (name, place, size) in DOWNLOADS.items():
+        if any(trial.workload.startswith(prefix) for trial in trials):
+            there = "" if (folder / place).is_dir() else f", not there yet: {size} are downloaded"
+            lines.append(f"data: {name} in {folder / place}{there}")
+    if data_folder is not None and not lines:
+        there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
+        lines.append(f"data: {data_folder}{there}")
+    return lines
 
 
 def _search_line(study: Study, search: Search) -> str:
@@ -145,17 +192,6 @@ def _processes_line(study: Study, planned: Plan, slots: int) -> str:
         else f"{len(planned.bundles)} " + ("process" if len(planned.bundles) == 1 else "processes")
     )
     return f"{number}, {slots} at a time, each with {takes}"
-
-
-def _cost_lines(planned: Plan, slots: int) -> list[str]:
-    iterations = "unknown" if planned.iterations is None else f"{planned.iterations:,}"
-    if planned.seconds is None:
-        time = "unknown, until a trial has run"
-    else:
-        time = f"about {duration(planned.seconds / max(1, slots))}"
-    if planned.estimated is not None:
-        time += f" ({planned.estimated})"
-    return [f"iterations: {iterations}", f"time: {time}", f"disk: about {_size(planned.bytes or 0)}"]
 
 
 def _packs_line(planned: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from study.analysis.progress_text import describe
 from study.cli import display, progress, results
 from study.cli.options import command_line, err, out, refuse, say
 from study.config.loader import Study, Trial
-from study.execution import planning
+from study.execution import planning, speeds
 from study.execution.executor import Executor, ExecutorError, LostWorkersError
 from study.storage.failures import failures
 from study.storage.object_store import ObjectStore, ObjectStoreError
@@ -61,6 +62,7 @@ class RunOptions:
         in_terminal: whether the user's own code may use the terminal, as a debugger does.
         preflight: train one batch of everything here before the start.
         checkpoints: where in an object store to keep checkpoints; None keeps them in the study's folder.
+        began: when the program began, in Unix seconds; None for now.
     """
 
     data_folder: Path | None = None
@@ -68,6 +70,7 @@ class RunOptions:
     in_terminal: bool = False
     preflight: bool = True
     checkpoints: ObjectStore | None = None
+    began: float | None = None
 
 
 def run(study: Study, folder: StudyFolder, make: Callable[[], Executor], options: RunOptions) -> int:
@@ -113,6 +116,7 @@ def _run(
     from study.execution import driver
 
     again = command_line(*sys.argv[1:])
+    began = time.time() if options.began is None else options.began
     try:
         driver.check(study, pending, executor, options.data_folder, options.checkpoints)
         folder.runs.mkdir(parents=True, exist_ok=True)
@@ -129,11 +133,17 @@ def _run(
                 data_folder=options.data_folder,
                 checkpoints=options.checkpoints,
                 preflight=options.preflight,
+                began=began,
                 on_progress=on_progress,
                 on_message=say,
             )
         _show_failures(study, folder, ended, again, tracebacks=options.in_terminal)
         results.show(study, folder, tracker, again=False)
+        if executor is not None and executor.is_local and ended.last_ended_ms > began * 1000:
+            seconds = time.time() - ended.last_ended_ms / 1000
+            speeds.learn_end(speeds.home(), ended.total, seconds)
+        if ended.out_of_time:
+            say(_out_of_time(study, ended))
     except LostWorkersError as error:
         err.print(f"{error}; resume with: {again}")
         return FAILED
@@ -143,7 +153,28 @@ def _run(
         stopped = progress_of(folder.planned_records(study))
         err.print(f"\nstopped with {describe(stopped)}\nresume with: {again}")
         return INTERRUPTED
-    return FAILED if ended.done < ended.total or ended.tracking_error else 0
+    missing = ended.failed if ended.out_of_time else ended.total - ended.done
+    return FAILED if missing or ended.tracking_error else 0
+
+
+def _out_of_time(study: Study, ended: Progress) -> str:
+    """Say what is left of a study whose time is up, and how to resume it."""
+    assert study.budget is not None
+    words = sys.argv[1:]
+    left = pluralize(ended.total - ended.done - ended.failed, "trial")
+    return (
+        f"the {study.budget.hours:g} h of the budget are up; {left} of {ended.total} left; "
+        f"resume with: {command_line(*words)}; without a limit: {command_line(*_without_budget(words))}"
+    )
+
+
+def _without_budget(words: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for word in words:
+        if not (skip or word == "--hours" or word.startswith("--hours=")):
+            kept.append(word)
+        skip = word == "--hours"
+    return [*kept, "--set", "budget="]
 
 
 def _refused() -> tuple[type[Exception], ...]:
@@ -169,9 +200,10 @@ def _show_failures(
     if ended.failed and not tracebacks:
         where = results.folder_options(folder)
         lines.append(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
-    if lost := sum(not record.is_final for record in records):
+    lost = 0 if ended.out_of_time else sum(not record.is_final for record in records)
+    if lost:
         lines.append(f"{pluralize(lost, 'trial')} did not end: worker processes died too often")
-    if left := ended.total - len(records):
+    if not ended.out_of_time and (left := ended.total - len(records)):
         lines.append(f"{pluralize(left, 'trial')} of the search did not begin, as points before them failed")
     if ended.tracking_error:
         lines.append(f"MLflow did not take everything: {ended.tracking_error}")

@@ -225,6 +225,18 @@ class Resources(Model):
         return gpus
 
 
+class Budget(Model):
+    """What one run of the study may take: a number of hours, or a mapping with this key."""
+
+    hours: Annotated[Number, Field(gt=0, le=87_600)]
+    """After so many hours of wall-clock time the run ends, with its report; a later run resumes it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_hours(cls, value: object) -> object:
+        return value if isinstance(value, dict | cls) else {"hours": value}
+
+
 def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
     """Raise all problems together, each at its place below the value under validation; nothing if none."""
     details = [

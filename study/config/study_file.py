@@ -60,6 +60,7 @@ class StudyFile(sections.Model):
         Annotated[StrictInt, Field(ge=1, le=100_000)] | None, BeforeValidator(validators.pack_size)
     ] = None
     """The largest number of trials that train together. ``None``: as many as is fastest."""
+    budget: sections.Budget | None = None
     untuned: sections.Untuned | None = None
     search: sections.Search | None = None
     scheduler: sections.Asha | None = None

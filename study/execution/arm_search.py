@@ -123,6 +123,10 @@ class ArmSearch:
             score = self._score(point)
         return score if score.state != "open" else PointScore(point, "failed")
 
+    def is_unfinished(self, point: Point) -> bool:
+        """Whether trials of a point have not ended."""
+        return self._score(point).state == "open"
+
     def all_scores(self) -> list[PointScore]:
         """Return the scores of all points that are settled, told to the sampler or not."""
         return [*self.settled, *(score for score in self._out.values() if score is not None)]

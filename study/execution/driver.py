@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study.analysis.formatting import join_names
 from study.config.loader import Study, Trial
-from study.execution import planning
+from study.execution import planning, speeds
 from study.execution.executor import Capacity, Executor, ExecutorError
 from study.execution.live_records import LiveRecords
 from study.execution.publisher import RunPublisher, Uploader
+from study.execution.run_clock import RunClock
+from study.execution.time_estimate import chains_of
 from study.storage import journal, search_journal
 from study.storage.driver_lock import DriverLock, DriverLockError
 from study.storage.failures import Failure
@@ -21,6 +25,9 @@ from study.storage.progress import OnProgress, Progress
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking import Tracker, TrackingError
+
+if TYPE_CHECKING:
+    from study.training.worker import WorkerOptions
 
 # A study with nothing left to train needs no torch, so the functions that train import their modules.
 
@@ -74,13 +81,15 @@ def run(
     data_folder: Path | None = None,
     checkpoints: ObjectStore | None = None,
     preflight: bool = True,
+    began: float | None = None,
     on_progress: OnProgress = lambda progress: None,
     on_message: OnMessage = lambda line: None,
 ) -> Progress:
     """Run what is left of ``study`` and publish everything; return how the study stands at the end.
 
     Trials that have ended in earlier runs are not trained again, and their published runs are completed where
-    something is missing. Call ``check`` first.
+    something is missing. A study with a budget of time ends when that is used up, and a later run resumes
+    it. Call ``check`` first.
 
     Args:
         study: the study.
@@ -92,6 +101,7 @@ def run(
         checkpoints: where in an object store to keep checkpoints; None keeps them in ``folder``.
         preflight: train one batch of every combination of workload and optimizer here, before the executor
             starts. Trials of those that fail are marked as failed, and the rest trains.
+        began: when the program began, in Unix seconds, from where its time counts; None for now.
         on_progress: called once per second with the current progress.
         on_message: called with a one-line status message.
 
@@ -108,9 +118,15 @@ def run(
         folder.save_study(study)
         tracker.begin()
         live = LiveRecords(study, folder)
-        publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress)
+        known = speeds.load(speeds.home()) if executor is not None and executor.is_local else None
+        began = time.time() if began is None else began
+        clock = RunClock.of(study, len(live.all_records), known, began)
+        publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress, clock.end_seconds)
+        run_ = _Run(study, folder, executor, publisher, clock, data_folder, checkpoints, on_message)
         try:
-            _train(study, folder, executor, publisher, data_folder, checkpoints, preflight, on_message)
+            run_.train(preflight=preflight)
+            if run_.has_trained:
+                on_message("stopping the workers and sending the last results to MLflow")
         finally:
             if executor is not None:
                 executor.shutdown()
@@ -118,102 +134,129 @@ def run(
             lock.check()
             progress = publisher.finish()
             completed = progress.done == progress.total
-            progress = replace(progress, tracking_error=_close(tracker, completed) or progress.tracking_error)
+            progress = replace(
+                progress,
+                tracking_error=_close(tracker, completed) or progress.tracking_error,
+                out_of_time=clock.is_time_up and progress.done + progress.failed < progress.total,
+            )
+        clock.learn(live)
         return progress
 
 
-def _train(
-    study: Study,
-    folder: StudyFolder,
-    executor: Executor | None,
-    publisher: RunPublisher,
-    data_folder: Path | None,
-    checkpoints: ObjectStore | None,
-    preflight: bool,
-    on_message: OnMessage,
-) -> None:
-    """Train what is left: of a grid its trials, of a search its points and then the best of them."""
-    _choose_best_points(study, folder)
-    pending = _pending(study, folder)
-    if not pending:
-        return
-    if executor is None:
-        raise ExecutorError(f"trials of {study.name} were added meanwhile; run it again")
-    from study.execution import checks
+@dataclass
+class _Run:
+    """One run of a study while it trains; the fields are as of ``run``."""
 
-    failing: dict[str, Failure] = {}
-    if preflight:
-        failing = checks.try_one_batch(
-            pending,
-            data_folder,
-            gpus=study.resources.gpus,
-            is_local=executor.is_local,
-            on_message=on_message,
-        )
-    _mark_failed(pending, failing, folder, study)
-    if all(record.trial.kind in failing for record in pending):
-        if study.search is not None:
-            _search(study, folder, executor, 1, data_folder, checkpoints, failing, on_message)
-        return
-    for line in _failed_at_once(failing.values()):
-        on_message(line)
-    capacity = executor.wait(study.resources, folder)
-    if capacity.note:
-        on_message(capacity.note)
-    if capacity.gpus and not study.resources.gpus:
-        on_message(_unused_gpus(capacity))
-    publisher.start(capacity.slots)
-    if study.search is not None:
-        _search(study, folder, executor, capacity.slots, data_folder, checkpoints, failing, on_message)
+    study: Study
+    folder: StudyFolder
+    executor: Executor | None
+    publisher: RunPublisher
+    clock: RunClock
+    data_folder: Path | None
+    checkpoints: ObjectStore | None
+    on_message: OnMessage
+    failing: Mapping[str, Failure] = field(default_factory=dict)
+    has_trained: bool = False
+
+    def train(self, *, preflight: bool) -> None:
+        """Train what is left: of a grid its trials, of a search its points and then the best of them."""
+        study, folder, executor = self.study, self.folder, self.executor
         _choose_best_points(study, folder)
-    _train_known_trials(study, folder, executor, capacity.slots, data_folder, checkpoints, failing)
+        pending = _pending(study, folder)
+        if not pending:
+            return
+        if executor is None:
+            raise ExecutorError(f"trials of {study.name} were added meanwhile; run it again")
+        if preflight:
+            from study.execution import checks
 
+            self.on_message("trying one batch of every workload with every optimizer")
+            self.failing = checks.try_one_batch(
+                pending,
+                self.data_folder,
+                gpus=study.resources.gpus,
+                is_local=executor.is_local,
+                on_message=self.on_message,
+            )
+        _mark_failed(pending, self.failing, folder, study)
+        if all(record.trial.kind in self.failing for record in pending):
+            if study.search is not None:
+                self._search(executor, 1)
+            return
+        for line in _failed_at_once(self.failing.values()):
+            self.on_message(line)
+        if executor.is_starting:
+            self.on_message("waiting for Ray")
+        capacity = executor.wait(study.resources, folder)
+        if capacity.note:
+            self.on_message(capacity.note)
+        if capacity.gpus and not study.resources.gpus:
+            self.on_message(_unused_gpus(capacity))
+        self.has_trained = True
+        self.clock.ready(capacity.slots)
+        self.publisher.start(capacity.slots)
+        with self.clock.interrupting():
+            if study.search is not None:
+                self._search(executor, capacity.slots)
+                _choose_best_points(study, folder)
+            self._train_known_trials(executor, capacity.slots)
 
-def _search(
-    study: Study,
-    folder: StudyFolder,
-    executor: Executor,
-    slots: int,
-    data_folder: Path | None,
-    checkpoints: ObjectStore | None,
-    failing: Mapping[str, Failure],
-    on_message: OnMessage,
-) -> None:
-    from study.execution.search import open_search
-    from study.training.worker import WorkerOptions
+    def _search(self, executor: Executor, slots: int) -> None:
+        from study.execution.search import open_search
 
-    search = open_search(study, folder, slots)
-    for kind, failure in failing.items():
-        search.fail(kind, failure.traceback)
-    if not search.is_over:
-        executor.search(search, folder, WorkerOptions.of(study, data_folder, checkpoints))
-        for workload in search.given_up:
-            on_message(f"the search of {workload} stops: the first point of every optimizer failed alike")
+        search = open_search(self.study, self.folder, slots, self.clock.stop_at)
+        for kind, failure in self.failing.items():
+            search.fail(kind, failure.traceback)
+        if not search.is_over:
+            executor.search(search, self.folder, self._options())
+            self._note_points()
+            for workload in search.given_up:
+                self.on_message(
+                    f"the search of {workload} stops: the first point of every optimizer failed alike"
+                )
 
+    def _note_points(self) -> None:
+        """Let the clock know which trials trained together in a search that let all of them end."""
+        from study.training import pack_limits
 
-def _train_known_trials(
-    study: Study,
-    folder: StudyFolder,
-    executor: Executor,
-    slots: int,
-    data_folder: Path | None,
-    checkpoints: ObjectStore | None,
-    failing: Mapping[str, Failure],
-) -> None:
-    """Train the trials of a grid, or of the best points of a search."""
-    from study.training import pack_limits
-    from study.training.worker import WorkerOptions
+        study = self.study
+        if study.search is None or study.scheduler is not None:
+            return
+        state = self.folder.search_state()
+        limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
+        for arm in study.arms():
+            points = [arm.trials(point, study.search.seeds) for point in arm.points(state)]
+            self.clock.expect(chains_of(points, limit))
 
-    records = folder.records(study.trials(folder.search_state()))
-    todo = [
-        record.trial
-        for record in records
-        if not (record.is_complete or study.is_search_trial(record.trial) or record.trial.kind in failing)
-    ]
-    limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
-    bundles = planning.plan(todo, slots, planning.measured_rates(records), limit).bundles
-    if bundles:
-        executor.train(bundles, folder, WorkerOptions.of(study, data_folder, checkpoints))
+    def _train_known_trials(self, executor: Executor, slots: int) -> None:
+        """Train the trials of a grid, or of the best points of a search."""
+        from study.training import pack_limits
+
+        study = self.study
+        records = self.folder.records(study.trials(self.folder.search_state()))
+        todo = [
+            record.trial
+            for record in records
+            if not (
+                record.is_complete or study.is_search_trial(record.trial) or record.trial.kind in self.failing
+            )
+        ]
+        if not todo or self.clock.is_time_up:
+            return
+        limit = pack_limits.planned_limit(study.pack, on_gpu=study.resources.gpus > 0)
+        rates = planning.measured_rates(records)
+        planned = planning.plan(todo, slots, rates, limit)
+        bundles = planned.bundles
+        if study.search is None and not self.clock.has_time_for(chains_of(bundles, limit)):
+            bundles = planning.in_waves(study, todo, slots, rates, limit)
+        self.clock.expect(chains_of(bundles, limit))
+        self.publisher.expect(bundles, self.clock.expected_seconds())
+        executor.train(bundles, self.folder, self._options())
+
+    def _options(self) -> WorkerOptions:
+        from study.training.worker import WorkerOptions
+
+        return WorkerOptions.of(self.study, self.data_folder, self.checkpoints, stop_at=self.clock.stop_at)
 
 
 def _pending(study: Study, folder: StudyFolder) -> list[TrialRecord]:

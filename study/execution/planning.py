@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from study.config.catalogue import CATALOGUE, BuiltIn
 from study.config.optimizer_name import OPTIMIZERS
 from study.config.trial import Trial
-from study.execution import load_balancing
+from study.execution import load_balancing, order
 from study.training import packs
 from study.training.packs import Limit
 
 if TYPE_CHECKING:
-    from study.config.search_space import SearchState
     from study.config.study import Study
     from study.storage.records import TrialRecord
 
-
-START_SECONDS = 3.0
-"""To start a worker process and import torch takes about so long."""
 
 UNIT_SECONDS = 60.0
 """The points that a search asks for at a time should take about so long, if all slots have work."""
@@ -45,11 +40,10 @@ class Plan:
     """The trials that train together; a trial by itself is a pack of one."""
     iterations: int | None
     seconds: float | None
-    """How long one slot would take for everything."""
+    """How long one slot would take for everything, to an order of magnitude: good enough to share out work,
+    and not to be shown. ``time_estimate`` tells how long it takes."""
     bytes: int | None
     """On disk at the end: journals, Parquet files, MLflow's database."""
-    estimated: Literal["measured", "rough"] | None
-    """How ``seconds`` was estimated; ``"measured"`` only if every rate was."""
 
 
 def iterations(trial: Trial) -> int | None:
@@ -103,16 +97,6 @@ def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) 
     return max(1, min(int(UNIT_SECONDS * len(arms) / points.seconds), -(-len(arms) // slots)))
 
 
-def search_starts(
-    study: Study, state: SearchState, slots: int, rates: Mapping[tuple[str, str], float]
-) -> float:
-    """Return the seconds per slot that a search has yet to spend on starting workers; 0 for a grid."""
-    if study.search is None:
-        return 0.0
-    ahead = sum(arm.search.points - len(arm.points(state)) for arm in study.arms())
-    return START_SECONDS * min(slots, math.ceil(ahead / unit_size(study, slots, rates)))
-
-
 def measured_rates(records: Iterable[TrialRecord]) -> dict[tuple[str, str], float]:
     """Return the seconds per iteration by (workload, optimizer), over all iterations of the records."""
     seconds: dict[tuple[str, str], float] = defaultdict(float)
@@ -164,7 +148,6 @@ def plan(
 
     total = _total(seconds)
     known = _total(counts)
-    measured = all((trial.workload, trial.optimizer) in rates for trial in trials)
     tracked = sum(tracking.stored_bytes(count) for count in counts if count is not None)
     bundles = load_balancing.bundles(trials, seconds, slots, limit)
     return Plan(
@@ -174,8 +157,29 @@ def plan(
         iterations=None if known is None else int(known),
         seconds=total,
         bytes=None if known is None else round(known * BYTES_PER_ITERATION + tracked),
-        estimated=None if total is None else "measured" if measured else "rough",
     )
+
+
+def in_waves(
+    study: Study,
+    trials: Sequence[Trial],
+    slots: int,
+    rates: Mapping[tuple[str, str], float],
+    limit: Limit,
+) -> tuple[tuple[Trial, ...], ...]:
+    """Return the bundles of a run that may end before all have begun, the most informative first.
+
+    Args:
+        study: a grid.
+        trials: distinct trials of it.
+        slots: how many bundles run at a time.
+        rates: as of ``plan``.
+        limit: as of ``plan``.
+    """
+    bundles: list[tuple[Trial, ...]] = []
+    for wave in order.waves(study, trials, limit):
+        bundles += plan(wave, slots, rates, limit).bundles
+    return tuple(bundles)
 
 
 def _total(values: Sequence[float | None]) -> float | None:

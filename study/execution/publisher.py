@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from study.analysis.progress_rows import RowMaker
+from study.analysis.time_left import training_left
 from study.config.search_space import NOTHING_FOUND
+from study.config.trial import Trial
 from study.execution.live_records import LiveRecords
 from study.storage.progress import OnProgress, Progress, progress_of
 from study.tracking import Tracker, TrackingError
@@ -36,6 +39,7 @@ class Uploader:
         self._tracker, self._may_send = tracker, may_send
         self._unsent: dict[str, None] = {}
         self._next_live = 0.0
+        self._final, self._final_seconds = 0, 0.0
         self._sent_search = NOTHING_FOUND
 
     def send(self, live: LiveRecords, *, everything: bool = False) -> None:
@@ -52,6 +56,15 @@ class Uploader:
             self._send_records(live, everything)
         except TrackingError as error:
             self.error = str(error)
+
+    def seconds_for(self, trials: int) -> float:
+        """Return how long it takes to send so many trials that have ended; 0 before one was sent."""
+        return trials * self._final_seconds / max(1, self._final)
+
+    @property
+    def unsent(self) -> int:
+        """How many trials changed and have not been sent since."""
+        return len(self._unsent)
 
     def _send_search(self, live: LiveRecords) -> None:
         if live.search_state != self._sent_search:
@@ -71,7 +84,10 @@ class Uploader:
             if not self._tracker.is_complete(record):
                 self._tracker.publish(record)
             del self._unsent[key]
-            if not record.is_final:
+            if record.is_final:
+                self._final += 1
+                self._final_seconds += time.monotonic() - begun
+            else:
                 spent += time.monotonic() - begun
         if sends_live:
             self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
@@ -84,20 +100,43 @@ class RunPublisher:
         live: the study's records.
         uploader: sends them to the tracker.
         on_progress: called once per second with the current progress.
+        end_seconds: returns how long it takes from the end of the last trial to the end of the program, with
+            the report; None if that is not known. Called with the time at which the first trial began, in
+            Unix milliseconds.
     """
 
-    def __init__(self, live: LiveRecords, uploader: Uploader, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        live: LiveRecords,
+        uploader: Uploader,
+        on_progress: OnProgress,
+        end_seconds: Callable[[int], float | None] = lambda first_ms: None,
+    ) -> None:
         self._live, self._uploader, self._on_progress = live, uploader, on_progress
+        self._end_seconds = end_seconds
+        self._rows = RowMaker(live.study.threshold)
         self._slots = 1
-        self._clock = _Clock()
+        self._bundles: Sequence[Sequence[Trial]] = ()
+        self._expected: Mapping[str, float] = {}
+        self._since_ms = _now_ms()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="publisher", daemon=True)
 
     def start(self, slots: int) -> None:
         """Begin to follow the study; ``slots`` is how many trials run at a time."""
         self._slots = slots
+        self._since_ms = _now_ms()
         self._report()
         self._thread.start()
+
+    def expect(self, bundles: Sequence[Sequence[Trial]], expected: Mapping[str, float]) -> None:
+        """Take in what tells the time left.
+
+        Args:
+            bundles: for each worker process, the trials that it is to train.
+            expected: by key, how long trials took in earlier runs.
+        """
+        self._bundles, self._expected = bundles, expected
 
     def stop(self) -> None:
         """Stop following."""
@@ -110,7 +149,7 @@ class RunPublisher:
         self.stop()
         self._live.refresh()
         self._uploader.send(self._live, everything=True)
-        return self._report()
+        return self._report(is_over=True)
 
     def _follow(self) -> None:
         while not self._stop.wait(RETRY_SECONDS if self._uploader.error else POLL_SECONDS):
@@ -118,25 +157,41 @@ class RunPublisher:
             self._uploader.send(self._live)
             self._report()
 
-    def _report(self) -> Progress:
-        progress = progress_of(self._live.all_records, self._slots)
-        progress = replace(progress, tracking_error=self._uploader.error)
-        if self._live.study.search is not None:
-            progress = replace(progress, seconds_left=self._clock.seconds_left(progress.share))
+    def _report(self, *, is_over: bool = False) -> Progress:
+        records = self._live.all_records
+        progress = progress_of(records)
+        progress = replace(
+            progress,
+            tracking_error=self._uploader.error,
+            rows=self._rows.rows(records),
+            seconds_left=None if is_over else self._seconds_left(progress),
+            phase="" if is_over else self._phase(progress),
+        )
         self._on_progress(progress)
         return progress
 
+    def _seconds_left(self, progress: Progress) -> float | None:
+        training = training_left(
+            self._live.all_records,
+            self._since_ms,
+            _now_ms(),
+            slots=self._slots,
+            bundles=self._bundles,
+            expected=self._expected,
+        )
+        if training is None:
+            return None
+        unsent = progress.total - progress.done - progress.failed + self._uploader.unsent
+        first = min(r.resumed_ms for r in self._live.records if r.resumed_ms >= self._since_ms)
+        end = self._end_seconds(first) or 0.0
+        return max(training, self._uploader.seconds_for(unsent)) + end
 
-class _Clock:
-    """Estimates the time left of a search by the clock, as short trials cost less than what lies between."""
+    def _phase(self, progress: Progress) -> str:
+        begun = any(record.resumed_ms >= self._since_ms for record in self._live.records)
+        if not begun and progress.done + progress.failed < progress.total:
+            return "the workers start and load the data"
+        return ""
 
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
 
-    def seconds_left(self, share: float) -> float | None:
-        """Return the seconds left after ``share`` of the work, 0 to 1; None before there is progress."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now, share
-        begun, before = self._first
-        return (now - begun) * (1 - share) / (share - before) if share > before else None
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -9,6 +9,7 @@ What a point is worth is read from the journals.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Unit:
     objective: str | None = None
 
 
-def open_search(study: Study, folder: StudyFolder, slots: int) -> StudySearch:
+def open_search(study: Study, folder: StudyFolder, slots: int, stop_at: float | None = None) -> StudySearch:
     """Return the search of ``study`` where it stands: it asks for what is left.
 
     Points that were asked before and their trials count, wherever they got to; nothing is trained twice.
@@ -53,6 +54,7 @@ def open_search(study: Study, folder: StudyFolder, slots: int) -> StudySearch:
         study: has a search.
         folder: the study's folder.
         slots: how many workers run at a time.
+        stop_at: when to ask for no more, in Unix seconds; None for never.
 
     Raises:
         SamplerError: the sampler cannot be made as the study says.
@@ -60,7 +62,7 @@ def open_search(study: Study, folder: StudyFolder, slots: int) -> StudySearch:
     storage = _open_storage(folder)
     rates = planning.measured_rates(folder.records(study.trials(folder.search_state())))
     arms = [ArmSearch(arm, study, folder, storage) for arm in study.arms()]
-    return StudySearch(arms, planning.unit_size(study, slots, rates))
+    return StudySearch(arms, planning.unit_size(study, slots, rates), stop_at)
 
 
 def train_unit(
@@ -94,17 +96,27 @@ class StudySearch:
     Args:
         arms: the arms, in the study's order.
         size: how many points a unit has at most.
+        stop_at: when to ask for no more, in Unix seconds; None for never.
     """
 
-    def __init__(self, arms: Sequence[ArmSearch], size: int) -> None:
+    def __init__(self, arms: Sequence[ArmSearch], size: int, stop_at: float | None = None) -> None:
         self.arms = {arm.arm.key: arm for arm in arms}
         self.given_up: list[str] = []
         """Workloads that are searched no further, as the first point of every arm failed for one cause."""
         self._size = size
+        self._stop_at = stop_at
+        self._units_out = 0
+
+    @property
+    def is_time_up(self) -> bool:
+        """Whether no further point is asked for, as the study's budget of time is used up."""
+        return self._stop_at is not None and time.time() >= self._stop_at
 
     @property
     def is_over(self) -> bool:
         """Whether no point is out and no arm asks for another."""
+        if self.is_time_up:
+            return not self._units_out
         return all(arm.is_over for arm in self.arms.values())
 
     @property
@@ -115,6 +127,8 @@ class StudySearch:
     def next(self) -> Unit | None:
         """Return points to train; None if all arms wait for results, or the search is over."""
         chosen: list[tuple[ArmSearch, Point]] = []
+        if self.is_time_up:
+            return None
         # The arm that is furthest behind first.
         for arm in sorted(self.arms.values(), key=lambda arm: len(arm.settled)):
             if len(chosen) == self._size:
@@ -123,6 +137,7 @@ class StudySearch:
                 chosen.append((arm, point))
         if not chosen:
             return None
+        self._units_out += 1
         return Unit(
             arms=tuple(arm.arm.key for arm, _ in chosen),
             points=tuple(point for _, point in chosen),
@@ -140,12 +155,15 @@ class StudySearch:
         """Take in that a unit has ended; its points are worth what their journals say.
 
         Args:
-            unit: what ``next`` returned.
+            unit: what ``next`` returned. When the time is up, points of it may be unfinished; they stay
+                open, and a later run trains on.
             stopped: whether what has not ended was stopped by ``stops``; otherwise its worker was lost.
         """
+        self._units_out -= 1
         for key, point in zip(unit.arms, unit.points, strict=True):
             arm = self.arms[key]
-            arm.settle(arm.final_score(point, stopped=stopped))
+            if not (self.is_time_up and arm.is_unfinished(point)):
+                arm.settle(arm.final_score(point, stopped=stopped))
         self._give_up_what_always_fails()
 
     def fail(self, kind: str, error: str) -> None:

@@ -28,6 +28,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -81,6 +82,13 @@ class Holder:
             command=command if len(command) <= _COMMAND_LENGTH else command[:_COMMAND_LENGTH] + "…",
             since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
         )
+
+    @property
+    def since_ms(self) -> int:
+        """When it began, in Unix milliseconds; 0 if the lock file does not say."""
+        with suppress(ValueError):
+            return int(datetime.strptime(self.since, "%Y-%m-%d %H:%M:%S %z").timestamp() * 1000)
+        return 0
 
     def __str__(self) -> str:
         if not self.host:

@@ -286,6 +286,7 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                         f"the journal of trial {record.trial.key} holds trial {event['key']}"
                     )
                 changes: dict[str, Any] = {"status": "running", "error": None, "ended_ms": 0}
+                changes["resumed_ms"] = int(event["time_ms"])
                 if event["attempt"] != record.attempt:
                     changes |= {
                         "epochs": record.epochs[: int(event["kept"])],

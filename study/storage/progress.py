@@ -11,6 +11,31 @@ from study.storage.records import TrialRecord
 
 
 @dataclass(frozen=True)
+class ProgressRow:
+    """How the trials of one optimizer on one workload stand. Counts are of trials.
+
+    Medians are over the trials with an epoch that have not diverged; None if there is none.
+    """
+
+    workload: str
+    optimizer: str
+    total: int
+    done: int
+    running: int
+    diverged: int
+    failed: int
+    loss: float | None
+    """Median of the best validation loss of each trial so far."""
+    alpha: float | None
+    """Median of the last α of each trial."""
+    reached: int | None
+    """Trials that reached the threshold; None if the study sets none."""
+    iterations: float | None
+    """Median of the iterations to the threshold over all that ended, infinite if most did not reach it; None
+    if none has ended."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """How a study stands. Counts are of trials."""
 
@@ -23,13 +48,23 @@ class Progress:
     share: float
     """Of the work, 0 to 1."""
     seconds_left: float | None
-    """Estimated from the trials' speed so far; None before there is any."""
+    """Until the run ends, with the report; None if it is not known yet. See ``study.analysis.time_left``."""
     best: TrialRecord | None
     """The trial with the lowest validation loss so far; None if every loss is infinite or NaN."""
+    workloads: int = 1
+    """How many workloads there are. Losses of several are not comparable."""
     interrupted_ms: int | None = None
     """When a study that nobody runs was last heard of, in Unix milliseconds; None while somebody runs it."""
     tracking_error: str | None = None
     """Why the tracker lags behind, if it does."""
+    last_ended_ms: int = 0
+    """When the last trial that has ended did so, in Unix milliseconds; 0 if none has."""
+    rows: tuple[ProgressRow, ...] = ()
+    """By workload and optimizer, as ``study.analysis.progress_rows`` computes them."""
+    phase: str = ""
+    """What the run does, or waits for; empty while trials train."""
+    out_of_time: bool = False
+    """Whether the run ended because its time was up."""
 
     @property
     def done(self) -> int:
@@ -46,14 +81,11 @@ OnProgress = Callable[[Progress], None]
 """Called with the current progress."""
 
 
-def progress_of(
-    records: Sequence[TrialRecord], slots: int = 1, elsewhere: Mapping[str, float] | None = None
-) -> Progress:
+def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] | None = None) -> Progress:
     """Return how a study with these records stands.
 
     Args:
         records: one per trial.
-        slots: how many trials run at a time, for the time left.
         elsewhere: the share done, by key, of trials that run where their journals cannot be read.
     """
     counts: dict[str, int] = defaultdict(int)
@@ -71,25 +103,11 @@ def progress_of(
         pruned=counts["pruned"],
         running=counts["running"],
         share=sum(shares) / max(1, len(records)),
-        seconds_left=_seconds_left(records, shares, slots),
+        seconds_left=None,
         best=min(measured, key=_best_val_loss, default=None),
+        workloads=len({(record.trial.workload, str(record.trial.workload_args)) for record in records}),
+        last_ended_ms=max((record.ended_ms for record in records), default=0),
     )
-
-
-def _seconds_left(records: Sequence[TrialRecord], shares: Sequence[float], slots: int) -> float | None:
-    spent: dict[str, float] = defaultdict(float)
-    done: dict[str, float] = defaultdict(float)
-    left: dict[str, float] = defaultdict(float)
-    for record, share in zip(records, shares, strict=True):
-        workload = record.trial.workload
-        spent[workload] += record.seconds
-        if record.epochs and record.status != "diverged":
-            done[workload] += record.progress
-        if record.status != "failed":
-            left[workload] += 1 - share
-    if any(done[workload] == 0 for workload, share in left.items() if share):
-        return None
-    return sum(share * spent[workload] / done[workload] for workload, share in left.items() if share) / slots
 
 
 def _best_val_loss(record: TrialRecord) -> float:

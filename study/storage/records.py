@@ -81,6 +81,9 @@ class TrialRecord:
     repeatable: bool = True
     """Whether training again there gives the same numbers, bit for bit."""
     started_ms: int = 0
+    """When the attempt started, in Unix milliseconds."""
+    resumed_ms: int = 0
+    """When a process last began to train the trial."""
     ended_ms: int = 0
     notes: tuple[str, ...] = ()
     """For people: damaged files that were found when the trial resumed, and departures from the plan."""

@@ -31,6 +31,9 @@ from study.workloads.base import Data, Workload
 CHECKPOINT_SHARE = 0.05
 """Of the time, at most for writing checkpoints: those of large packs are written less often."""
 
+NEARLY_DONE = 0.9
+"""Of its epochs or iterations: a trial that has so much of them behind it ends, when the time is up."""
+
 
 class Step(NamedTuple):
     """What happened to a trial; its journal has it already."""
@@ -60,6 +63,8 @@ class Loop:
         data_folder: where the data sets lie; None for the default.
         checkpoint_seconds: least seconds between two checkpoints; 0 for one after every epoch.
         run: of the study, for the journals.
+        stop_at: when training ends, in Unix seconds, as the study's budget of time is used up; None for
+            never. A trial that is nearly done then still ends.
     """
 
     folder: TrialFolder
@@ -67,6 +72,11 @@ class Loop:
     data_folder: Path | None
     checkpoint_seconds: float
     run: str
+    stop_at: float | None = None
+
+    def is_time_up(self) -> bool:
+        """Whether no further training is to begin."""
+        return self.stop_at is not None and time.time() >= self.stop_at
 
     def train(self, trials: Sequence[Trial], notes: Sequence[str] = ()) -> Iterator[Step]:
         """Train trials of one kind, none of which has ended, to their ends.
@@ -94,6 +104,8 @@ class Loop:
             found[trial.key] = state, [*problems, *notes]
             together.setdefault(0 if state is None else state["iterations"], []).append(trial)
         for members in together.values():
+            if self.is_time_up():
+                return
             states = {trial.key: state for trial in members if (state := found[trial.key][0]) is not None}
             with _told_apart():
                 under_way = self._resumed(members, workload, data, states)
@@ -158,7 +170,8 @@ class Loop:
                         Checkpoints(self.folder.checkpoint(trial)).remove()
                     steps.append(Step(trial, record, ended))
                 self.folder.flush()
-                if journals and time.monotonic() - saved >= pause:
+                stops = bool(journals) and self.is_time_up() and not _nearly_done(steps)
+                if journals and (stops or time.monotonic() - saved >= pause):
                     begun = time.monotonic()
                     for trial in under_way.trials:
                         Checkpoints(self.folder.checkpoint(trial)).save(under_way.state_dict(trial))
@@ -166,6 +179,20 @@ class Loop:
                     if self.checkpoint_seconds:
                         pause = max(self.checkpoint_seconds, (saved - begun) / CHECKPOINT_SHARE)
                 yield from steps
+                if stops:
+                    return
+
+
+def _nearly_done(steps: Sequence[Step]) -> bool:
+    """Whether all trials under way have used up nearly all of their budget."""
+    left = (step for step in steps if step.status is None and step.epoch is not None)
+    return all(
+        step.epoch.epoch >= NEARLY_DONE * step.trial.epochs
+        if step.trial.epochs is not None
+        else step.epoch.last_iteration >= NEARLY_DONE * (step.trial.iterations or 0)
+        for step in left
+        if step.epoch is not None
+    )
 
 
 class _UnderWay(Protocol):

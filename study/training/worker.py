@@ -53,6 +53,8 @@ class WorkerOptions:
             folder.
         run: which run of the study this is. Trials that failed in this run are not trained again when their
             bundle starts again in a new process. Empty outside a run.
+        stop_at: when training ends, in Unix seconds: trials under way then write a checkpoint, and no other
+            begins. None for never.
     """
 
     cpus: float = 1.0
@@ -63,10 +65,16 @@ class WorkerOptions:
     pack: int | None = 1
     checkpoints: ObjectStore | None = None
     run: str = ""
+    stop_at: float | None = None
 
     @classmethod
     def of(
-        cls, study: Study, data_folder: Path | None, checkpoints: ObjectStore | None = None
+        cls,
+        study: Study,
+        data_folder: Path | None,
+        checkpoints: ObjectStore | None = None,
+        *,
+        stop_at: float | None = None,
     ) -> WorkerOptions:
         """Return the options that a study asks for, for a new run of it."""
         return cls(
@@ -78,6 +86,7 @@ class WorkerOptions:
             pack=study.pack,
             checkpoints=checkpoints,
             run=uuid.uuid4().hex[:12],
+            stop_at=stop_at,
         )
 
 
@@ -154,7 +163,14 @@ class _Worker:
             folder = WithCheckpointsIn(options.checkpoints, folder)
         self._folder, self._options = folder, options
         self._device = choose_device(options.gpus)
-        self._loop = Loop(folder, self._device, options.data_folder, options.checkpoint_seconds, options.run)
+        self._loop = Loop(
+            folder,
+            self._device,
+            options.data_folder,
+            options.checkpoint_seconds,
+            options.run,
+            options.stop_at,
+        )
 
     def train_all(self, trials: Sequence[Trial]) -> Iterator[Step]:
         """Train trials of any kinds, in packs that fit into the memory of this process."""
@@ -172,6 +188,8 @@ class _Worker:
         )
         left = [record.trial for record in records if not self._has_ended(record)]
         for members in packs.group_packable(left):
+            if self._loop.is_time_up():
+                return
             try:
                 made = packs.make_packs(members, limit)
                 if is_broken(self._device):
@@ -217,6 +235,8 @@ class _Worker:
         record = journal.read(self._folder.journal(trial), trial)
         if self._has_ended(record):
             yield Step(trial, None, record.status)
+            return
+        if self._loop.is_time_up():
             return
         if self._is_suspect(record) and (failure := self._tried_on_the_cpu(trial)):
             self._mark_failed(trial, failure.traceback)

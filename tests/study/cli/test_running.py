@@ -248,6 +248,56 @@ def test_plan_takes_the_data_folder_that_run_takes(say, home, write_study):
     assert "is a file" in err
 
 
+def test_plan_asks_the_server_that_run_would_use(say, home, write_study):
+    _, path = write_study()
+    code, _, err = say("plan", path, "--tracking-uri", "http://127.0.0.1:9")
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert "127.0.0.1:9" in line
+
+
+def test_plan_refuses_a_folder_of_runs_that_cannot_be_written(say, home, write_study, monkeypatch):
+    _, path = write_study()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    code, _, err = say("plan", path, "--runs", home / "runs")
+    assert (code, err) == (
+        2,
+        f"error: {home}: the folder of runs cannot be written there; name another with --runs\n",
+    )
+
+
+def test_plan_names_a_data_set_that_is_not_there_yet(say, home, write_study):
+    _, path = write_study(workloads=["mnist-logreg"], threshold=None)
+    _, out, _ = say("plan", path, "--data", home / "data")
+    place = home / "data" / "MNIST" / "raw"
+    assert f"data: MNIST in {place}, not there yet: 12 MB are downloaded\n" in out
+    place.mkdir(parents=True)
+    _, out, _ = say("plan", path, "--data", home / "data")
+    assert f"data: MNIST in {place}\n" in out
+
+
+def test_plan_tells_the_time_by_what_ran_before(say, home, write_study):
+    """Twelve trials take longer than six, which take longer than nothing."""
+    _, path = write_study(seeds=2)
+    assert say("run", path, "--runs", home / "runs", "--local")[0] == 0
+
+    def seconds(*options):
+        _, out, _ = say("plan", path, "--runs", home / "others", "--cpus", 1, *options)
+        found = re.search(r"time: about ([\d.]+) (s|min|h), by earlier runs on this machine", out)
+        return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+
+    assert seconds() > 0
+    assert seconds("--set", "epochs=20000") > seconds()
+    _, out, _ = say("plan", path, "--runs", home / "others", "--set", "optimizers=[adam, sgd]")
+    assert "time: not known before this has run here once: digits-logreg with adam\n" in out
+    _, out, _ = say("plan", path, "--runs", home / "runs", "--hours", 1)
+    assert "time: nothing is left to train\n" in out
+    assert "budget: 60 min: if it is up before the end, the run ends with a report; whole seeds first" in out
+    _, out, _ = say("plan", path, "--runs", home / "others", "--hours", 10)
+    assert "budget: 10.0 h, enough for everything\n" in out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -1,0 +1,141 @@
+"""Estimates how long a study still trains, from the trials of this run alone.
+
+A *kind* is a workload with an optimizer. The cost of a trial is the seconds of training that its journal
+records; validation, journals and waiting are not in it. How much wall-clock time goes with a second of cost
+is seen from this run: the elapsed time ÷ the cost of all that was trained in it. So
+
+    time left = elapsed × cost left ÷ cost done
+
+where the cost left is known as soon as a trial of every kind has trained an epoch, now or in an earlier run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from study.config.optimizer_name import OPTIMIZERS
+from study.config.trial import Trial
+from study.storage.records import TrialRecord
+
+LEAST_SECONDS = 2.0
+"""Before so much time, an estimate would be noise."""
+
+
+def training_left(
+    records: Sequence[TrialRecord],
+    since_ms: int,
+    now_ms: int,
+    *,
+    slots: int | None = None,
+    bundles: Iterable[Sequence[Trial]] = (),
+    expected: Mapping[str, float] | None = None,
+) -> float | None:
+    """Return the seconds of training left; None if they are not known yet.
+
+    A trial that has not begun counts with the mean cost of those of its kind that have, so a kind of which
+    half the trials diverge at once costs half. An optimizer that has not begun on a workload costs as much as
+    those like it that have. A failed trial is not trained again in this run.
+
+    Args:
+        records: Of all trials, known or ahead.
+        since_ms: When this run began, in Unix milliseconds.
+        now_ms: The time now.
+        slots: How many processes run at a time; None if that is not known.
+        bundles: For each process, the trials that it trains one after the other. The longest bundle may take
+            longer than an equal share of everything.
+        expected: By key, how long trials took in earlier runs, for what has not begun. How these compare with
+            this run is seen from what has.
+    """
+    starts = [record.resumed_ms for record in records if record.resumed_ms >= since_ms]
+    fresh = [(e.time_ms, e.seconds) for r in records for e in r.epochs if e.time_ms >= since_ms]
+    done = sum(seconds for _, seconds in fresh)
+    if not starts or not done:
+        return None
+    last = max(time for time, _ in fresh)
+    elapsed = (last - min(starts)) / 1000
+    if elapsed < LEAST_SECONDS:
+        return None
+    costs = _costs_left(records, expected or {})
+    if costs is None:
+        return None
+    left = sum(costs.values()) * elapsed / done
+    if slots is not None:
+        chains = [sum(costs.get(trial.key, 0.0) for trial in bundle) for bundle in bundles]
+        busy = min(slots, max(1, len(chains)))
+        left = max(left, busy * elapsed / done * max(chains, default=0.0))
+    # What is recorded stands still until the next epoch ends, and time does not.
+    return max(0.0, left - (now_ms - last) / 1000)
+
+
+def _costs_left(records: Sequence[TrialRecord], expected: Mapping[str, float]) -> dict[str, float] | None:
+    """Return by key what each trial has yet to cost; None if a kind with work left has not begun."""
+    kinds: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        kinds[record.trial.kind].append(record)
+    rates = {kind: _rates(members) for kind, members in kinds.items()}
+    scale = _scale(kinds, rates, expected)
+    known: dict[object, list[tuple[float, float]]] = defaultdict(list)
+    for kind, rate in rates.items():
+        if rate is not None:
+            known[_like(kinds[kind][0].trial)].append(rate)
+    costs: dict[str, float] = defaultdict(float)
+    for kind, members in kinds.items():
+        left = [record for record in members if record.status in ("pending", "running")]
+        if not left:
+            continue
+        rate = rates[kind]
+        if rate is None and all(record.trial.key in expected for record in left):
+            rate = scale * sum(expected[record.trial.key] for record in left) / len(left), 1.0
+        if rate is None:
+            alike = known.get(_like(members[0].trial))
+            if not alike:
+                return None
+            rate = sum(w for w, _ in alike) / len(alike), sum(u for _, u in alike) / len(alike)
+        whole, used = rate
+        for record in left:
+            begun = record.status == "running" or record.epochs
+            costs[record.trial.key] += whole * (1 - _share(record) if begun else used)
+    return costs
+
+
+def _scale(
+    kinds: Mapping[str, Sequence[TrialRecord]],
+    rates: Mapping[str, tuple[float, float] | None],
+    expected: Mapping[str, float],
+) -> float:
+    """Return what trials cost in this run ÷ what was expected of them."""
+    found = before = 0.0
+    for kind, members in kinds.items():
+        known = [expected[record.trial.key] for record in members if record.trial.key in expected]
+        rate = rates[kind]
+        if rate is not None and known:
+            found += rate[0]
+            before += sum(known) / len(known)
+    return found / before if before else 1.0
+
+
+def _rates(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
+    """Return what a whole trial of a kind costs, and which share of that a trial uses; None if unknown."""
+    begun = [record for record in records if record.epochs and record.budget]
+    shares = [_share(record) for record in begun]
+    if not sum(shares):
+        return None
+    whole = sum(record.seconds for record in begun) / sum(shares)
+    # Those under way are taken to go on to their end: at first only those that diverge have ended.
+    used = [
+        share if record.status in ("diverged", "pruned") else 1.0
+        for record, share in zip(begun, shares, strict=True)
+    ]
+    return whole, sum(used) / len(used)
+
+
+def _share(record: TrialRecord) -> float:
+    """Return the share of its budget that a trial has used, also of one that diverged."""
+    return min(1.0, record.iterations / record.budget) if record.budget else 0.0
+
+
+def _like(trial: Trial) -> object:
+    """Return what optimizers on one workload have in common if they cost about the same: packs cost less."""
+    packs = trial.optimizer in OPTIMIZERS and trial.op != "muon" and trial.schedule is None
+    return trial.workload, str(trial.workload_args), packs

@@ -1,0 +1,100 @@
+"""Estimates how long a plan takes, from what this machine took before. Never guesses."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from study.config.search_space import SearchState
+from study.config.study import Study
+from study.config.trial import Trial
+from study.execution.speeds import Speeds
+from study.training import packs
+from study.training.packs import Limit
+
+Chain = list[list[Trial]]
+"""Packs that one process trains one after the other; a trial by itself is a pack of one."""
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """How long a run takes, in seconds.
+
+    Args:
+        seconds: from the start of the program to its end; None if a part of it is not known.
+        training: while trials train; None if that is not known.
+        unknown: what has not run on this machine before, as a workload with an optimizer.
+    """
+
+    seconds: float | None
+    training: float | None
+    unknown: tuple[str, ...] = ()
+
+
+def estimate(study: Study, chains: Sequence[Chain], slots: int, speeds: Speeds) -> TimeEstimate:
+    """Return how long a run takes.
+
+    Args:
+        study: the study.
+        chains: what trains, in the order in which processes begin it.
+        slots: how many processes run at a time; at least 1.
+        speeds: what is known of this machine.
+    """
+    unknown: dict[str, None] = {}
+    lengths = []
+    for chain in chains:
+        length = 0.0
+        for pack in chain:
+            seconds = speeds.pack_seconds(pack, gpus=study.resources.gpus)
+            if seconds is None:
+                unknown[f"{pack[0].workload} with {pack[0].label}"] = None
+            length += (seconds or 0.0) + speeds.gap
+        lengths.append(length)
+    if unknown:
+        return TimeEstimate(None, None, tuple(unknown))
+    training = makespan(lengths, slots)
+    end = speeds.end(len(study.planned_trials()))
+    if speeds.start is None or end is None:
+        return TimeEstimate(None, training)
+    return TimeEstimate(speeds.start + training + end, training)
+
+
+def chains_of(bundles: Iterable[Sequence[Trial]], limit: Limit) -> list[Chain]:
+    """Return the packs of each bundle of a grid.
+
+    Args:
+        bundles: for each worker process, the trials that it trains.
+        limit: how many trials of a trial's kind train together.
+    """
+    return [packs.make_packs(bundle, limit) for bundle in bundles]
+
+
+def search_chains(study: Study, state: SearchState, limit: Limit) -> list[Chain]:
+    """Return, for each arm of a search, what is left of it: one point after the other, and then the best.
+
+    The seeds of a point train together, as far as they pack. A scheduler stops points nobody knows when, so
+    these count whole.
+
+    Args:
+        study: has a search.
+        state: what it has found so far.
+        limit: how many trials of a trial's kind train together.
+    """
+    assert study.search is not None
+    chains = []
+    for arm in study.arms():
+        rounds = [arm.search.seeds] * (arm.search.points - len(arm.points(state)))
+        rounds += [study.seeds] if arm.best(state) is None else []
+        chains.append(
+            [pack for seeds in rounds for pack in packs.make_packs(arm.trials(arm.middle, seeds), limit)]
+        )
+    return chains
+
+
+def makespan(lengths: Iterable[float], slots: int) -> float:
+    """Return when the last job is done, if each starts, in this order, on the slot that is free first."""
+    free = [0.0] * slots
+    for length in lengths:
+        heapq.heapreplace(free, free[0] + length)
+    return max(free)
