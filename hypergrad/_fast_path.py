@@ -63,20 +63,33 @@ def repeat_step(
     whole = options.is_additive and kernels.has_rule(rate)
     if not whole and number_rule(alpha, rate, state.rate, options) is None:
         return None
-    if not kernel.renew(
-        direction,
-        params,
-        grads,
-        state.params,
-        weight_decay=options.coupled_decay,
-        maximize=options.maximize,
-    ):
+    if not renew(kernel, params, grads, state, direction, options):
         return None
     if options.is_additive:
         h = _whole_step(kernel, rate, state, options, alpha)
         if h is not None:
             return h
     return _step_by_numbers(kernel, rate, state, options, alpha)
+
+
+def renew(
+    kernel: kernels.Kernel,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    state: State,
+    direction: Direction,
+    options: StepOptions,
+) -> bool:
+    """Let the kernel of the last step take up this step's gradients; return whether all else is as it was."""
+    return kernel.renew(
+        direction,
+        params,
+        grads,
+        state.params,
+        weight_decay=options.coupled_decay,
+        maximize=options.maximize,
+        traced=options.is_traced,
+    )
 
 
 def step(

@@ -61,7 +61,8 @@ class SGD(HypergradientOptimizer):
     Args:
         params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
         lr: The first learning rate α₀: a number, or a tensor of one element; for granularity ``"tensor"``
-            also a tensor with one element per parameter. Default 1e-3.
+            also a tensor with one element per parameter. Default 1e-3. Rule ``"cosine"`` replaces it in the
+            first step, unless ``first_relative_step`` says otherwise.
         momentum: The momentum μ of the parameters, at least 0. There is no dampening. Default 0.
         nesterov: Use Nesterov momentum instead of a heavy ball. Needs a momentum above 0.
         weight_decay: The weight decay λ. λθ is added to g before everything else. Default 0.
@@ -71,7 +72,7 @@ class SGD(HypergradientOptimizer):
             or ``"additive-cosine"``. The norms of a cosine are over the parameters that share an α. A rule
             that moves log α needs an ``lr`` above 0.
         hypergrad_lr: The learning rate β of α: a step in log α for ``"cosine"``, in the unit of α/h for
-            ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.03 for
+            ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.02 for
             the default rule and lop. A β that is of another rule's size is warned of.
         lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
         lop_betas: β₁ and β₂ of lops ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
@@ -84,9 +85,9 @@ class SGD(HypergradientOptimizer):
             ``"cosine"`` and 0 for the others, for granularity ``"released"``, which has none, and for β 0.
         max_relative_step: The largest α‖u‖/‖θ‖, above 0, over the parameters that share an α; ``math.inf``
             sets none. ``None``, the default, is 0.1 for rule ``"cosine"``, and none for the others.
-        first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: α₀ is moved there, so
-            that one that is far off does no harm. ``(0, math.inf)`` leaves α₀ as it is. ``None``, the
-            default, is (1e-2, 3e-2) for rule ``"cosine"``, and leaves α₀ for the others.
+        first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: α₀ is moved into this
+            range. ``(0, math.inf)`` leaves α₀ as it is. ``None``, the default, is (0.025, 0.025) for rule
+            ``"cosine"``, so that α₀ does not matter, and leaves α₀ for the others.
         lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
         decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
         maximize: Ascend instead of descend.
@@ -184,7 +185,7 @@ class Adam(HypergradientOptimizer):
         eps: ε of the parameters' direction. Default 1e-8.
         weight_decay: The weight decay λ. λθ is added to g before everything else, unless
             ``decoupled_weight_decay`` is set. Default 0.
-        hypergrad_lr: The learning rate β of α, as in ``hypergrad.SGD``. By default 0.03, and 1e-7 for
+        hypergrad_lr: The learning rate β of α, as in ``hypergrad.SGD``. By default 0.02, and 1e-7 for
             ``rule="additive"``: Adam's u has entries near ±1, so h is large.
         capturable: Count the steps on the parameters' device, so that a CUDA graph can capture the step.
         lop: As in ``hypergrad.SGD``, and so are all other options.

@@ -30,7 +30,7 @@ RULES: dict[str, Rule] = {
 """The rules by the names that the option ``rule`` takes."""
 
 # By lop, and where an op needs another β, by op: without a trace Muon diverged with larger ones.
-_COSINE = {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
+_COSINE = {"sgd": 0.2, "sgdn": 0.02, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
 _COSINE_OF = {"muon": {"sgd": 0.05, "sgdn": 0.01}}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
 _ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
@@ -62,7 +62,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
     Example:
         >>> import hypergrad
         >>> hypergrad.default_hypergrad_lr("cosine", "adam", "sgdn")
-        0.03
+        0.02
         >>> hypergrad.default_hypergrad_lr("additive", "adam", "adam")
         1e-07
     """
@@ -88,7 +88,7 @@ OFF: dict[str, Any] = {
 }
 """The options of a step that looks one step back and is as long as α says."""
 
-_COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (1e-2, 3e-2)}
+_COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (0.025, 0.025)}
 
 
 def default_step(options: Mapping[str, Any]) -> dict[str, Any]:

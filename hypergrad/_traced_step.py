@@ -62,15 +62,7 @@ def repeat_step(
     kernel = state.kernel
     if kernel is None or _fast_path.number_rule(alpha, rate, state.rate, options) is None:
         return None
-    if not kernel.renew(
-        direction,
-        params,
-        grads,
-        state.params,
-        weight_decay=options.coupled_decay,
-        maximize=options.maximize,
-        traced=True,
-    ):
+    if not _fast_path.renew(kernel, params, grads, state, direction, options):
         return None
     return _step_by_numbers(kernel, sum(map(Tensor.numel, params)), state, rate, options, alpha, schedule)
 

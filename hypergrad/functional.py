@@ -150,7 +150,6 @@ def update(
     is_plain = (
         not (scaled or state.moves or options.decoupled_decay or options.is_traced) and schedule is None
     )
-    is_plain &= not options.is_traced
     if is_plain and use_kernels:
         h = _fast_path.repeat_step(params, grads, state, direction, rate, options, alpha)
         if h is not None:

@@ -22,7 +22,7 @@ INERT = 1e-5
 _BETAS: dict[str, dict[str, float]] = {
     "additive-cosine": {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5},
     "multiplicative": {"adam": 0.03, "adagrad": 0.1, "lion": 0.01},
-    "cosine": {"sgd": 0.2, "sgdn": 0.03, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
+    "cosine": {"sgd": 0.2, "sgdn": 0.02, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
     "cosine of muon": {"sgd": 0.05, "sgdn": 0.01, "adam": 0.03, "adagrad": 1.0, "lion": 0.01},
 }
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -37,7 +37,7 @@ class OptimizerName:
         >>> OptimizerName.parse("adam-sgd")
         OptimizerName(op='adam', lop='sgd', rule='additive', variant='')
         >>> OptimizerName.parse("adam-sgdn cosine").default_beta
-        0.03
+        0.02
         >>> OptimizerName.parse("torch.optim.AdamW").learned
         False
     """

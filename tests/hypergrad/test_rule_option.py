@@ -28,7 +28,7 @@ def param():
 def test_a_class_learns_by_the_cosine_unless_told_otherwise(param, kind):
     group = kind([param]).param_groups[0]
     assert (group["rule"], group["lop"]) == ("cosine", "sgdn")
-    assert group["hypergrad_lr"] == 0.03
+    assert group["hypergrad_lr"] == 0.02
     assert kind([param], lop=None).param_groups[0]["hypergrad_lr"] == 0
 
 
@@ -65,7 +65,7 @@ def test_a_rule_whose_beta_has_the_unit_of_the_loss_needs_one(param, lop):
 def test_a_group_may_have_a_rule_of_its_own(param):
     other = torch.ones(2, requires_grad=True)
     optimizer = hypergrad.Adam([{"params": [param]}, {"params": [other], "rule": "additive", "lop": "adam"}])
-    assert [group["hypergrad_lr"] for group in optimizer.param_groups] == [0.03, 1e-7]
+    assert [group["hypergrad_lr"] for group in optimizer.param_groups] == [0.02, 1e-7]
 
 
 @pytest.mark.parametrize("name", ["adam-sgdn", "adamw-sgdn", "adam-sgd", "muon-sgdn"])

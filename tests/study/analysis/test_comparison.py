@@ -50,7 +50,7 @@ def test_rules_of_one_name_are_sides_of_their_own():
         optimizers=["adam-sgdn", entry, entry | {"beta": 0.3, "label": "bold"}],
     )
     found = compare([Side("a", table, "adam-sgdn"), Side("a", table, "adam-sgdn cosine")])
-    assert found.rows["who"].tolist() == ["adam-sgdn β 0.0001", "adam-sgdn cosine β 0.03"] * 2
+    assert found.rows["who"].tolist() == ["adam-sgdn β 0.0001", "adam-sgdn cosine β 0.02"] * 2
     assert found.rows["iterations_ratio"].iloc[1] == pytest.approx(0.25)
     assert parse(["a"], "adam-sgdn, adam-sgdn cosine, bold") == [
         ("a", name) for name in ("adam-sgdn", "adam-sgdn cosine", "bold")

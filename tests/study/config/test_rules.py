@@ -51,8 +51,8 @@ def test_a_rule_is_part_of_a_trial_and_of_its_label(load):
         ("adam-sgdn", "additive", 0.001),
         ("adam-sgdn cosine", "cosine", 0.01),
         ("adam-sgdn cosine", "cosine", 0.03),
-        ("gentle", "cosine", 0.03),
-        ("sgd-sgdn cosine", "cosine", 0.03),
+        ("gentle", "cosine", 0.02),
+        ("sgd-sgdn cosine", "cosine", 0.02),
     ]
     assert len({t.key for t in study.trials()}) == 5
     assert study.trials()[2].name == "adam-sgdn cosine α₀=0.01 β=0.03 seed=0"
@@ -104,7 +104,7 @@ def test_the_studys_beta_is_for_the_additive_rule(load):
         ),
         (
             [{"name": "adam-sgdn", "rule": "cosine", "beta": 1e-7}],
-            "1e-07 leaves α as it is with rule cosine; try 0.03",
+            "1e-07 leaves α as it is with rule cosine; try 0.02",
         ),
         (
             [{"name": "adam-sgd", "rule": "multiplicative"}],
