@@ -186,7 +186,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         grads = [param.grad for param in params]
         settings = self._settings_of(group)
         learned = settings.rate is not None
-        if not learned and not isinstance(group["lr"], float | Tensor):
+        if not learned and not isinstance(group["lr"], (float, Tensor)):
             group["lr"] = as_float("lr", group["lr"])
         elif learned and not _param_groups.is_settled(group):
             _param_groups.settle(group)
@@ -220,7 +220,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             check_shapes(index, group, state.params)
             raise
         settings.kernel = state.kernel
-        if bool(state.moves) != ("moves" in group):
+        if (len(state.moves) > 0) != ("moves" in group):
             if state.moves:
                 group["moves"] = state.moves
             else:

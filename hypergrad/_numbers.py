@@ -20,7 +20,7 @@ def as_float(name: str, value: Any) -> float:
     """
     if type(value) is float:
         return value
-    if not isinstance(value, str | bytes | bytearray):
+    if not isinstance(value, (str, bytes, bytearray)):
         try:
             return float(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -38,7 +38,7 @@ def as_floats(name: str, values: Any) -> Any:
     Raises:
         ValueError: If ``values`` is not a pair of numbers.
     """
-    if isinstance(values, str | bytes | bytearray) or not hasattr(values, "__len__") or len(values) != 2:
+    if isinstance(values, (str, bytes, bytearray)) or not hasattr(values, "__len__") or len(values) != 2:
         raise ValueError(f"{name} must be two numbers, got {values!r}")
     if all(type(value) is float for value in values):
         return values

@@ -85,7 +85,7 @@ def gather(
         moved = [params[index] for index in present]
         states = [state.params[index] for index in present]
         # A tensor that has never moved has no state.
-        resting = sum(map(bool, state.params)) > sum(map(bool, states))
+        resting = sum(len(kept) > 0 for kept in state.params) > sum(len(kept) > 0 for kept in states)
     if not given:
         return None
     learned = alpha is not None

@@ -71,7 +71,7 @@ def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
             continue
         if name != "hypergrad_lr" or not isinstance(group[name], Tensor):
             plain[name] = as_float(name, group[name])
-            if not isinstance(group[name], float | Tensor):
+            if not isinstance(group[name], (float, Tensor)):
                 group[name] = plain[name]
     for name in PAIRS:
         if group.get(name) is not None:

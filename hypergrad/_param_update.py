@@ -91,7 +91,7 @@ def move_by(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
         elif all(param.device == lr.device for param in params):
             torch._foreach_sub_(params, torch._foreach_mul(directions, lr))
             return
-    if isinstance(lr, float | int):
+    if isinstance(lr, (float, int)):
         torch._foreach_add_(params, directions, alpha=-lr)
         return
     # An α with as many dimensions as θ takes part in type promotion: bfloat16 parameters then move by a

@@ -102,7 +102,7 @@ def _check_step(options: dict[str, Any]) -> None:
 
 def _is_range(value: Any) -> bool:
     """Return whether ``value`` is two numbers of at least 0, the smaller first, the larger not 0."""
-    if not (isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))):
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))):
         return False
     return bool(0 <= value[0] <= value[1] and value[1] > 0)
 

@@ -129,7 +129,7 @@ def update(
     """
     if found_inf is not None and not options.fused:
         raise ValueError("found_inf needs fused=True; else leave the step out")
-    if schedule is not None and not isinstance(schedule, float | Tensor):
+    if schedule is not None and not isinstance(schedule, (float, Tensor)):
         schedule = as_float("schedule", schedule)
     if rate is None:
         _move_by_fixed_alpha(params, grads, state, direction, options, schedule, grad_scale, found_inf)

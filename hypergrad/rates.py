@@ -45,7 +45,7 @@ def _option(default: Any, is_allowed: Callable[[Any], bool], allowed: str) -> An
 
 def is_number(value: object) -> bool:
     """Whether ``value`` is a number of Python's."""
-    return isinstance(value, float | int)
+    return isinstance(value, (float, int))
 
 
 def is_fraction(value: Any) -> bool:
@@ -55,7 +55,7 @@ def is_fraction(value: Any) -> bool:
 
 def are_fractions(value: Any) -> bool:
     """Whether ``value`` is a pair of numbers from 0 to below 1."""
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_fraction, value))
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_fraction, value))
 
 
 def _is_positive(value: Any) -> bool:

@@ -222,7 +222,7 @@ def _alike(optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]
         raise ValueError("a stack needs at least one optimizer")
     first, alike = optimizers[0], []
     for index, optimizer in enumerate(optimizers):
-        if not isinstance(optimizer, SGD | Adam) or type(optimizer) is not type(first):
+        if not isinstance(optimizer, (SGD, Adam)) or type(optimizer) is not type(first):
             kinds = f"{type(first).__name__} and {type(optimizer).__name__}"
             raise ValueError(f"optimizers must all be hypergrad.SGD or all hypergrad.Adam, got {kinds}")
         if len(optimizer.param_groups) != 1:
