@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from study.analysis.claims import Claim, Kind, Secondary
-from study.analysis.formatting import format_number, pluralize
+from study.analysis.formatting import format_number, paper_name, pluralize
 from study.analysis.stats import LEVEL
 
 _DIRECTIONS = {
@@ -14,23 +14,45 @@ _DIRECTIONS = {
     Kind.INSENSITIVE: ("wider", "narrower"),
 }
 
+_POINTS = {
+    Kind.FASTER: ("faster", "slower"),
+    Kind.BETTER: ("better", "worse"),
+    Kind.INSENSITIVE: ("wider", "narrower"),
+}
 
-def text(claim: Claim) -> str:
-    """Return one sentence with the numbers of a claim; where it is undecided, why."""
+
+def text(claim: Claim, *, judged: bool = True) -> str:
+    """Return one sentence with the numbers of a claim; where it is undecided, why.
+
+    Args:
+        claim: The claim.
+        judged: Whether to add p and the conclusion; without, the sentence says what was observed.
+    """
     if claim.reason:
         return f"Not judged: {claim.reason}."
-    new, base = claim.method.optimizer, claim.baseline.optimizer
+    new, base = _names(claim)
     if not claim.seeds:
         return f"No seed has ended with both {new} and {base} at every α₀ yet."
+    if not judged:
+        return f"{_difference(claim)}, {_counts(claim)}."
     p = f"sign test p = {format_number(claim.p.better, 2)}"
     if claim.comparisons > 1:
         p += f", {format_number(claim.adjusted.better, 2)} corrected for {claim.comparisons} comparisons"
     return f"{_difference(claim)}, {_counts(claim)}; {p}{_conclusion(claim)}."
 
 
+def direction(claim: Claim) -> str:
+    """Return which way a claim's numbers point, in a word: ``faster``; ``–`` if neither."""
+    ratio = claim.ratio.ratio
+    if math.isnan(ratio) or ratio == 1:
+        return "–"
+    better, worse = _POINTS[claim.kind]
+    return better if (ratio < 1) != (claim.kind is Kind.INSENSITIVE) else worse
+
+
 def notes(claim: Claim) -> str:
     """Return what else a reader should know of a claim, in sentences; often empty."""
-    new, base = claim.method.optimizer, claim.baseline.optimizer
+    new, base = _names(claim)
     said = []
     if claim.smoothed.is_known:
         said.append(f"On the smoothed loss: {_secondary(claim, claim.smoothed)}.")
@@ -47,8 +69,12 @@ def notes(claim: Claim) -> str:
     return " ".join(said)
 
 
+def _names(claim: Claim) -> tuple[str, str]:
+    return paper_name(claim.method.optimizer), paper_name(claim.baseline.optimizer)
+
+
 def _difference(claim: Claim) -> str:
-    new, base = claim.method.optimizer, claim.baseline.optimizer
+    new, base = _names(claim)
     ratio, low, high = claim.ratio
     if claim.kind is Kind.INSENSITIVE:
         interval = "" if math.isnan(low) else f" (95 % interval {_decades(low)} to {_decades(high)})"
@@ -110,7 +136,7 @@ def _missed(claim: Claim) -> str:
     alone, baseline, both = claim.missed.alone, claim.missed.baseline_alone, claim.missed.both
     if not alone + baseline + both:
         return ""
-    new, base = claim.method.optimizer, claim.baseline.optimizer
+    new, base = _names(claim)
     counts = f"{new} alone in {alone}, {base} alone in {baseline}, both in {both} of "
     pairs, seeds = pluralize(claim.pairs, "pair"), pluralize(claim.seeds, "seed")
     match claim.kind:

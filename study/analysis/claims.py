@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -133,6 +133,10 @@ class Claim:
     """Why the claim cannot be judged at all; then it has no p, and is no comparison to correct for."""
     alpha0s: int = 0
     """How many α₀ both were tried at."""
+    alpha0s_better: int = 0
+    """At how many of them the geometric mean of the ratio over seeds is better than 1."""
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    """The logarithm of the ratio of every seed that has one."""
     seeds: int = 0
     """The independent observations: seeds with all their trials."""
     incomplete: int = 0
@@ -266,6 +270,8 @@ def _observe(kind: Kind, pair: MethodPair, family: Family | None) -> Claim:
     claim = replace(
         claim,
         alpha0s=seeds.alpha0s,
+        alpha0s_better=sum(log < 0 for log in seeds.by_alpha0),
+        by_seed=seeds.log_ratios(),
         seeds=len(seeds.seeds),
         incomplete=planned - len(seeds.seeds),
         ratio=seeds.ratio(),

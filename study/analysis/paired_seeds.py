@@ -45,6 +45,8 @@ class Seeds(NamedTuple):
     """Trials without a value (the threshold not reached) whose partner has one."""
     baseline_missed: int = 0
     both_missed: int = 0
+    by_alpha0: tuple[float, ...] = ()
+    """The mean over seeds of the log-ratio at each α₀, ascending; below 0 is better."""
 
     @property
     def better(self) -> int:
@@ -86,6 +88,14 @@ class Seeds(NamedTuple):
         """Return the one-sided p of Wilcoxon's test for better, over the seeds with a ratio; NaN without."""
         known = np.isfinite(self.new) & np.isfinite(self.base)
         return wilcoxon(np.log(self.new[known] / self.base[known])) if known.any() else math.nan
+
+    def log_ratios(self) -> dict[int, float]:
+        """Return log(new / base) of every seed that has both."""
+        known = np.isfinite(self.new) & np.isfinite(self.base)
+        logs = np.log(self.new[known] / self.base[known])
+        return dict(
+            zip((s for s, has in zip(self.seeds, known, strict=True) if has), map(float, logs), strict=True)
+        )
 
     def ratio(self) -> Ratio:
         """Return the geometric mean of new / base over the seeds that have both, with its interval."""
@@ -139,6 +149,7 @@ def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
         missed=int((none_above & ~none_below).sum()),
         baseline_missed=int((none_below & ~none_above).sum()),
         both_missed=int((none_above & none_below).sum()),
+        by_alpha0=tuple(map(float, value.mean(axis=0))) if len(seeds) else (),
     )
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from study.analysis.formatting import format_number, format_setting, pluralize
+from study.analysis.formatting import format_number, format_setting, paper_name, pluralize
 from study.analysis.pairing import METHOD, SETUP, Method, Setup, cells
 from study.analysis.sensitivity import costs
 from study.analysis.stats import LEVEL, Ratio, held_out_best, holm, paired_log_ratio, sign_test
@@ -94,7 +94,7 @@ class UntunedClaim:
     @property
     def asked(self) -> str:
         """The claim as a question."""
-        new, other = self.method.optimizer, self.other.optimizer
+        new, other = paper_name(self.method.optimizer), paper_name(self.other.optimizer)
         match self.question:
             case Question.UNTUNED:
                 return f"Is {new} as good from every α₀ as {other} tuned?"
@@ -107,6 +107,7 @@ class UntunedClaim:
         """One sentence with the numbers."""
         if self.reason:
             return f"Not judged: {self.reason}."
+        other = paper_name(self.other.optimizer)
         low, high = (format_number(end) for end in self.ratio[1:])
         interval = "" if math.isnan(self.ratio.low) else f" (95 % interval {low} to {high})"
         p = f"sign test p = {format_number(self.p, 2)}"
@@ -116,16 +117,13 @@ class UntunedClaim:
         diverged = f" {pluralize(self.diverged, 'trial')} diverged." if self.diverged else ""
         if self.question is Question.REACHES:
             loss = f"its best validation loss is {format_number(self.ratio.ratio)} × the final one"
-            return (
-                f"At its default, {loss} "
-                f"of {self.other.optimizer}, tuned{interval}, lower {counts}.{diverged}"
-            )
+            return f"At its default, {loss} of {other}, tuned{interval}, lower {counts}.{diverged}"
         if self.question is Question.DEFAULT:
-            loss = f"{format_number(self.ratio.ratio)} × the final validation loss of {self.other.optimizer}"
+            loss = f"{format_number(self.ratio.ratio)} × the final validation loss of {other}"
             return f"At the defaults, {loss}{interval}, lower {counts}.{diverged}"
         return (
             f"At its worst α₀ of {self.alpha0s}, {format_setting(self.alpha0)}, "
-            f"{format_number(self.ratio.ratio)} × the final validation loss of {self.other.optimizer}, tuned"
+            f"{format_number(self.ratio.ratio)} × the final validation loss of {other}, tuned"
             f"{interval}, below {format_number(self.bar)} × {counts}.{diverged}"
         )
 

@@ -262,7 +262,14 @@ def list_studies(runs: Runs = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> None:
+def report(
+    name: NameArgument,
+    runs: Runs = None,
+    tracking_uri: Uri = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Draw the figures as PDF in a paper's column width as well.")
+    ] = False,
+) -> None:
     """Draw the figures and write the tables and the page, from stored results."""
     spec, folder, _ = find_study(name, runs, tracking_uri)
     from study import tracking
@@ -274,7 +281,7 @@ def report(name: NameArgument, runs: Runs = None, tracking_uri: Uri = None) -> N
 
             tracker = tracking.open_tracker(spec, uri, folder, say)
         tracker.check()
-        results.show(spec, folder, tracker)
+        results.show(spec, folder, tracker, paper=paper)
     except tracking.TrackingError as error:
         refuse(str(error))
 

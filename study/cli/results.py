@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from study.tracking import Tracker
 
 
-def show(study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = True) -> None:
+def show(
+    study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = True, paper: bool = False
+) -> None:
     """Print a study's table, write its report, store it with the tracker, and say where everything is.
 
     Before a trial has finished an epoch, print only that there is nothing to report.
@@ -27,6 +29,7 @@ def show(study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = T
         folder: its folder.
         tracker: where it was published.
         again: write a report that shows all of this already once more.
+        paper: draw the figures for a paper as well.
 
     Raises:
         TrackingError: the tracker refused the report or did not answer.
@@ -34,6 +37,7 @@ def show(study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = T
     """
     from study.analysis import tables
     from study.report import stamp
+    from study.report.stamp import CONCLUSION
 
     state = folder.search_state()
     records = folder.records(study.trials(state))
@@ -55,11 +59,21 @@ def show(study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = T
         reports.write_report(records, study, folder.report, tracker, state)
         tracker.log_report(folder.report)
         stamp.write(folder.report, made_from)
+    places = {}
+    if paper:
+        from study.report import builder as reports
+
+        say("drawing the figures for a paper")
+        reports.write_paper_figures(records, study, folder.report / "paper", state)
+        places["paper"] = str(folder.report / "paper")
+    out.print()
+    out.print((folder.report / CONCLUSION).read_text(encoding="utf-8"), highlight=False, markup=False)
     display.show_next(
         out,
         {
             "report": str(folder.report / "index.html"),
             "figure": str(folder.report / "figure1.png"),
+            **places,
             "curves": link or command_line("ui", study.name, *folder_options(folder)),
             "once more": command_line("report", study.name, *folder_options(folder)),
         },

@@ -11,6 +11,7 @@ import pandas as pd
 from study.analysis import sensitivity, tables, untuned
 from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
+from study.analysis.headlines import conclusion, headlines, pilot
 from study.analysis.pairing import baselines
 from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
@@ -20,6 +21,7 @@ from study.report.caveats import limits
 from study.report.figures import registry
 from study.report.figures.base import Evidence
 from study.report.page import Links, NoLinks, Tables
+from study.report.stamp import CONCLUSION
 from study.storage import provenance
 from study.storage.records import TrialRecord
 
@@ -32,6 +34,8 @@ class ReportFiles:
     tables: Mapping[str, Path]
     """Those of ``page.Tables`` that have rows, by name."""
     figures: tuple[Path, ...]
+    conclusion: Path
+    """One sentence of result."""
 
 
 def write_report(
@@ -43,8 +47,8 @@ def write_report(
 ) -> ReportFiles:
     """Write a study's report into ``folder``, which is made if absent; replace files of an earlier report.
 
-    Figures are PNG and SVG, tables CSV; ``index.html`` holds its figures itself. A figure or table that would
-    be empty is left out.
+    Figures are PNG, SVG and PDF, tables CSV; ``index.html`` holds its figures itself, and
+    ``conclusion.txt`` one sentence of result. A figure or table that would be empty is left out.
 
     Args:
         records: Of the study's trials, in any order; trials without a record count as not started.
@@ -79,11 +83,16 @@ def write_report(
     pictures = registry.draw(Evidence(study, own, trials, state, records), folder)
     written = _write_tables(results, folder)
     links = links or NoLinks()
+    early = pilot(found, untuned_found)
     content = page.render(
         study=study,
+        what_ran=page.what_ran(study, trials),
+        pilot=early.text if early else "",
+        headlines=headlines(found, untuned_found, results.summary),
         facts=page.facts(study, trials),
-        claims=page.claim_groups(found, links),
-        glance=page.glance(found),
+        claims=page.claim_groups(found, links, judged=early is None),
+        not_judged=page.not_judged(found),
+        glance=page.glance(found, judged=early is None),
         no_claims=_no_claims(trials, claimed=bool(untuned_found)),
         pictures=registry.by_section(pictures),
         widths=page.widths(results.alpha0_widths),
@@ -100,9 +109,37 @@ def write_report(
     )
     path = folder / "index.html"
     path.write_text(content, encoding="utf-8")
+    said = folder / CONCLUSION
+    said.write_text(conclusion(found, untuned_found, results.summary) + "\n", encoding="utf-8")
     registry.remove_others(folder, pictures)
     _remove_other_tables(folder, written.values())
-    return ReportFiles(path, written, tuple(f for picture in pictures for f in picture.files))
+    figures = tuple(file for picture in pictures for file in picture.files)
+    return ReportFiles(path, written, figures, said)
+
+
+def write_paper_figures(
+    records: Sequence[TrialRecord], study: Study, folder: Path, state: SearchState = NOTHING_FOUND
+) -> list[Path]:
+    """Write every figure as a PDF as wide as a paper's column (3.25 in) or text (6.75 in).
+
+    Letters are small and real text, and no LaTeX is needed; ``captions.txt`` has the captions.
+
+    Args:
+        records: See ``write_report``.
+        study: See ``write_report``.
+        folder: Where to write; it is made if absent.
+        state: See ``write_report``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    trials = tables.trial_table(records, study, state)
+    known = {record.trial.key: record for record in records}
+    own = [known[key] for key in trials["key"] if key in known]
+    return registry.draw_for_paper(Evidence(study, own, trials, state), folder)
 
 
 def _no_claims(trials: pd.DataFrame, *, claimed: bool) -> str:
@@ -110,7 +147,7 @@ def _no_claims(trials: pd.DataFrame, *, claimed: bool) -> str:
     if claimed:
         return "The study's own claims are below, under “Without tuning”."
     if not baselines(trials):
-        return "No optimizer here has a baseline that the claims are about (adam-adam against adam-sgd, say)."
+        return "No optimizer here has a baseline that the claims are about (Adam–Adam against Adam-HD, say)."
     return "No two trials of an optimizer and its baseline on the same seed have ended."
 
 

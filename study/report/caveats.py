@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from study.analysis.formatting import format_percent, join_names, method_label, pluralize, workload_label
+from study.analysis.formatting import (
+    format_percent,
+    join_names,
+    method_label,
+    paper_name,
+    pluralize,
+    workload_label,
+)
 from study.storage.records import TrialRecord
+
+_label = partial(method_label, in_prose=True)
 
 ENOUGH_SEEDS = 6
 """From six seeds on, [min, max] covers the median with more than 95 %: 1 − 2^(1−6) = 96.9 %."""
@@ -94,9 +104,7 @@ def _edges(widths: pd.DataFrame) -> Iterator[str]:
     at_edge = widths[widths["edge"].astype(bool)].to_dict("records")
     if at_edge:
         one = _single(widths)
-        cells = (
-            ("" if one else f"{workload_label(row)} ") + method_label(row, with_beta=True) for row in at_edge
-        )
+        cells = (("" if one else f"{workload_label(row)} ") + _label(row, with_beta=True) for row in at_edge)
         names = list(dict.fromkeys(cells))
         yield (
             "The range of good α₀ ends where the α₀ that were tried end, so it may be wider than it looks, "
@@ -131,13 +139,13 @@ def _granularity(trials: pd.DataFrame) -> Iterator[str]:
     adam = trials[trials["optimizer"] == "adam-adam"]
     if (adam["granularity"] == "group").any():
         yield (
-            "adam-adam follows the paper's equations (granularity “group”). The curves that the paper "
+            "Adam–Adam follows the paper's equations (granularity “group”). The curves that the paper "
             "published come from its code, which runs the rate rule once per tensor (granularity “released”)."
         )
     released = list(dict.fromkeys(trials[trials["granularity"] == "released"]["optimizer"]))
     if released:
         yield (
-            f"Granularity “released” ({', '.join(released)}): the rate rule runs once per "
+            f"Granularity “released” ({', '.join(map(paper_name, released))}): the rate rule runs once per "
             "tensor, as in the paper's code, and not once per group, as in its equations."
         )
 
@@ -157,7 +165,7 @@ def _single(table: pd.DataFrame) -> bool:
 
 def _cell(row: dict[Any, Any], one: bool) -> str:
     beta = "" if math.isnan(row["beta"]) else f" β={row['beta']:g}"
-    return f"{'' if one else workload_label(row) + ' '}{method_label(row)} α₀={row['alpha0']:g}{beta}"
+    return f"{'' if one else workload_label(row) + ' '}{_label(row)} α₀={row['alpha0']:g}{beta}"
 
 
 def _size(row: dict[Any, Any]) -> int:

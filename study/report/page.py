@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ from study.analysis.formatting import (
     format_range,
     format_setting,
     method_label,
+    paper_name,
     pluralize,
     workload_label,
 )
@@ -29,7 +32,10 @@ from study.analysis.metrics import MEASURED
 from study.analysis.tables import METHOD, SETUP
 from study.analysis.untuned_claims import UntunedClaim
 from study.config.loader import Study
+from study.report import dark
 from study.storage.records import TrialRecord
+
+_label = partial(method_label, in_prose=True)
 
 OUTCOMES = {
     "reached": "reached",
@@ -90,6 +96,10 @@ FAMILIES = {
     Family.HYPERGRADIENT: "Hypergradient descent against a fixed α",
     Family.NAMED: "Against what the study file names",
 }
+_UNIT = re.compile(r"(?<=[0-9]) (?=[%×]|seeds?|decades|comparisons)|(?<=%) (?=interval)")
+MOST_NAMED = 3
+"""The most workloads that the sentence at the top names."""
+
 """Headings of the families of comparisons, in the order of the page."""
 
 
@@ -111,8 +121,37 @@ def render(**content: Any) -> str:
         "setting": format_setting,
         "count": format_count,
         "percent": format_percent,
+        "joined": _joined,
     }
-    return environment.get_template("report.html").render(**content)
+    return environment.get_template("report.html").render(**content, contents=_contents(content), dark=dark)
+
+
+def _joined(text: str) -> str:
+    """Return a sentence whose numbers stay on one line with their units."""
+    return _UNIT.sub("\u00a0", text)
+
+
+def _contents(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the parts of the page that there are, each with its anchor."""
+    pictures = content["pictures"]
+    parts: list[tuple[str, str, Any]] = [
+        ("results", "Results", True),
+        ("figure-1", "Figure 1", pictures["curves"]),
+        ("claims", "What may be concluded", True),
+        ("limits", "Limits", content["limits"]),
+        ("untuned", "Without tuning", content["untuned"] or pictures["untuned"]),
+        ("curves", "More curves", pictures["curves"][1:]),
+        ("alpha0", "Sensitivity to α₀", True),
+        ("budget", "What a budget buys", pictures["budget"]),
+        *(
+            (f"workload-{number}", workload["name"], True)
+            for number, workload in enumerate(content["workloads"], start=1)
+        ),
+        ("failed", "Failed trials", content["failures"]),
+        ("ran", "What was run", True),
+        ("reproduce", "To reproduce", True),
+    ]
+    return [(anchor, title) for anchor, title, is_there in parts if is_there]
 
 
 def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
@@ -129,7 +168,7 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     epochs = [pluralize(int(value), "epoch") for value in dict.fromkeys(trials["epochs"].dropna())]
     return [
         ("Workloads", list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))),
-        ("Optimizers", list(dict.fromkeys(trials["optimizer"]))),
+        ("Optimizers", [_both_names(name) for name in dict.fromkeys(trials["optimizer"])]),
         ("α₀", distinct("alpha0")),
         ("β", _betas(trials) or ["none"]),
         ("Seeds", distinct("seed")),
@@ -141,14 +180,56 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     ]
 
 
-def claim_groups(claims: Sequence[Claim], links: Links) -> list[dict[str, Any]]:
-    """Return the claims by family and kind, in the order of the page, with what their rows show."""
+def _judged(claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims of the kinds that are judged for any optimizer."""
+    kinds = {claim.kind for claim in claims if not claim.reason}
+    return [claim for claim in claims if claim.kind in kinds]
+
+
+def _both_names(optimizer: str) -> str:
+    """Return an optimizer's name in papers, and the one in the study file if that is another."""
+    name = paper_name(optimizer)
+    return name if name == optimizer else f"{name} ({optimizer})"
+
+
+def what_ran(study: Study, trials: pd.DataFrame) -> str:
+    """Return one sentence that says what was run."""
+    names = list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))
+    where = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    steps = sorted(set(trials["alpha0"]))
+    start = f"α₀ = {format_setting(steps[0])}"
+    if study.search is not None:
+        start = "the α₀ and β that a search found"
+    elif len(steps) > 1:
+        ends = f"{format_setting(steps[0])} to {format_setting(steps[-1])}"
+        each = trials.groupby("optimizer")["alpha0"].nunique()
+        several = f"{each.min()} to {each.max()}" if each.min() < each.max() else str(each.max())
+        start = f"{several} initial learning rates ({ends})"
+    budget = " or ".join(f"{value:.0f}" for value in dict.fromkeys(trials["budget"].dropna()))
+    ended = int(trials["outcome"].isin(MEASURED).sum())
+    all_of = "all of which have ended" if ended == len(trials) else f"of which {ended} have ended"
+    return (
+        f"{pluralize(trials['optimizer'].nunique(), 'optimizer')} on "
+        f"{where if len(names) <= MOST_NAMED else pluralize(len(names), 'workload')}, from {start}, with "
+        f"{pluralize(trials['seed'].nunique(), 'seed')}: {pluralize(len(trials), 'trial')} of "
+        f"{budget or 'an unknown number of'} iterations, {all_of}."
+    )
+
+
+def claim_groups(claims: Sequence[Claim], links: Links, *, judged: bool = True) -> list[dict[str, Any]]:
+    """Return the claims by family and kind, in the order of the page, with what their rows show.
+
+    Args:
+        claims: From ``claims.claims``.
+        links: Of the optimizers.
+        judged: Whether rows have verdicts; those of a pilot have directions.
+    """
     groups: dict[tuple[Family, Kind], list[dict[str, Any]]] = {}
-    for claim in claims:
+    for claim in _judged(claims):
         row: dict[str, Any] = {
             **_names(claim),
-            "verdict": claim.verdict,
-            "text": claim_text.text(claim),
+            "verdict": _verdict(claim, judged),
+            "text": claim_text.text(claim, judged=judged),
             "notes": claim_text.notes(claim),
         }
         for side, method in (("new", claim.method), ("base", claim.baseline)):
@@ -163,25 +244,50 @@ def claim_groups(claims: Sequence[Claim], links: Links) -> list[dict[str, Any]]:
     ]
 
 
-def glance(claims: Sequence[Claim]) -> dict[str, Any]:
-    """Return the verdicts alone: a row per optimizer, baseline and workload, a column per kind of claim."""
+def not_judged(claims: Sequence[Claim]) -> list[str]:
+    """Return why claims of a kind cannot be judged for any optimizer, one sentence for each kind."""
+    sentences = []
+    for kind in Kind:
+        reasons = [claim.reason for claim in claims if claim.kind is kind]
+        if reasons and all(reasons):
+            sentences.append(f"“{kind}” is not judged: {'; '.join(dict.fromkeys(reasons))}.")
+    return sentences
+
+
+def _verdict(claim: Claim, judged: bool) -> str:
+    return claim.verdict if judged or claim.reason else claim_text.direction(claim)
+
+
+def glance(claims: Sequence[Claim], *, judged: bool = True) -> dict[str, Any]:
+    """Return verdicts and ratios: a row per optimizer, baseline and workload, a column per kind of claim."""
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     order = [*FAMILIES]
+    claims = _judged(claims)
+    kinds = [kind for kind in Kind if any(claim.kind is kind for claim in claims)]
     for claim in sorted(claims, key=lambda claim: order.index(claim.family)):
         names = _names(claim)
-        line = lines.setdefault(tuple(names.values()), {**names, "verdicts": dict.fromkeys(Kind, "")})
-        line["verdicts"][claim.kind] = claim.verdict
+        line = lines.setdefault(tuple(names.values()), {**names, "verdicts": dict.fromkeys(kinds)})
+        line["verdicts"][claim.kind] = ("–" if claim.reason else _verdict(claim, judged), _size(claim))
     workloads = [*dict.fromkeys(line["where"] for line in lines.values())]
     rows = sorted(lines.values(), key=lambda line: workloads.index(line["where"]))
-    return {"claims": [*map(str, Kind)] if claims else [], "rows": rows, "several": len(workloads) > 1}
+    return {"claims": [*map(str, kinds)], "rows": rows, "several": len(workloads) > 1}
+
+
+def _size(claim: Claim) -> str:
+    """Return a claim's ratio, or its difference in decades, as a cell shows it."""
+    if math.isnan(claim.ratio.ratio):
+        return ""
+    if claim.kind is Kind.INSENSITIVE:
+        return f"{math.log10(claim.ratio.ratio) + 0.0:+.2f} decades".replace("-", "−")
+    return f"{format_number(claim.ratio.ratio)} ×"
 
 
 def _names(claim: Claim) -> dict[str, str]:
     """Return how a row names a claim's workload, method and baseline."""
     return {
         "where": workload_label(claim.setup._asdict()),
-        "new": method_label(claim.method._asdict(), with_beta=True),
-        "base": method_label(claim.baseline._asdict(), with_beta=True),
+        "new": _label(claim.method._asdict(), with_beta=True),
+        "base": _label(claim.baseline._asdict(), with_beta=True),
     }
 
 
@@ -189,7 +295,7 @@ def widths(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of the table of α₀ widths."""
     rows = _rows(table)
     for row in rows:
-        row |= {"where": workload_label(row), "method": method_label(row, with_beta=True)}
+        row |= {"where": workload_label(row), "method": _label(row, with_beta=True)}
     return rows
 
 
@@ -198,7 +304,7 @@ def untuned(tables: Tables) -> list[dict[str, Any]]:
     rows = _rows(tables.untuned)
     called = _short_names(rows)
     for row in rows:
-        row |= {"method": called[method_label(row, with_beta=True)]}
+        row |= {"method": called[_label(row, with_beta=True)]}
     return rows
 
 
@@ -206,7 +312,7 @@ def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
     """Return the claims that no tuning is needed, one after the other, each over its workloads."""
     groups: dict[tuple[object, ...], list[UntunedClaim]] = {}
     for claim in claims:
-        methods = (method_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
+        methods = (_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
         groups.setdefault((claim.question, *methods), []).append(claim)
     several = Counter(group[0].asked for group in groups.values())
     return [
@@ -229,7 +335,7 @@ def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
 
 def _short_names(methods: Iterable[Mapping[Any, Any]]) -> dict[str, str]:
     """Return each method's label, without β and options where no other method has the same optimizer."""
-    optimizers = {method_label(row, with_beta=True): str(row["optimizer"]) for row in methods}
+    optimizers = {_label(row, with_beta=True): paper_name(row["optimizer"]) for row in methods}
     times = Counter(optimizers.values())
     return {label: name if times[name] == 1 else label for label, name in optimizers.items()}
 
@@ -242,7 +348,7 @@ def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
         rows, singles = (_rows(table, key) for table in (tables.summary, trials))
         runs: dict[tuple[str, ...], list[tuple[int, str]]] = {}
         for row in singles:
-            row |= {"method": method_label(row), "outcome_text": OUTCOMES[row["outcome"]]}
+            row |= {"method": _label(row), "outcome_text": OUTCOMES[row["outcome"]]}
             row["link"] = _web_address(links.trial_link(row["key"]))
             row["curve"] = _web_address(links.curve_link(row["key"]))
             if row["link"]:
@@ -285,7 +391,7 @@ def failures(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 def _summary_cells(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what the cells of a summary's row show."""
-    cells = {"method": method_label(row)}
+    cells = {"method": _label(row)}
     for name in ("iterations", "smoothed_iterations"):
         low, high = (format_iterations(row[f"{name}_{end}"], row["budget"]) for end in ("low", "high"))
         cells |= {
@@ -304,15 +410,18 @@ def _betas(trials: pd.DataFrame) -> list[str]:
     }
     if len(set(by_optimizer.values())) == 1:
         return list(by_optimizer.values())[:1]
-    return [f"{name} {betas}" for name, betas in by_optimizer.items()]
+    return [f"{paper_name(name)} {betas}" for name, betas in by_optimizer.items()]
 
 
 def _thresholds(trials: pd.DataFrame) -> list[str]:
     given = trials[trials["threshold"].notna()]
     if given["threshold"].nunique() == 1:
         return [f"training loss ≤ {given['threshold'].iloc[0]:g}"]
+    if given.groupby("workload")["threshold"].nunique().max() == 1:
+        of_workload = dict.fromkeys(zip(given["workload"], given["threshold"], strict=True))
+        return [f"{workload}: training loss ≤ {threshold:g}" for workload, threshold in of_workload]
     pairs = dict.fromkeys(zip(given["workload"], given["op"], given["threshold"], strict=True))
-    return [f"{workload}, {op}: ≤ {threshold:g}" for workload, op, threshold in pairs]
+    return [f"{workload}, {paper_name(op)}: ≤ {threshold:g}" for workload, op, threshold in pairs]
 
 
 def _rows(table: pd.DataFrame, workload: tuple[str, str] | None = None) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from study.storage import provenance
 from study.storage.study_folder import StudyFolder
 
 FILE = ".made-from"
+CONCLUSION = "conclusion.txt"
+"""The file of a report's folder with one sentence of result."""
 
 
 def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
@@ -34,7 +36,8 @@ def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
 def is_current(folder: Path, made_from: str | None) -> bool:
     """Return whether the report in ``folder`` is whole and was made from this content."""
     try:
-        return (folder / "index.html").is_file() and (folder / FILE).read_text() == made_from
+        whole = all((folder / name).is_file() for name in ("index.html", CONCLUSION))
+        return whole and (folder / FILE).read_text() == made_from
     except OSError:
         return False
 

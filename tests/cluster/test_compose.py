@@ -358,7 +358,7 @@ def assert_drawn(cluster: Cluster, study: str, folder: Path) -> None:
 
 def test_a_ray_job_runs_the_quickstart_on_the_workers_into_mlflow(cluster, tmp_path):
     said = cluster.submit("quickstart")
-    assert "162/162 trials done" in said
+    assert "324/324 trials done" in said
     assert f"{cluster.mlflow}/#/experiments/" in said
     assert_whole(cluster, QUICKSTART, tmp_path, rounding=5e-3)
 
@@ -517,7 +517,7 @@ def test_down_and_up_again_keeps_everything(cluster, tmp_path):
     assert not cluster.compose("ps", "-q").split()
     cluster.up(WORKERS="2")
     assert {run["info"]["run_id"]: run for run in cluster.runs("quickstart")} == before
-    assert "162/162 trials done" in cluster.submit("quickstart")
+    assert "324/324 trials done" in cluster.submit("quickstart")
     assert {run["info"]["run_id"]: run for run in cluster.runs("quickstart")} == before
     assert_drawn(cluster, "quickstart", tmp_path)
 
@@ -530,4 +530,4 @@ def test_mlflow_behind_a_password(cluster):
     assert "1/1 trials done" in cluster.submit("closed.yaml")
     cluster.user = ("admin", (cluster.secrets / "mlflow_admin_password").read_text())
     assert [run["info"]["status"] for run in cluster.runs("closed")] == ["FINISHED"]
-    assert len(cluster.runs("quickstart")) == 162
+    assert len(cluster.runs("quickstart")) == 324

@@ -109,7 +109,7 @@ def test_six_seeds_that_agree_support_three_comparisons():
     assert rows["comparisons"].tolist() == [3] * 3
     assert rows["verdict"].tolist() == ["supported"] * 3
     assert rows["text"].iloc[0] == (
-        "sgd-sgdn reaches the threshold in 0.800 × the iterations of sgd-sgd (95 % interval 0.800 to 0.800), "
+        "SGD–SGDN reaches the threshold in 0.800 × the iterations of SGD-HD (95 % interval 0.800 to 0.800), "
         "sooner in 6 and later in 0 of 6 seeds; sign test p = 0.016, 0.047 corrected for 3 comparisons."
     )
 
@@ -187,7 +187,7 @@ def test_planned_comparisons_count_while_their_trials_are_missing():
     assert (row["comparisons"], row["p_adjusted"]) == (3, pytest.approx(3 / 64))
     pending = row_of(trials, optimizer="sgd-sgdn")
     assert (pending["seeds"], pending["incomplete"], pending["p"]) == (0, 6, 1.0)
-    assert pending["text"] == "No seed has ended with both sgd-sgdn and sgd-sgd at every α₀ yet."
+    assert pending["text"] == "No seed has ended with both SGD–SGDN and SGD-HD at every α₀ yet."
 
 
 # numbers
@@ -260,7 +260,7 @@ def test_where_only_the_baseline_missed_the_threshold_the_budget_stands_for_it()
     assert (row["better"], row["ratio"]) == (6, pytest.approx(0.5))
     assert (row["missed"], row["baseline_missed"], row["both_missed"]) == (0, 6, 0)
     assert row["verdict"] == "supported"
-    assert "Threshold not reached, so that the budget stands for N: adam-adam alone in 0" in row["notes"]
+    assert "Threshold not reached, so that the budget stands for N: Adam–Adam alone in 0" in row["notes"]
 
 
 def test_a_seed_whose_direction_rests_on_an_unknown_n_is_unclear_and_counts_against():
@@ -328,7 +328,7 @@ def test_a_trial_that_diverged_before_its_first_validation_is_worse_than_any():
     assert row["ratio"] == pytest.approx(2 / 3)  # of the three that have both
     assert (row["missed"], row["baseline_missed"]) == (1, 2)
     assert (row["diverged"], row["baseline_diverged"]) == (1, 2)
-    assert "Trials that diverged: 1 of adam-adam, 2 of adam-sgd." in row["notes"]
+    assert "Trials that diverged: 1 of Adam–Adam, 2 of Adam-HD." in row["notes"]
 
 
 def test_a_baseline_that_always_diverges_is_beaten_without_a_ratio():
@@ -426,7 +426,7 @@ def test_a_width_that_is_cut_off_is_a_bound():
 def test_where_nothing_works_any_width_is_better():
     row = row_of(over_alpha0([INF, INF, 100, INF, INF], [INF] * 5), INSENSITIVE)
     assert (row["better"], row["baseline_missed"]) == (6, 6)
-    assert "No α₀ reaches the threshold: adam-adam alone in 0, adam-sgd alone in 6" in row["notes"]
+    assert "No α₀ reaches the threshold: Adam–Adam alone in 0, Adam-HD alone in 6" in row["notes"]
 
 
 def test_equal_widths_on_a_grid_are_not_shown_to_be_equal():

@@ -155,7 +155,7 @@ def test_six_seeds_within_the_bar_at_every_alpha0_support_the_claim():
     assert claim.ratio == pytest.approx((1.04, 1.04, 1.04))
     assert claim.verdict == "supported"
     assert claim.text == (
-        "At its worst α₀ of 2, 0.1, 1.04 × the final validation loss of adam, tuned "
+        "At its worst α₀ of 2, 0.1, 1.04 × the final validation loss of Adam, tuned "
         "(95 % interval 1.04 to 1.04), below 1.05 × in 6 of 6 seeds; sign test p = 0.016."
     )
 
@@ -229,7 +229,7 @@ def test_at_the_defaults_rivals_are_corrected_for():
     assert (against_adam.below, against_adam.p, against_adam.verdict) == (6, 2 / 64, "supported")
     assert against_adam.ratio.ratio == pytest.approx(0.8)
     assert against_adam.text == (
-        "At the defaults, 0.800 × the final validation loss of adam (95 % interval 0.800 to 0.800), "
+        "At the defaults, 0.800 × the final validation loss of Adam (95 % interval 0.800 to 0.800), "
         "lower in 6 of 6 seeds; sign test p = 0.031, corrected for 2 comparisons."
     )
     assert (against_sgdn.below, against_sgdn.verdict) == (1, "undecided")

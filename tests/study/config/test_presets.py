@@ -12,7 +12,7 @@ NINE = ["sgd", "sgd-sgd", "sgd-sgdn", "sgdn", "sgdn-sgd", "sgdn-sgdn", "adam", "
 FIVE = (0.01, 0.005, 0.001, 0.0005, 0.0001)
 # name: workloads, α₀, β of op Adam, seeds, epochs, granularity of op Adam, trials
 EXPECTED = {
-    "quickstart": (["digits-logreg", "digits-mlp"], (0.01, 0.001, 0.0001), 1e-5, 3, 20, "group", 162),
+    "quickstart": (["digits-logreg", "digits-mlp"], (0.01, 0.001, 0.0001), 1e-5, 6, 20, "group", 324),
     "figure1-logreg": (["mnist-logreg"], (0.001,), 1e-7, 3, 20, "released", 27),
     "figure1-mlp": (["mnist-mlp"], (0.001,), 1e-7, 3, 100, "released", 27),
     "figure1-vgg": (["cifar10-vgg16"], (0.001,), 1e-8, 1, 200, "released", 9),

@@ -6,6 +6,7 @@ import base64
 import math
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -66,17 +67,29 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
         self.text = ""
+        self.parts: dict[str, str] = {}
+        """The text of what has an id, by the id."""
+        self._open: list[tuple[str, str | None]] = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        if tag in ("div", "section", "details", "main"):
+            self._open.append((tag, dict(attrs).get("id")))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
 
+    def handle_endtag(self, tag):
+        if tag in ("div", "section", "details", "main"):
+            assert self._open.pop()[0] == tag  # as many close as open, in order
+
     def handle_data(self, data):
         self.text += data
+        for _, name in self._open:
+            if name:
+                self.parts[name] = self.parts.get(name, "") + data
         if self.rows and self.rows[-1]:
             self.rows[-1][-1] += data
 
@@ -116,10 +129,10 @@ def test_all_files_are_written_and_named(write):
     stems = ("alpha0", "best-of-k", "figure1", "loss-over-alpha0", "runtime", "step-size-profile")
     tables = ("alpha0_widths", "claims", "losses", "summary", "trials", "untuned")
     assert {path.name for path in folder.iterdir()} == {
-        *("index.html", *(f"{name}.csv" for name in tables)),
+        *("index.html", "conclusion.txt", *(f"{name}.csv" for name in tables)),
         *(f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "pdf")),
     }
-    assert {files.page, *files.tables.values(), *files.figures} == set(folder.iterdir())
+    assert {files.page, files.conclusion, *files.tables.values(), *files.figures} == set(folder.iterdir())
     assert all(imread(path).ndim == 3 for path in files.figures if path.suffix == ".png")
     for name in (
         "made-up",
@@ -145,7 +158,7 @@ def test_the_tables_hold_what_was_measured(write):
     summary = pd.read_csv(files.tables["summary"])
     assert summary["iterations_text"].tolist() == ["> 10 (6 – > 10)", "6", "6"]
     rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
-    assert ["adam", "0.001", "–", "21 reached", "> 106 – > 10"] in [row[:5] for row in rows]
+    assert ["Adam", "0.001", "–", "21 reached", "> 106 – > 10"] in [row[:5] for row in rows]
 
 
 def test_the_page_needs_nothing_but_itself(write):
@@ -198,7 +211,9 @@ def test_trials_link_to_their_runs_and_only_to_web_addresses(write):
     runs = [links[first.key], links[third.key]]
     curves = [f"{run}/curve" for run in runs]
     # In the row over seeds, and in the list of trials with the curve.
-    assert sorted(a["href"] for a in page.all("a")) == sorted([*runs, *runs, *curves])
+    assert sorted(a["href"] for a in page.all("a") if not a["href"].startswith("#")) == sorted(
+        [*runs, *runs, *curves]
+    )
 
 
 def test_missing_failed_and_diverged_trials_are_counted_and_named(write):
@@ -215,7 +230,7 @@ def test_missing_failed_and_diverged_trials_are_counted_and_named(write):
     _, page = write(records, study)
     text = " ".join(page.text.split())
     assert "3 of 6 ended, 2 reached, 1 diverged, 1 failed, 1 running, 1 not started" in text
-    assert "adam α₀=0.001 (1 of 2), adam-sgd α₀=0.001 β=1e-07 (1 of 2)" in text
+    assert "Adam α₀=0.001 (1 of 2), Adam-HD α₀=0.001 β=1e-07 (1 of 2)" in text
     assert "adam-sgd α₀=0.001 β=1e-07 seed=0: ValueError: no such file" in text
 
 
@@ -226,15 +241,8 @@ def test_figures_and_tables_that_a_report_no_longer_has_go_and_other_files_stay(
     notes.write_text("mine")
     write([trained(trial) for trial in one.trials()], one)
     left = {path.name for path in files.page.parent.iterdir()}
-    assert left == {
-        "figure1.png",
-        "figure1.svg",
-        "figure1.pdf",
-        "index.html",
-        "notes.md",
-        "summary.csv",
-        "trials.csv",
-    }
+    figure = {f"figure1.{kind}" for kind in ("png", "svg", "pdf")}
+    assert left == {*figure, "index.html", "conclusion.txt", "notes.md", "summary.csv", "trials.csv"}
 
 
 def test_tables_that_earlier_versions_wrote_go(write):
@@ -261,8 +269,7 @@ def test_a_figure_is_one_module_in_the_registry(write, monkeypatch):
     study = make_study()
     files, page = write([trained(trial) for trial in study.trials()], study)
     assert "dots-of-trials.svg" in {path.name for path in files.figures}
-    section = page.text.partition("What a budget buys")[2]
-    assert "Dots. 6 dots of made-up" in " ".join(section.split())
+    assert "Dots. 6 dots of made-up" in " ".join(page.parts["budget"].split())
     few = make_study(optimizers=["adam"])
     files, page = write([trained(trial) for trial in few.trials()], few)
     assert "Dots" not in page.text
@@ -284,14 +291,76 @@ def test_claims_are_on_the_page_word_for_word_and_lead_to_their_runs(write):
     claims = pd.read_csv(files.tables["claims"])
     text = " ".join(page.text.split())
     assert len(claims) == 6
-    for row in claims.itertuples():
+    known = claims[claims["claim"] != "less sensitive to α₀"]
+    assert len(known) == 4
+    for row in known.itertuples():
         assert " ".join(row.text.split()) in text
+    assert "“less sensitive to α₀” is not judged: a width needs 3 or more α₀; both were tried at 1." in text
     better = claims[(claims["optimizer"] == "adam-adam") & (claims["claim"] == "generalizes better")].iloc[0]
     assert better["verdict"] == "supported"
-    glance = next(row for row in page.rows if row and row[0].startswith("adam-adam β 1e-07against"))
-    verdicts = claims[claims["optimizer"] == "adam-adam"]["verdict"].tolist()
-    assert [" ".join(cell.split()) for cell in glance[1:]] == verdicts
+    glance = next(row for row in page.rows if row and row[0].startswith("Adam–Adam β 1e-07against"))
+    own = known[known["optimizer"] == "adam-adam"]
+    shown = [f"{verdict}{ratio:.3g} ×" for verdict, ratio in zip(own["verdict"], own["ratio"], strict=True)]
+    assert [" ".join(cell.split()).replace("1.00", "1") for cell in glance[1:]] == shown
+    assert "Pilot" not in text
     assert "http://tracker/digits-logreg/adam-adam" in {a["href"] for a in page.all("a")}
+
+
+def test_a_pilot_is_called_so_once_and_shows_directions(write):
+    """Two seeds cannot decide anything: the page says so at the top and not in every line."""
+    study = make_study()
+    finals = {"adam": 0.3, "adam-sgd": 0.45, "adam-adam": 0.3}
+    files, page = write([trained(trial, finals[trial.optimizer]) for trial in study.trials()], study)
+    assert page.text.count("Pilot: 2 seeds, directions only.") == 1
+    assert "undecided" not in page.text
+    assert "too few" not in page.text
+    assert set(pd.read_csv(files.tables["claims"])["verdict"]) == {"undecided"}
+    glance = {row[0].partition("against")[0].strip(): row[2] for row in page.rows if "against" in row[0]}
+    assert glance["Adam–Adam β 1e-07"].startswith("better0.667")
+    assert glance["Adam-HD β 1e-07"].startswith("worse1.5")
+
+
+def test_the_first_lines_say_what_ran_and_what_came_out(write):
+    study = make_study(seeds=list(range(6)), alpha0=[0.001, 0.01])
+    finals = {"adam": 0.6, "adam-sgd": 0.45, "adam-adam": 0.3}
+    files, page = write([trained(trial, finals[trial.optimizer]) for trial in study.trials()], study)
+    text = " ".join(page.text.split())
+    sentence = (
+        "3 optimizers on digits-logreg, from 2 initial learning rates (0.001 to 0.01), with 6 seeds: "
+        "36 trials of 10 iterations, all of which have ended."
+    )
+    assert sentence in text
+    results = " ".join(page.parts["results"].split())
+    trials = pd.read_csv(files.tables["trials"]).pivot_table(
+        index=["seed", "alpha0"], columns="optimizer", values="best_val_loss"
+    )
+    logs = np.log(trials["adam-sgd"] / trials["adam"]).groupby("seed").mean()
+    assert f"Adam-HD had {np.exp(logs.mean()):.3f} × the best validation loss of Adam (95 %" in results
+    assert "Better from every α₀; supported." in results
+    assert len([tag for tag, attributes in page.tags if tag == "li" and "class" in attributes]) <= 5
+    assert files.conclusion.read_text().strip() in results.replace("). Better", "); better")
+
+
+def test_the_contents_lead_to_every_part_and_headings_are_in_order(write):
+    study = make_study(alpha0=[0.001, 0.01])
+    _, page = write([trained(trial) for trial in study.trials()], study)
+    anchors = [a["href"][1:] for a in page.all("a") if a["href"].startswith("#")]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(anchors) == set(ids)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+def test_every_picture_says_in_words_what_it_shows(write):
+    study = make_study()
+    _, page = write([trained(trial) for trial in study.trials()], study)
+    first, *others = [image["alt"] for image in page.all("img")]
+    assert first.startswith("Learning rate and losses: learning rate α, training loss, validation loss over ")
+    assert "lines: Adam, Adam-HD, Adam–Adam" in first
+    assert all(len(alt) > 40 for alt in others)
 
 
 def test_why_there_are_no_claims_is_said(write):
@@ -309,21 +378,21 @@ def test_what_a_study_claims_of_its_own_has_a_section_with_every_verdict(write):
         untuned={"optimizers": "adam", "against": "sgd", "within": 2, "rivals": "sgd"},
     )
     files, page = write([trained(trial) for trial in claimed.trials()], claimed)
-    text = " ".join(page.text.partition("Without tuning")[2].partition("Curves")[0].split())
-    assert "Is adam as good from every α₀ as sgd tuned? Supported on 0 of 2 workloads." in text
-    assert "Does adam at its default reach the loss of sgd tuned in as many iterations? Supported" in text
-    assert "Is adam better at its default than sgd?" in text
+    text = " ".join(page.parts["untuned"].split())
+    assert "Is Adam as good from every α₀ as SGD tuned? Supported on 0 of 2 workloads." in text
+    assert "Does Adam at its default reach the loss of SGD tuned in as many iterations? Supported" in text
+    assert "Is Adam better at its default than SGD?" in text
     assert "The study's own claims are below" in page.text
     table = pd.read_csv(files.tables["untuned_claims"])
     assert table["claim"].tolist() == [*Question] * 2
     assert all(sentence in text for sentence in table["text"])
-    shown = next(row for row in page.rows if row and row[0] == "adam" and len(row) == 12)
+    shown = next(row for row in page.rows if row and row[0] == "Adam" and len(row) == 12)
     assert shown[10] == "2"
 
 
 def limits(write, study, **changes) -> str:
     _, page = write([trained(trial, **changes) for trial in study.trials()], study)
-    return " ".join(page.text.partition("Limits")[2].partition("Curves")[0].split())
+    return " ".join(page.parts.get("limits", "").split())
 
 
 @pytest.mark.parametrize(
@@ -341,7 +410,7 @@ def test_limits_follow_from_what_was_run(write):
     assert "ran on a GPU" in gpu
     assert "by luck" in gpu
     released = limits(write, make_study(granularity={"adam-adam": "released"}, alpha0=[0.001, 0.01]))
-    assert "Granularity “released” (adam-adam)" in released
+    assert "Granularity “released” (Adam–Adam)" in released
     assert "Several α₀ or β ran on the same seeds" in released
     assert "granularity “group”" in limits(write, make_study())
 

@@ -46,7 +46,7 @@ def test_pruned_trials_are_counted_named_and_not_called_missing():
     trials.loc[trials.index[:2], "outcome"] = "pruned"
     text = said(trials)
     assert "2 trials pruned" in text
-    assert ": adam α₀=0.1 (2 of 6)" in text
+    assert ": Adam α₀=0.1 (2 of 6)" in text
     assert "missing" not in text
 
 
@@ -54,7 +54,7 @@ def test_what_was_not_reached_is_counted_and_cells_without_any_hit_are_named():
     trials = trial_table(records(lambda trial: None if trial.alpha0 == 0.001 else 10), STUDY)
     text = said(trials)
     assert "12 of 36 trials that ended did not reach their threshold within the budget" in text
-    assert "none did: adam α₀=0.001, adam-sgd α₀=0.001 β=1e-07." in text
+    assert "none did: Adam α₀=0.001, Adam-HD α₀=0.001 β=1e-07." in text
     assert "did not reach" not in said(trial_table(records(lambda trial: 10), STUDY))
 
 
@@ -63,7 +63,7 @@ def test_a_width_that_ends_at_the_edge_of_what_was_tried_is_said():
     edge = {0.1: 10, 0.01: 10, 0.001: 90}
     trials = trial_table(records(lambda t: edge[t.alpha0] if t.lop else inside[t.alpha0]), STUDY)
     text = said(trials)
-    assert "may be wider than it looks, for adam-sgd β 1e-07." in text
+    assert "may be wider than it looks, for Adam-HD β 1e-07." in text
 
 
 def test_trials_of_several_commits_or_versions_are_said():
