@@ -111,6 +111,12 @@ def page(experiment_id: str, wanted: str = "tags.role = 'trial'") -> str:
     return f"#/experiments/{experiment_id}/runs?{urlencode(view, quote_via=quote)}"
 
 
+def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
+    """Return the part of a URL from ``#`` on that shows a run, or one of its artifacts."""
+    place = f"/artifacts/{artifact}" if artifact else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{place}?workflowType=machine_learning"
+
+
 def optimizer_filter(workload: str, optimizer: str) -> str:
     """Return the MLflow filter that finds an optimizer's trials on a workload."""
     return f"tags.workload = {_quoted(workload)} and tags.optimizer = {_quoted(optimizer)}"

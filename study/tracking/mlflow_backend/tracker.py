@@ -165,16 +165,18 @@ class MlflowTracker:
 
     def trial_link(self, key: str) -> str | None:
         """Return the address of a trial's run in the MLflow UI; None if it has no run."""
+        return self._run_link(key)
+
+    def curve_link(self, key: str) -> str | None:
+        """Return the address of the file of a trial's every iteration in the MLflow UI; None if no run."""
+        return self._run_link(key, CURVE_FILE)
+
+    def _run_link(self, key: str, artifact: str = "") -> str | None:
         kept = self._existing()
         run = kept.runs.get(key) if kept else None
         if kept is None or run is None:
             return None
-        return f"{ui_address(self._uri)}/#/experiments/{kept.experiment_id}/runs/{run.info.run_id}"
-
-    def curve_link(self, key: str) -> str | None:
-        """Return the address of the file of a trial's every iteration in the MLflow UI; None if no run."""
-        run = self.trial_link(key)
-        return f"{run}/artifacts/{CURVE_FILE}" if run else None
+        return f"{ui_address(self._uri)}/{address.run_page(kept.experiment_id, run.info.run_id, artifact)}"
 
     def optimizer_link(self, workload: str, optimizer: str) -> str | None:
         """Return the address of an optimizer's runs on a workload in the MLflow UI; None without any."""
