@@ -72,10 +72,10 @@ class RowMaker:
         return known[1]
 
     def _measure(self, record: TrialRecord) -> _Measured:
-        losses = [epoch.val_loss for epoch in record.epochs if math.isfinite(epoch.val_loss)]
+        loss = math.nan if record.best_val_loss is None else record.best_val_loss
         threshold = self._threshold(record.trial)
         hit = None if threshold is None else _first_hit(record, threshold)
-        return _Measured(min(losses, default=math.nan), float(record.epochs[-1].alpha[-1]), hit)
+        return _Measured(loss, float(record.epochs[-1].alpha[-1]), hit)
 
 
 def _first_hit(record: TrialRecord, threshold: float) -> int | None:

@@ -47,13 +47,13 @@ def training_left(
         expected: By key, how long trials took in earlier runs, for what has not begun. How these compare with
             this run is seen from what has.
     """
-    starts = [record.resumed_ms for record in records if record.resumed_ms >= since_ms]
-    fresh = [(e.time_ms, e.seconds) for r in records for e in r.epochs if e.time_ms >= since_ms]
-    done = sum(seconds for _, seconds in fresh)
-    if not starts or not done:
+    trained = [record for record in records if record.resumed_ms >= since_ms and record.epochs]
+    done = sum(_seconds_since(record, since_ms) for record in trained)
+    if not done:
         return None
-    last = max(time for time, _ in fresh)
-    elapsed = (last - min(starts)) / 1000
+    first = min(record.resumed_ms for record in records if record.resumed_ms >= since_ms)
+    last = max(record.epochs[-1].time_ms for record in trained)
+    elapsed = (last - first) / 1000
     if elapsed < LEAST_SECONDS:
         return None
     costs = _costs_left(records, expected or {})
@@ -66,6 +66,13 @@ def training_left(
         left = max(left, busy * elapsed / done * max(chains, default=0.0))
     # What is recorded stands still until the next epoch ends, and time does not.
     return max(0.0, left - (now_ms - last) / 1000)
+
+
+def _seconds_since(record: TrialRecord, since_ms: int) -> float:
+    """Return the seconds that a trial has trained in a run."""
+    if record.started_ms >= since_ms:
+        return record.seconds  # which a record keeps: a study may have a million epochs
+    return sum(epoch.seconds for epoch in record.epochs if epoch.time_ms >= since_ms)
 
 
 def _costs_left(records: Sequence[TrialRecord], expected: Mapping[str, float]) -> dict[str, float] | None:

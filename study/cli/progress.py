@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -61,7 +62,8 @@ def panel(console: Console, progress: Progress) -> Group:
     """Return a bar, a line of counts and a row per workload and optimizer, as wide and high as a terminal."""
     bar = Table.grid()  # a bar alone does not end its line
     bar.add_row(ProgressBar(total=1.0, completed=progress.share, width=min(60, console.width)))
-    lines: list[RenderableType] = [bar, Text(describe(progress))]
+    counts = describe(replace(progress, best=None) if progress.rows else progress)  # rows show losses
+    lines: list[RenderableType] = [bar, Text(counts)]
     if progress.tracking_error:
         lines.append(Text(f"{progress.tracking_error}; the journals keep everything, trying again", "yellow"))
     if progress.rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ class Progress:
     @property
     def best_val_loss(self) -> float | None:
         """The lowest validation loss so far."""
-        return None if self.best is None else _best_val_loss(self.best)
+        return None if self.best is None else self.best.best_val_loss
 
 
 OnProgress = Callable[[Progress], None]
@@ -94,7 +93,7 @@ def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] |
         share = (elsewhere or {}).get(record.trial.key) if record.status == "pending" else None
         counts[record.status if share is None else "running"] += 1
         shares.append(record.progress if share is None else share)
-    measured = [record for record in records if math.isfinite(_best_val_loss(record))]
+    measured = [(loss, record) for record in records if (loss := record.best_val_loss) is not None]
     return Progress(
         total=len(records),
         finished=counts["finished"],
@@ -104,13 +103,7 @@ def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] |
         running=counts["running"],
         share=sum(shares) / max(1, len(records)),
         seconds_left=None,
-        best=min(measured, key=_best_val_loss, default=None),
+        best=min(measured, key=lambda known: known[0])[1] if measured else None,
         workloads=len({(record.trial.workload, str(record.trial.workload_args)) for record in records}),
         last_ended_ms=max((record.ended_ms for record in records), default=0),
     )
-
-
-def _best_val_loss(record: TrialRecord) -> float:
-    """Return the smallest finite validation loss of a trial; ∞ if it has none."""
-    losses = [epoch.val_loss for epoch in record.epochs if math.isfinite(epoch.val_loss)]
-    return min(losses, default=math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -142,7 +143,13 @@ class TrialRecord:
             return 1.0
         return self.iterations / self.budget if self.budget else 0.0
 
-    @property
+    @cached_property
+    def best_val_loss(self) -> float | None:
+        """The smallest finite validation loss; None if there is none."""
+        losses = [epoch.val_loss for epoch in self.epochs if math.isfinite(epoch.val_loss)]
+        return min(losses, default=None)
+
+    @cached_property
     def seconds(self) -> float:
         """Wall-clock seconds spent training, validation apart."""
         return sum(epoch.seconds for epoch in self.epochs)

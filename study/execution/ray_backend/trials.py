@@ -149,8 +149,10 @@ def _host(
     places: SharedPlaces,
     options: WorkerOptions,
 ) -> None:
-    failed = 0
+    done = failed = 0
     ends = run_bundle(bundles[config["bundle"]], places.here(), options)
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"
         tune.report({"trials_done": done, "trials_failed": failed})
+    if not done:  # the time is up; Tune prints a line about a process that reports nothing
+        tune.report({"trials_done": 0, "trials_failed": 0})

@@ -40,7 +40,7 @@ def simulate(queues, until):
                     epochs.append(epoch(number, BEGAN + 1000 * clock, recorded))
             status = "finished" if clock <= until else "running" if begun <= until else "pending"
             started = BEGAN + int(1000 * begun) if begun <= until else 0
-            records.append(TrialRecord(one, status, tuple(epochs), resumed_ms=started))
+            records.append(TrialRecord(one, status, tuple(epochs), started_ms=started, resumed_ms=started))
         ends.append(clock)
     return records, max(ends)
 

@@ -49,6 +49,8 @@ def make(width=8, fail_after=None, absent=False):
     return Workload("made", find, build)
 '''
 
+TRYING = "trying one batch of every workload with every optimizer"
+
 
 class Executor(InProcessExecutor):
     """This process, with a note of what was asked of it, and GPUs if it is said to have some."""
@@ -117,7 +119,7 @@ def test_if_one_batch_of_everything_fails_nothing_is_started(write_study, module
     progress, said, records = run(study, executor)
     assert executor.calls == ["check", "shutdown"]
     assert (progress.failed, progress.done, progress.total) == (8, 0, 8)
-    assert said == [], "the failures say it all"
+    assert said == [TRYING], "the failures say it all"
     (failure,) = failures(records)
     assert "mat1 and mat2 shapes cannot be multiplied" in failure.cause
     assert failure.place.startswith(str(home / module))
@@ -135,7 +137,8 @@ def test_what_fails_on_one_batch_is_said_at_once_and_the_rest_trains(write_study
     assert executor.calls == ["check", "wait", "train", "shutdown"]
     assert (progress.failed, progress.done) == (4, 4)
     assert {record.status for record in records if not record.trial.workload_args} == {"finished"}
-    (line,) = said
+    waited_for, line, *rest = said
+    assert (waited_for, rest) == (TRYING, ["stopping the workers and sending the last results to MLflow"])
     assert line.startswith(
         f"not trained, as one batch fails: {module}:make with sgd, {module}:make with adam: "
     )
