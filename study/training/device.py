@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from hypergrad import kernels
+from study.config.trial import FLOAT32
 from study.storage import provenance
-from study.workloads import torch_settings
+from study.training.precision import describe
 
 
 class BrokenDeviceError(RuntimeError):
@@ -69,8 +70,13 @@ def is_broken(device: torch.device) -> bool:
     return False
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """Return the versions, the device and the precision that a trial trains with, as it records them."""
+def machine(device: torch.device, precision: str = FLOAT32) -> dict[str, str]:
+    """Return the versions, the device and the precision that a trial trains with, as it records them.
+
+    Args:
+        device: where it trains.
+        precision: the trial's.
+    """
     on_gpu = device.type == "cuda"
     described = {
         "python": platform.python_version(),
@@ -78,11 +84,13 @@ def machine(device: torch.device) -> dict[str, str]:
         "hypergrad-study": provenance.release(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
-        "precision": torch_settings.describe_precision(device),
+        "precision": describe(precision, device),
     }
     if on_gpu:
         gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": _driver()}
         described |= {name: str(value) for name, value in gpu.items() if value is not None}
+        if torch.backends.cudnn.benchmark:
+            described["cudnn autotuning"] = "on"
     else:
         described["kernels"] = "compiled" if kernels.available() else "none"
     return described | ({"commit": commit} if (commit := provenance.commit()) else {})

@@ -25,7 +25,7 @@ from torch import Tensor
 from hypergrad.stacked import Stacked
 from study.config.trial import Trial
 from study.storage.records import Array, EpochRecord
-from study.training import stacked_model
+from study.training import precision, stacked_model
 from study.training.capture import CapturedIteration, can_capture
 from study.training.curves import Curves
 from study.training.streams import Streams
@@ -93,7 +93,7 @@ class PackTraining:
         _check(trials, states)
         self._capture = capture and can_capture(device)
         self._captured: CapturedIteration | None = None
-        self._workload, self._data = workload, data
+        self._workload, self._data, self._precision = workload, data, trials[0].precision
         self._members = [_Member(trial) for trial in sorted(trials, key=lambda trial: trial.seed)]
         trainings = [Training(member.trial, workload, data, device) for member in self._members]
         if states:
@@ -103,6 +103,8 @@ class PackTraining:
                 member.epoch, member.iterations = state["epoch"], state["iterations"]
         self.settings = trainings[0].settings
         """What is in force while it trains; see ``study.workloads.torch_settings``."""
+        self.layout: dict[str, str] = {}
+        """What a record of the machine says of layouts in memory: those that torch chooses."""
         models, optimizers, random = zip(*(alone.parts() for alone in trainings), strict=True)
         if self._capture:
             for group in (optimizer.param_groups[0] for optimizer in optimizers):
@@ -249,7 +251,9 @@ class PackTraining:
                 inputs = self._data.train_inputs.index_select(0, rows)
                 if self._workload.prepare is not None:
                     inputs = self._workload.prepare(inputs, random.augmentation)
-                drawn.append([inputs, *self._model.masks(inputs)])
+                with precision.autocast(self._precision, inputs.device):
+                    masks = self._model.masks(inputs)
+                drawn.append([inputs, *masks])
         return [chosen, *(torch.stack(parts) for parts in zip(*drawn, strict=True))]
 
     def _iterate(self, chosen: Tensor, inputs: Tensor | None = None, *masks: Tensor) -> Tensor:
@@ -258,7 +262,9 @@ class PackTraining:
         if inputs is None:
             inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
         targets = self._streams.repeat(self._data.train_targets[chosen])
-        losses = self._losses(self._model(params, inputs, self._streams, masks), targets)
+        with precision.autocast(self._precision, inputs.device):
+            outputs = self._model(params, inputs, self._streams, masks)
+        losses = self._losses(precision.for_loss(outputs), targets)
         self._optimizer.step(torch.autograd.grad(losses.sum(), params))
         return losses.detach()
 
@@ -273,7 +279,9 @@ class PackTraining:
         correct = torch.zeros_like(loss)
         for inputs, targets in zip(data.val_inputs.split(size), data.val_targets.split(size), strict=True):
             prepared = prepare(inputs, None) if prepare else inputs
-            outputs = self._model(self._optimizer.params, prepared.unsqueeze(0), together)
+            with precision.autocast(self._precision, inputs.device):
+                outputs = self._model(self._optimizer.params, prepared.unsqueeze(0), together)
+            outputs = precision.for_loss(outputs)
             expected = targets.expand(members, *targets.shape)
             loss += self._validate(outputs, expected) * len(targets)
             if data.has_classes:

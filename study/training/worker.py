@@ -240,7 +240,9 @@ class _Worker:
 
     def _mark_failed(self, trial: Trial, error: str) -> None:
         path = self._folder.journal(trial)
-        journal.mark_failed(path, trial, error, machine=machine(self._device), run=self._options.run)
+        journal.mark_failed(
+            path, trial, error, machine=machine(self._device, trial.precision), run=self._options.run
+        )
 
     def _mark_suspect(self, trials: Sequence[Trial], reason: str) -> None:
         """Let the next process try those of ``trials`` that have not ended on the CPU, and train them
@@ -251,7 +253,7 @@ class _Worker:
             Journal(
                 self._folder.journal(record.trial),
                 record.trial,
-                machine(self._device),
+                machine(self._device, record.trial.precision),
                 repeatable=False,
                 resumed=len(record.epochs),
                 notes=[f"trained alone, after a trial on the CPU: {reason}"],
