@@ -114,6 +114,10 @@ def _print(
     if study.search is not None:
         lines.append(_search_line(study, study.search))
     lines += [_processes_line(study, planned, slots), _packs_line(planned), *_cost_lines(planned, slots)]
+    if study.resources.gpus > 0 and any(len(pack) > 1 for pack in planned.packs):
+        from study.training import capture
+
+        lines.append(capture.OFF)
     if data_folder is not None:
         there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
         lines.append(f"data: {data_folder}{there}")

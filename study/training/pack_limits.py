@@ -14,6 +14,7 @@ import torch
 from study.config.messages import describe_error
 from study.config.trial import Trial
 from study.training import packs, process_limits, stacked_model
+from study.training.device import gpu_share
 from study.training.packs import Limit
 from study.training.user_errors import RAISED
 from study.workloads import datasets, registry, torch_settings
@@ -160,7 +161,7 @@ def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float
         gpus: its share of a GPU.
     """
     if device.type == "cuda":
-        return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus)
+        return SHARE * torch.cuda.mem_get_info(device)[1] * gpu_share(gpus)
     return SHARE * process_limits.free_memory() * min(1.0, cpus / process_limits.cpu_count())
 
 

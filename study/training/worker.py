@@ -25,7 +25,14 @@ from study.storage.journal import Journal
 from study.storage.records import EpochRecord, Status, TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.training import packs
-from study.training.device import BrokenDeviceError, choose_device, is_broken, machine
+from study.training.device import (
+    BrokenDeviceError,
+    choose_device,
+    is_broken,
+    is_out_of_memory,
+    keep_to_share,
+    machine,
+)
 from study.training.loop import Loop, Step, TrainingError
 from study.training.pack_limits import WorkerLimit
 from study.training.preflight import preflight
@@ -145,6 +152,7 @@ class _Worker:
     def __init__(self, folder: StudyFolder, options: WorkerOptions) -> None:
         self._folder, self._options = folder, options
         self._device = choose_device(options.gpus)
+        keep_to_share(self._device, options.gpus)
         self._loop = Loop(folder, self._device, options.data_folder, options.checkpoint_seconds, options.run)
 
     def train_all(self, trials: Sequence[Trial]) -> Iterator[Step]:
@@ -188,13 +196,14 @@ class _Worker:
             return
         except TrainingError as failed:
             # Nothing of the exception is kept: its frames hold the memory of the pack.
-            reason, out_of_memory = describe_error(failed.error), _is_out_of_memory(failed.error)
+            reason, out_of_memory = describe_error(failed.error), is_out_of_memory(failed.error)
         if is_broken(self._device):
             raise BrokenDeviceError(
                 f"a pack of {len(trials)} trials broke the GPU for this process: {reason}"
             )
         if out_of_memory and len(left) > 3:
-            torch.cuda.empty_cache()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
             pieces = packs.split_evenly(left, 2)
             note = f"packs of at most {len(pieces[-1])} trials: memory ran out with {len(left)}"
         else:
@@ -260,10 +269,6 @@ class _Worker:
                 run=self._options.run,
                 suspect=True,
             ).close()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError)
 
 
 @contextmanager

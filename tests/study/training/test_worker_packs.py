@@ -253,6 +253,42 @@ def test_when_memory_runs_out_packs_get_smaller(tmp_path, use, packed_sizes, mon
     assert_same_records(folder, plain, trials())
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_model_that_fits_twice_is_trained_in_packs_of_two(error, tmp_path, use, packed_sizes):
+    """Of eight members, once they are trained: halved until they fit, and none is trained twice."""
+
+    class Greedy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            weight = self.layer.weight
+            members = 1
+            while torch._C._functorch.is_batchedtensor(weight):
+                weight = torch._C._functorch.get_unwrapped(weight)
+                members = len(weight.flatten()) // 12
+            if self.training and members > 2:
+                raise error
+            return self.layer(inputs)
+
+    use(Workload("w", load, lambda: Greedy().double(), stacks=True))
+    todo = trials(epochs=2)
+    todo += [Trial("w", "adam-adam", 0.03, 1e-5, seed=seed, epochs=2, batch_size=30) for seed in (1, 2)]
+    folder, plain = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
+    assert {status for _, status in run(folder, todo)} == {"finished"}
+    assert packed_sizes == [8, 4, 2, 2, 4, 2, 2]
+    for record in folder.records(todo):
+        assert record.notes == (
+            "packs of at most 4 trials: memory ran out with 8",
+            "packs of at most 2 trials: memory ran out with 4",
+        )
+    run(plain, todo, pack=1)
+    assert_same_records(folder, plain, todo)
+
+
 def test_a_diverged_member_is_reported_when_it_ends(tmp_path, use):
     def fourth_power(outputs, targets):
         return (outputs**4).mean() + nn.functional.cross_entropy(outputs, targets)
