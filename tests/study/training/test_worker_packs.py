@@ -190,6 +190,33 @@ def test_a_pack_that_is_interrupted_resumes_packed_or_alone(tmp_path, use, packe
     assert not list(folder.path.glob("checkpoints/*"))
 
 
+def noisy() -> nn.Module:
+    layers = nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(12, 3)).double()
+
+
+def jitter(inputs, random):
+    return inputs if random is None else inputs + torch.randn(inputs.shape, generator=random).double()
+
+
+@pytest.mark.parametrize(("first", "then"), [(6, 6), (6, 1), (1, 6)], ids=str)
+def test_a_pack_that_draws_at_random_resumes_where_it_was(tmp_path, use, packed_sizes, first, then):
+    """Convolution, batch norm, dropout and augmentation: cut in the third of four epochs."""
+    todo = trials()
+    calm, folder = StudyFolder(tmp_path / "calm", "s"), StudyFolder(tmp_path / "cut", "s")
+    use(Workload("w", load, noisy, prepare=jitter))
+    run(calm, todo, pack=1)
+    use(Workload("w", load, noisy, cut_after(8), prepare=jitter))
+    with pytest.raises(Cut):
+        run(folder, todo, pack=first, checkpoint_seconds=0)
+    assert packed_sizes == ([6] if first == 6 else [])
+    packed_sizes.clear()
+    use(Workload("w", load, noisy, prepare=jitter))
+    run(folder, todo, pack=then)
+    assert packed_sizes == ([] if then == 1 else [6] if first == 6 else [5])
+    assert_same_records(folder, calm, todo)
+
+
 def test_without_a_checkpoint_a_pack_is_trained_anew_and_its_first_numbers_are_not_kept(tmp_path, use):
     todo = trials()
     folder = StudyFolder(tmp_path, "s")
