@@ -22,6 +22,7 @@ _SETTINGS = {
     "budget": "budgets in iterations",
     "batch_size": "batch sizes",
     "drop_last": "values of drop_last",
+    "precision": "precisions",
     "weight_decay": "weight decays",
 }
 
@@ -172,6 +173,8 @@ def _differences(shared: Sequence[Sequence[_Line]], sides: Sequence[Side]) -> It
             yield f"{what} differ: {said}" + (", …" if len(found) > 6 else "")
 
 
-def _written(value: float | bool) -> str:
+def _written(value: float | bool | str) -> str:
     """Return a setting as a study file has it."""
+    if isinstance(value, str):
+        return value
     return str(bool(value)).lower() if isinstance(value, bool | np.bool) else f"{value:g}"

@@ -20,6 +20,7 @@ class Setup(NamedTuple):
     workload_args: str
     batch_size: int
     drop_last: bool
+    precision: str
     weight_decay: float
     epochs: float
     budget: float

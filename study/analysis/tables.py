@@ -66,7 +66,7 @@ def trial_table(
     ]
     columns = (
         *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
-        *("drop_last", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
+        *("drop_last", "precision", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
         *("threshold", "budget", "outcome", "default_alpha0"),
         *SUMMARIES,
     )
@@ -74,7 +74,7 @@ def trial_table(
     for name in ("alpha0", "default_alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
         table[name] = table[name].astype(float)
     # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
-    alike = ["workload", "workload_args", "batch_size", "drop_last", "epochs"]
+    alike = ["workload", "workload_args", "batch_size", "drop_last", "precision", "epochs"]
     siblings = table.groupby(alike, sort=False)["budget"]
     table["budget"] = siblings.transform("max").fillna(table["budget"])
     return table
@@ -143,6 +143,7 @@ def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
         "op": trial.op,
         "lop": trial.lop,
         "drop_last": trial.drop_last,
+        "precision": trial.precision,
         "rule": trial.rule,
         "workload_args": _options(trial, "workload_args"),
         "optimizer_args": _options(trial, "optimizer_args"),

@@ -55,7 +55,7 @@ def show(
     """
     from study.execution import checks, planning, speeds, time_estimate
     from study.execution.samplers import SamplerError
-    from study.training import pack_limits
+    from study.training import capture, pack_limits
     from study.training.optimizers import OptimizerError
     from study.training.process_limits import cpu_count
     from study.workloads.registry import WorkloadError
@@ -96,6 +96,8 @@ def show(
     if study.budget is not None:
         lines.append(_budget_line(study.budget.hours, estimated, searches=study.search is not None))
     lines.append(_disk_line(planned, folder))
+    if needs.gpus > 0 and any(len(pack) > 1 for pack in planned.packs):
+        lines.append(capture.OFF)
     lines += _data_lines(todo, data_folder)
     lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
     if unchecked:

@@ -138,6 +138,7 @@ class Study(StudyFile):
             optimizer_args=optimizer.args,
             schedule=optimizer.schedule,
             drop_last=self.drop_last,
+            precision=self.precision,
             rule=optimizer.rule_or_default,
             label=optimizer.shown_as,
         )

@@ -21,6 +21,7 @@ from pydantic import (
 from study.config import messages, sections, validators, yaml_reader
 from study.config.optimizer_name import ADDITIVE, is_dotted
 from study.config.sections import OptimizerSection, Range, RatesOrRange, WorkloadSection, refuse
+from study.config.trial import FLOAT32, PRECISIONS
 from study.config.validators import DEFAULT, Number, PerOptimizer, Several
 
 Threshold = Annotated[Number, Field(ge=-1e6, le=1e6)]
@@ -47,6 +48,8 @@ class StudyFile(sections.Model):
     batch_size: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 128
     drop_last: StrictBool = False
     """Leave out the last batch of an epoch if it is smaller than the others."""
+    precision: Annotated[str, BeforeValidator(validators.one_of("a precision", PRECISIONS))] = FLOAT32
+    """How the models compute. Parameters, α, h and the loss are float32 in any case."""
     weight_decay: validators.Rate = 1e-4
     granularity: PerOptimizer[validators.Granularity] = Field({}, validate_default=True)
     thresholds: dict[str, dict[validators.ThresholdSelector, Threshold]] = Field({}, alias="threshold")

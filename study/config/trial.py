@@ -16,6 +16,9 @@ from study.config.optimizer_name import ADDITIVE, OPTIMIZERS, RULES, OptimizerNa
 
 GRANULARITIES = ("group", "tensor", "released")
 
+FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
+"""How a trial computes; ``study.training.precision`` says what each means."""
+
 # Enters every key. Raise it only when equal settings come to mean another computation.
 KEY_VERSION = 1
 
@@ -34,8 +37,8 @@ class Trial:
     gets ``beta`` ``None``, ``granularity`` ``"group"`` and ``rule`` ``"additive"``.
 
     Raises:
-        ValueError: The optimizer, rule or granularity is unknown, a learned optimizer has no β, a number is
-            out of range, or not exactly one of ``epochs`` and ``iterations`` is given.
+        ValueError: The optimizer, rule, granularity or precision is unknown, a learned optimizer has no β, a
+            number is out of range, or not exactly one of ``epochs`` and ``iterations`` is given.
     """
 
     workload: str
@@ -61,6 +64,8 @@ class Trial:
     """Leave out the last batch of an epoch if it is smaller than the others."""
     rule: str = ADDITIVE
     """How the lop moves α, a name of ``optimizer_name.RULES``."""
+    precision: str = FLOAT32
+    """How the model's products and convolutions are computed, one of ``PRECISIONS``."""
     label: str = field(default="", compare=False)
     """The optimizer's name in tables and figures, not part of the trial's identity. Default: its name, of a
     dotted path the last part, its rule unless that is additive, and its schedule."""
@@ -78,6 +83,8 @@ class Trial:
             raise ValueError("exactly one of epochs and iterations must be given")
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}; got {self.rule!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if self.lop is None:
             self._set("beta", None)
             self._set("granularity", "group")
@@ -159,6 +166,8 @@ class Trial:
             del settings["drop_last"]
         if self.rule == ADDITIVE:
             del settings["rule"]
+        if self.precision == FLOAT32:
+            del settings["precision"]
         return settings
 
     @classmethod

@@ -174,6 +174,7 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
         ("Seeds", distinct("seed")),
         ("Budget", [*epochs, iterations]),
         ("Batch size", [*distinct("batch_size"), *dropped]),
+        ("Precision", list(dict.fromkeys(trials["precision"]))),
         ("Weight decay", distinct("weight_decay")),
         ("Threshold", _thresholds(trials) or ["none"]),
         ("Trials", [f"{ended} of {len(trials)} ended", *states]),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+OFF = "CUDA graphs: off, as no run on a GPU has shown yet that captured packs hold; see tests/gpu"
+"""Said by ``plan`` of packs on a GPU."""
 WARM_UP = 3
 """Iterations before the capture, in which libraries choose their algorithms and allocate. They are undone."""
 

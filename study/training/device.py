@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 
 from hypergrad import kernels
+from study.config.trial import FLOAT32
 from study.storage import provenance
-from study.workloads import torch_settings
+from study.training.precision import describe
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "status_alloc_failed")
 
 
 class BrokenDeviceError(RuntimeError):
@@ -31,6 +34,33 @@ def choose_device(gpus: float) -> torch.device:
     if gpus > 0 and torch.cuda.is_available():
         return torch.device("cuda", 0)
     return torch.device("cpu")
+
+
+def gpu_share(gpus: float) -> float:
+    """Return the part of a GPU's memory that a process may take, from its share of GPUs, up to the whole."""
+    return min(1.0, gpus)
+
+
+def keep_to_share(device: torch.device, gpus: float) -> None:
+    """Let this process allocate no more of its GPU's memory than its share; more runs out of memory.
+
+    A share counts what torch allocates. The context of CUDA, some hundred MB for each process, comes on top.
+
+    Args:
+        device: where the process trains; nothing is done for a CPU.
+        gpus: its share of a GPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(gpu_share(gpus), device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` says that the memory of a GPU or of the machine did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # cuDNN, cuBLAS and the CPU's allocator raise errors of no type of their own.
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
 def unused_gpus(asked: float, found: float | None = None) -> str | None:
@@ -69,8 +99,13 @@ def is_broken(device: torch.device) -> bool:
     return False
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """Return the versions, the device and the precision that a trial trains with, as it records them."""
+def machine(device: torch.device, precision: str = FLOAT32) -> dict[str, str]:
+    """Return the versions, the device and the precision that a trial trains with, as it records them.
+
+    Args:
+        device: where it trains.
+        precision: the trial's.
+    """
     on_gpu = device.type == "cuda"
     described = {
         "python": platform.python_version(),
@@ -78,11 +113,13 @@ def machine(device: torch.device) -> dict[str, str]:
         "hypergrad-study": provenance.release(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
-        "precision": torch_settings.describe_precision(device),
+        "precision": describe(precision, device),
     }
     if on_gpu:
         gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": _driver()}
         described |= {name: str(value) for name, value in gpu.items() if value is not None}
+        if torch.backends.cudnn.benchmark:
+            described["cudnn autotuning"] = "on"
     else:
         described["kernels"] = "compiled" if kernels.available() else "none"
     return described | ({"commit": commit} if (commit := provenance.commit()) else {})

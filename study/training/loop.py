@@ -133,7 +133,8 @@ class Loop:
     ) -> Iterator[Step]:
         """Train on, with every epoch and every end in the journals before it is yielded."""
         with torch_settings.in_force(under_way.settings):
-            trained_on = machine(self.device) | optimizers.versions(trials[0])
+            trained_on = machine(self.device, trials[0].precision) | under_way.layout
+        trained_on |= optimizers.versions(trials[0])
         # In another pack, or alone, the last digits differ.
         repeatable = len(trials) == 1 and is_repeatable(self.device)
         with ExitStack() as stack:
@@ -199,6 +200,7 @@ class _UnderWay(Protocol):
     """Trials that train together, or one that trains alone."""
 
     settings: torch_settings.Changes
+    layout: dict[str, str]
 
     @property
     def trials(self) -> list[Trial]: ...
@@ -212,7 +214,8 @@ class _Alone:
     """One trial, with the methods of a pack."""
 
     def __init__(self, trial: Trial, training: Training) -> None:
-        self._trial, self._training, self.settings = trial, training, training.settings
+        self._trial, self._training = trial, training
+        self.settings, self.layout = training.settings, training.layout
 
     @property
     def trials(self) -> list[Trial]:

@@ -14,6 +14,7 @@ import torch
 from study.config.messages import describe_error
 from study.config.trial import Trial
 from study.training import packs, process_limits, stacked_model
+from study.training.device import gpu_share
 from study.training.packs import Limit
 from study.training.user_errors import RAISED
 from study.workloads import datasets, registry, torch_settings
@@ -114,13 +115,14 @@ class WorkerLimit:
 
 def most_members(workload: Workload, *, on_gpu: bool) -> int:
     """Return how many members pay in a pack if there is memory for them; 1 if they do not stack."""
-    if stacked_model.unstackable_reason(workload) is not None:
+    found = stacked_model.architecture(workload)
+    if found.unstackable is not None:
         return 1
     if on_gpu:
         return GPU_MEMBERS
-    if stacked_model.has_convolution(stacked_model.sample_model(workload)):
+    if found.convolutional:
         return 1
-    return max(1, min(CPU_MEMBERS, int(CPU_BYTES / parameter_bytes(workload))))
+    return max(1, min(CPU_MEMBERS, int(CPU_BYTES / found.parameter_bytes)))
 
 
 def fitting_members(workload: Workload, data: Data, batch_size: int, memory: float) -> int:
@@ -142,13 +144,13 @@ def fitting_members(workload: Workload, data: Data, batch_size: int, memory: flo
         inputs = data.train_inputs[:batch_size]
         outputs = model(workload.prepare(inputs, None) if workload.prepare else inputs)
         workload.loss(outputs, data.train_targets[:batch_size])
-    member = TENSORS * sum(parameter.nbytes for parameter in model.parameters()) + 2 * kept
+    member = TENSORS * parameter_bytes(workload) + 2 * kept
     return max(1, int(memory / member))
 
 
 def parameter_bytes(workload: Workload) -> int:
     """Return the bytes of a model's parameters."""
-    return sum(parameter.nbytes for parameter in stacked_model.sample_model(workload).parameters())
+    return stacked_model.architecture(workload).parameter_bytes
 
 
 def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float:
@@ -160,7 +162,7 @@ def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float
         gpus: its share of a GPU.
     """
     if device.type == "cuda":
-        return SHARE * torch.cuda.mem_get_info(device)[1] * min(1.0, gpus)
+        return SHARE * torch.cuda.mem_get_info(device)[1] * gpu_share(gpus)
     return SHARE * process_limits.free_memory() * min(1.0, cpus / process_limits.cpu_count())
 
 

@@ -15,7 +15,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from torch import Tensor
 
 from hypergrad.stacked import Stacked
 from study.config.trial import Trial
-from study.storage.records import Array, EpochRecord
-from study.training import stacked_model
+from study.storage.records import EpochRecord
+from study.training import precision, stacked_model
 from study.training.capture import CapturedIteration, can_capture
-from study.training.curves import Curves
+from study.training.pack_member import Member
 from study.training.streams import Streams
 from study.training.trainer import EVALUATION_BATCH, Training
 from study.workloads import torch_settings
@@ -35,26 +34,6 @@ from study.workloads.base import Data, Workload
 
 LEAST_EVALUATION_BATCH = 100
 """Members share ``EVALUATION_BATCH`` rows, but no batch for evaluation has fewer than this."""
-
-
-@dataclass(slots=True)
-class _Member:
-    """A trial under way, and its measurements so far in the epoch that it is in."""
-
-    trial: Trial
-    epoch: int = 0
-    iterations: int = 0
-    curves: list[tuple[Array, ...]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def length(self, batches: int) -> int:
-        """Iterations of the next epoch, of ``batches`` if the budget lets it."""
-        budget = self.trial.iterations
-        return batches if budget is None else min(batches, budget - self.iterations)
-
-    @property
-    def done(self) -> bool:
-        return self.epoch == self.trial.epochs or self.iterations == self.trial.iterations
 
 
 class PackTraining:
@@ -93,8 +72,8 @@ class PackTraining:
         _check(trials, states)
         self._capture = capture and can_capture(device)
         self._captured: CapturedIteration | None = None
-        self._workload, self._data = workload, data
-        self._members = [_Member(trial) for trial in sorted(trials, key=lambda trial: trial.seed)]
+        self._workload, self._data, self._precision = workload, data, trials[0].precision
+        self._members = [Member(trial) for trial in sorted(trials, key=lambda trial: trial.seed)]
         trainings = [Training(member.trial, workload, data, device) for member in self._members]
         if states:
             for member, alone in zip(self._members, trainings, strict=True):
@@ -103,6 +82,8 @@ class PackTraining:
                 member.epoch, member.iterations = state["epoch"], state["iterations"]
         self.settings = trainings[0].settings
         """What is in force while it trains; see ``study.workloads.torch_settings``."""
+        self.layout: dict[str, str] = {}
+        """What a record of the machine says of layouts in memory: those that torch chooses."""
         models, optimizers, random = zip(*(alone.parts() for alone in trainings), strict=True)
         if self._capture:
             for group in (optimizer.param_groups[0] for optimizer in optimizers):
@@ -207,7 +188,7 @@ class PackTraining:
             measured = zip(self._members, *(values.tolist() for values in self._evaluate()), strict=True)
             for member, val_loss, val_accuracy in measured:
                 if lengths[member.trial.key] == end:
-                    records.append((member.trial, _record(member, val_loss, val_accuracy)))
+                    records.append((member.trial, member.close(val_loss, val_accuracy)))
             if end < max(lengths.values()):
                 self._drop({key for key, length in lengths.items() if length == end})
         return records
@@ -249,7 +230,9 @@ class PackTraining:
                 inputs = self._data.train_inputs.index_select(0, rows)
                 if self._workload.prepare is not None:
                     inputs = self._workload.prepare(inputs, random.augmentation)
-                drawn.append([inputs, *self._model.masks(inputs)])
+                with precision.autocast(self._precision, inputs.device):
+                    masks = self._model.masks(inputs)
+                drawn.append([inputs, *masks])
         return [chosen, *(torch.stack(parts) for parts in zip(*drawn, strict=True))]
 
     def _iterate(self, chosen: Tensor, inputs: Tensor | None = None, *masks: Tensor) -> Tensor:
@@ -258,7 +241,9 @@ class PackTraining:
         if inputs is None:
             inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
         targets = self._streams.repeat(self._data.train_targets[chosen])
-        losses = self._losses(self._model(params, inputs, self._streams, masks), targets)
+        with precision.autocast(self._precision, inputs.device):
+            outputs = self._model(params, inputs, self._streams, masks)
+        losses = self._losses(precision.for_loss(outputs), targets)
         self._optimizer.step(torch.autograd.grad(losses.sum(), params))
         return losses.detach()
 
@@ -273,7 +258,9 @@ class PackTraining:
         correct = torch.zeros_like(loss)
         for inputs, targets in zip(data.val_inputs.split(size), data.val_targets.split(size), strict=True):
             prepared = prepare(inputs, None) if prepare else inputs
-            outputs = self._model(self._optimizer.params, prepared.unsqueeze(0), together)
+            with precision.autocast(self._precision, inputs.device):
+                outputs = self._model(self._optimizer.params, prepared.unsqueeze(0), together)
+            outputs = precision.for_loss(outputs)
             expected = targets.expand(members, *targets.shape)
             loss += self._validate(outputs, expected) * len(targets)
             if data.has_classes:
@@ -282,27 +269,6 @@ class PackTraining:
             correct / data.val_targets.numel() if data.has_classes else torch.full_like(correct, torch.nan)
         )
         return (loss / len(data.val_targets)).cpu(), accuracy.cpu()
-
-
-def _record(member: _Member, val_loss: float, val_accuracy: float) -> EpochRecord:
-    """Close a member's epoch."""
-    train_loss, *learned = (np.concatenate(values) for values in zip(*member.curves, strict=True))
-    alpha, h = learned or (np.full(len(train_loss), member.trial.alpha0), None)
-    curves = Curves.of(train_loss, alpha, h)
-    record = EpochRecord(
-        epoch=member.epoch + 1,
-        first_iteration=member.iterations + 1,
-        alpha=curves.alpha,
-        hypergradient=curves.hypergradient,
-        train_loss=curves.train_loss,
-        alpha_tensors=curves.alpha_tensors,
-        val_loss=val_loss,
-        val_accuracy=val_accuracy,
-        seconds=member.seconds,
-    )
-    member.epoch, member.iterations = record.epoch, record.last_iteration
-    member.curves, member.seconds = [], 0.0
-    return record
 
 
 def _check(trials: Sequence[Trial], states: Mapping[str, Mapping[str, Any]] | None) -> None:

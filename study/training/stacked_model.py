@@ -11,7 +11,7 @@ matrices, and a softmax over ten classes runs along the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +98,41 @@ def sample_model(workload: Workload) -> nn.Module:
         return workload.build()
 
 
+class Architecture(NamedTuple):
+    """What packing needs to know of a workload's models."""
+
+    unstackable: str | None
+    """Why they do not stack; None if they do."""
+    convolutional: bool
+    """Whether they have a convolution: those of all members are one with groups."""
+    parameter_bytes: int
+
+
+_known: dict[int, tuple[Workload, Architecture]] = {}
+"""By the workload's id, which stays its own as long as the workload is kept."""
+
+
+def architecture(workload: Workload) -> Architecture:
+    """Return what packing needs to know of a workload's models, from one that is built the first time."""
+    if id(workload) not in _known:
+        model = sample_model(workload)
+        _known[id(workload)] = (
+            workload,
+            Architecture(
+                _unstackable_reason(workload, model),
+                any(isinstance(layer, CONVOLUTIONS) for layer in model.modules()),
+                sum(parameter.nbytes for parameter in model.parameters()),
+            ),
+        )
+    return _known[id(workload)][1]
+
+
 def unstackable_reason(workload: Workload) -> str | None:
     """Return why trials of ``workload`` cannot be packed; None if they can."""
-    model = sample_model(workload)
+    return architecture(workload).unstackable
+
+
+def _unstackable_reason(workload: Workload, model: nn.Module) -> str | None:
     leaves = list(_leaves(model))
     for layer in leaves:
         # Exactly these classes: a subclass may do anything, unless its author says that it stacks.
@@ -121,11 +153,6 @@ def unstackable_reason(workload: Workload) -> str | None:
     if not all(parameter.requires_grad for parameter in parameters):
         return "some of its parameters are frozen"
     return None
-
-
-def has_convolution(model: nn.Module) -> bool:
-    """Return whether ``model`` has a convolution: those of all members are one with groups."""
-    return any(isinstance(layer, CONVOLUTIONS) for layer in model.modules())
 
 
 def stack(models: Sequence[nn.Module], dimensions: int) -> StackedModel:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from study.config.trial import Trial
+from study.config.trial import FLOAT32, Trial
 from study.storage.records import EpochRecord
-from study.training import optimizers
+from study.training import optimizers, precision
 from study.training.curves import Curves
 from study.training.random_state import RandomState
 from study.training.user_errors import RAISED, LastBatchError
@@ -52,8 +52,11 @@ class Training:
     def __init__(self, trial: Trial, workload: Workload, data: Data, device: torch.device) -> None:
         self._trial, self._workload, self._data = trial, workload, data
         self._random = RandomState(trial.seed, device)
-        self.settings = torch_settings.kept(workload, workload.load)
+        self.settings = precision.settings(trial.precision, device, workload, workload.load)
         """What is in force while it trains; see ``study.workloads.torch_settings``."""
+        last = precision.uses_channels_last(trial.precision, data.train_inputs)
+        self.layout = {"memory format": "channels last"} if last else {}
+        """What a record of the machine says of layouts in memory."""
         with torch_settings.in_force(self.settings):
             with self._random.in_use():
                 self._model = workload.build().to(device)
@@ -123,7 +126,7 @@ class Training:
             curves = self._iterate(at_most)
             seconds = time.perf_counter() - started
             optimizers.evaluating(self._optimizer)
-            val_loss, val_accuracy = evaluate(self._workload, self._data, self._model)
+            val_loss, val_accuracy = evaluate(self._workload, self._data, self._model, self._trial.precision)
         return EpochRecord(
             epoch=self.epoch + 1,
             first_iteration=self._iterations + 1,
@@ -153,7 +156,8 @@ class Training:
                 if workload.prepare is not None:
                     inputs = workload.prepare(inputs, self._random.augmentation)
                 optimizer.zero_grad(set_to_none=True)
-                loss = workload.loss(model(inputs), data.train_targets[chosen])
+                outputs = precision.run(self._trial.precision, model, inputs)
+                loss = workload.loss(outputs, data.train_targets[chosen])
                 loss.backward()
             except RAISED as error:
                 if len(chosen) == 1 < min(rows, size):
@@ -170,11 +174,19 @@ class Training:
 
 
 @torch.no_grad()
-def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, float]:
+def evaluate(
+    workload: Workload, data: Data, model: nn.Module, in_precision: str = FLOAT32
+) -> tuple[float, float]:
     """Return the mean loss and the accuracy (0 to 1) of ``model`` over the validation data.
 
     Where a row has several targets, as a text has characters, the accuracy is over all of them. A regression
     has no accuracy: it is NaN.
+
+    Args:
+        workload: whose loss counts.
+        data: the workload's.
+        model: switched to evaluation.
+        in_precision: the trial's precision.
     """
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=data.val_inputs.device)
@@ -183,7 +195,8 @@ def evaluate(workload: Workload, data: Data, model: nn.Module) -> tuple[float, f
         data.val_inputs.split(EVALUATION_BATCH), data.val_targets.split(EVALUATION_BATCH), strict=True
     )
     for inputs, targets in batches:
-        outputs = model(workload.prepare(inputs, None) if workload.prepare else inputs)
+        prepared = workload.prepare(inputs, None) if workload.prepare else inputs
+        outputs = precision.run(in_precision, model, prepared)
         loss += workload.loss(outputs, targets) * len(targets)
         if data.has_classes:
             correct += (outputs.argmax(-1) == targets).sum()

@@ -26,7 +26,14 @@ from study.storage.object_store import ObjectStore, WithCheckpointsIn
 from study.storage.records import EpochRecord, Status, TrialRecord
 from study.storage.trial_files import TrialFolder
 from study.training import packs
-from study.training.device import BrokenDeviceError, choose_device, is_broken, machine
+from study.training.device import (
+    BrokenDeviceError,
+    choose_device,
+    is_broken,
+    is_out_of_memory,
+    keep_to_share,
+    machine,
+)
 from study.training.loop import Loop, Step, TrainingError
 from study.training.pack_limits import WorkerLimit
 from study.training.preflight import preflight
@@ -163,6 +170,7 @@ class _Worker:
             folder = WithCheckpointsIn(options.checkpoints, folder)
         self._folder, self._options = folder, options
         self._device = choose_device(options.gpus)
+        keep_to_share(self._device, options.gpus)
         self._loop = Loop(
             folder,
             self._device,
@@ -215,13 +223,14 @@ class _Worker:
             return
         except TrainingError as failed:
             # Nothing of the exception is kept: its frames hold the memory of the pack.
-            reason, out_of_memory = describe_error(failed.error), _is_out_of_memory(failed.error)
+            reason, out_of_memory = describe_error(failed.error), is_out_of_memory(failed.error)
         if is_broken(self._device):
             raise BrokenDeviceError(
                 f"a pack of {len(trials)} trials broke the GPU for this process: {reason}"
             )
         if out_of_memory and len(left) > 3:
-            torch.cuda.empty_cache()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
             pieces = packs.split_evenly(left, 2)
             note = f"packs of at most {len(pieces[-1])} trials: memory ran out with {len(left)}"
         else:
@@ -269,7 +278,9 @@ class _Worker:
 
     def _mark_failed(self, trial: Trial, error: str) -> None:
         path = self._folder.journal(trial)
-        journal.mark_failed(path, trial, error, machine=machine(self._device), run=self._options.run)
+        journal.mark_failed(
+            path, trial, error, machine=machine(self._device, trial.precision), run=self._options.run
+        )
 
     def _mark_suspect(self, trials: Sequence[Trial], reason: str) -> None:
         """Let the next process try those of ``trials`` that have not ended on the CPU, and train them
@@ -280,17 +291,13 @@ class _Worker:
             Journal(
                 self._folder.journal(record.trial),
                 record.trial,
-                machine(self._device),
+                machine(self._device, record.trial.precision),
                 repeatable=False,
                 resumed=len(record.epochs),
                 notes=[f"trained alone, after a trial on the CPU: {reason}"],
                 run=self._options.run,
                 suspect=True,
             ).close()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError)
 
 
 @contextmanager

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 
 __all__ = [
+    "AUTOTUNED",
     "FLOAT32",
+    "TF32",
     "Changes",
+    "changed",
     "describe_precision",
     "hand_on",
     "in_force",
@@ -43,6 +46,13 @@ _PRECISIONS: dict[str, Any] = {
 
 FLOAT32: Changes = {"precision": ("highest", False, ("ieee",) * len(_PRECISIONS))}
 """Float32 is computed in float32 everywhere; torch's own default allows TF32 in convolutions on a GPU."""
+TF32: Changes = {
+    "precision": ("high", True, tuple("ieee" if name.startswith("cpu") else "tf32" for name in _PRECISIONS))
+}
+"""On a GPU factors of float32 are rounded to TF32, which has bfloat16's range and three more digits in base
+ten than bfloat16; a CPU computes in float32 as ever."""
+AUTOTUNED: Changes = {"cudnn": (True, True, False)}
+"""cuDNN tries its algorithms for each shape and keeps the fastest."""
 
 
 def _precision() -> tuple[Any, ...]:
@@ -129,7 +139,12 @@ def in_force(changes: Changes) -> Iterator[None]:
 
 def kept(*owners: object) -> Changes:
     """Return a copy of what the code of ``owners`` has changed, over ``FLOAT32``; later owners win."""
-    changes = dict(FLOAT32)
+    return FLOAT32 | changed(*owners)
+
+
+def changed(*owners: object) -> Changes:
+    """Return a copy of what the code of ``owners`` has changed; later owners win."""
+    changes: Changes = {}
     for owner in owners:
         changes |= _kept.get(_id(owner), (owner, {}))[1]
     return changes
@@ -157,7 +172,7 @@ def keeping(owner: object, *others: object) -> Iterator[None]:
 
 def hand_on(owner: object, *others: object) -> None:
     """Let all that ``others`` have changed be changed by ``owner`` as well."""
-    _kept[_id(owner)] = owner, kept(owner, *others)
+    _kept[_id(owner)] = owner, changed(owner, *others)
 
 
 @contextmanager

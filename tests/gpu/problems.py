@@ -65,7 +65,7 @@ def _jitter(inputs: Tensor, random: torch.Generator | None) -> Tensor:
 
 
 NOISY = Workload("noisy", partial(clusters, torch.float64), _noisy_model, prepare=_jitter)
-"""Draws on the device: augmentation and dropout; and keeps statistics. It does not stack."""
+"""Draws on the device: augmentation and dropout; and keeps statistics."""
 
 
 def grid(

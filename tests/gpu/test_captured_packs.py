@@ -8,7 +8,7 @@ import torch
 from study.config.trial import Trial
 from study.training.packed_trainer import PackTraining
 
-from .problems import CPU, MODELS, alone, assert_same, grid, through_a_file, together, workload
+from .problems import CPU, MODELS, NOISY, alone, assert_same, grid, through_a_file, together, workload
 
 pytestmark = pytest.mark.gpu
 
@@ -36,6 +36,13 @@ def test_a_captured_pack_over_epochs_is_its_trials_alone(optimizer, model, seeds
     assert_same(together(trials, work, device, capture=True), alone(trials, work, CPU))
     if device.type == "cuda":
         assert replays[0] > 0
+
+
+@pytest.mark.parametrize("seeds", [(2, 2, 2), (5, 0, 5, 1)])
+def test_what_a_captured_pack_draws_is_drawn_anew_for_every_iteration(seeds, device):
+    """Augmentation and dropout are drawn outside of the graph; batch norm's statistics move within it."""
+    trials = grid("adam-adam", seeds=seeds)
+    assert_same(together(trials, NOISY, device, capture=True), alone(trials, NOISY, device))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "sgd-sgd", "adam-sgd", "adam-lion"])

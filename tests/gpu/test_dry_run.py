@@ -72,6 +72,9 @@ def test_every_part_runs_on_a_bare_machine(bare, tmp_path):
     }
     assert {m["members"] for m in packs} == {1, 3}
     assert [m["processes"] for m in found["packs"]["measurements"] if m.get("answered")] == [1, 2, 1, 2]
+    vggs = [m for m in found["vgg"]["measurements"] if m["what"] == "pack"]
+    assert [(m["members"], m["precision"]) for m in vggs] == [(1, "float32"), (2, "bf16")]
+    assert all(m["per_s"] > 0 for m in vggs)
     for part in ("vgg", "mlp"):
         curves = [m for m in found[part]["measurements"] if m["what"] == "curve"]
         assert curves[0]["optimizer"] == "adam-adam"

@@ -9,7 +9,7 @@ from study.config.trial import Trial
 from study.training.packed_trainer import PackTraining
 from study.training.trainer import Training
 
-from .problems import CPU, MODELS, alone, assert_same, grid, through_a_file, together, workload
+from .problems import CPU, MODELS, NOISY, alone, assert_same, grid, through_a_file, together, workload
 
 pytestmark = pytest.mark.gpu
 OPTIMIZERS = ("sgd", "sgd-sgd", "sgd-sgdn", "sgdn", "sgdn-sgdn", "sgdn-lion", "adam", "adam-sgd", "adam-adam")
@@ -60,6 +60,12 @@ def test_members_of_a_pack_are_saved_and_resumed_in_a_pack_or_alone(optimizer, d
         single = Training(trials[1], work, work.load(None).to(where), where)
         single.load_state_dict(states[trials[1].key])
         assert_same({trials[1].key: list(single.epochs())}, {trials[1].key: rest[trials[1].key]})
+
+
+@pytest.mark.parametrize("seeds", [(2, 2, 2), (0, 1, 2), (5, 0, 5, 1)])
+def test_a_pack_draws_on_the_device_what_its_trials_draw_alone(seeds, device):
+    trials = grid("adam-adam", seeds=seeds)
+    assert_same(together(trials, NOISY, device), alone(trials, NOISY, device))
 
 
 def test_a_float32_pack_differs_from_its_trials_by_rounding(device):

@@ -55,7 +55,7 @@ def made_up(hits, *, val=None, smoothed=None, threshold=0.3) -> pd.DataFrame:
                 rows.append(
                     {
                         **{"workload": "mnist-mlp", "workload_args": ""},
-                        **{"batch_size": 128, "drop_last": False},
+                        **{"batch_size": 128, "drop_last": False, "precision": "float32"},
                         **{"weight_decay": 1e-4, "epochs": 20.0, "budget": BUDGET, "threshold": threshold},
                         **named,
                         **{"beta": BETA.get(optimizer, 1e-3), "granularity": "group"},

@@ -106,13 +106,15 @@ def test_several_beta_are_held_against_the_same_or_else_the_first():
 
 
 def test_thresholds_that_differ_are_said_and_not_compared():
-    table, other = trials(doubling), trials(doubling, threshold=1.0, batch_size=64, drop_last=True)
+    differently = {"batch_size": 64, "drop_last": True, "precision": "bf16"}
+    table, other = trials(doubling), trials(doubling, threshold=1.0, **differently)
     found = compare([Side("a", table), Side("b", other)])
     assert math.isnan(found.rows.iloc[1]["iterations_ratio"])
     assert found.rows.iloc[1]["loss_ratio"] == pytest.approx(1)
     assert "thresholds differ: a 0.3, b 1" in found.notes
     assert "batch sizes differ: a 128, b 64" in found.notes
     assert "values of drop_last differ: a false, b true" in found.notes
+    assert "precisions differ: a float32, b bf16" in found.notes
 
 
 @pytest.mark.parametrize(

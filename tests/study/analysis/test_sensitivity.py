@@ -27,7 +27,8 @@ def made_up(hits, *, val=None, workload="digits-mlp", outcome=None, threshold=0.
                 rows.append(
                     {
                         **{"workload": workload, "workload_args": "", "batch_size": 128},
-                        **{"drop_last": False, "weight_decay": 1e-4, "epochs": 20.0, "budget": BUDGET},
+                        **{"drop_last": False, "precision": "float32", "weight_decay": 1e-4},
+                        **{"epochs": 20.0, "budget": BUDGET},
                         **{"optimizer": optimizer, "beta": beta, "granularity": "group"},
                         **{"optimizer_args": "", "alpha0": alpha0, "seed": seed, "threshold": threshold},
                         "outcome": "pending" if missing else "reached" if hit < INF else "not_reached",

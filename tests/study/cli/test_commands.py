@@ -65,6 +65,14 @@ def test_plan_says_what_would_run_and_runs_nothing(say, write_study, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_plan_says_that_packs_on_a_gpu_are_not_captured(say, write_study, tmp_path):
+    for pack, gpus, said in ((16, 1, True), (1, 1, False), (16, 0, False)):
+        _, path = write_study(pack=pack, resources={"gpus": gpus})
+        code, out, _ = say("plan", path, "--runs", tmp_path / "runs", "--cpus", 2, "--gpus", 1)
+        assert code == 0
+        assert ("CUDA graphs: off" in out) is said
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -206,6 +206,15 @@ def convolutional() -> nn.Module:
     return nn.Sequential(*layers).double()
 
 
+def drawing() -> nn.Module:
+    layers = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3)
+    return nn.Sequential(*layers).double()
+
+
+def jitter(inputs, random):
+    return inputs if random is None else inputs + torch.randn(inputs.shape, generator=random).double()
+
+
 def grid(optimizer, seeds, **more):
     """Members that leave: after one epoch, after two, and in the middle of the third."""
     alpha0, beta = (0.003, 1e-5) if optimizer.startswith("adam") else (0.05, 1e-3)
@@ -242,12 +251,13 @@ def steps_as_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 1, 4, 4)], ids=str)
-@pytest.mark.parametrize("build", [perceptron, convolutional])
+@pytest.mark.parametrize("build", [perceptron, convolutional, drawing])
 @pytest.mark.parametrize("optimizer", ["sgdn-sgdn", "adam-adam"])
 def test_a_captured_pack_trains_as_its_trials_do_alone(
     optimizer, build, seeds, monkeypatch, steps_as_on_a_gpu
 ):
-    work, trials = Workload("w", load, build), grid(optimizer, seeds)
+    prepare = jitter if build is drawing else None
+    work, trials = Workload("w", load, build, prepare=prepare), grid(optimizer, seeds)
     alone = {trial.key: list(Training(trial, work, load(), CPU).epochs()) for trial in trials}
     monkeypatch.setattr("study.training.packed_trainer.can_capture", lambda device: True)
     captured = trained(PackTraining(trials, work, load(), CPU, capture=True))

@@ -3,8 +3,17 @@
 import pytest
 import torch
 
+from study.storage.study_folder import StudyFolder
 from study.training import device as module
-from study.training.device import choose_device, is_broken, machine, unused_gpus
+from study.training.device import (
+    choose_device,
+    is_broken,
+    is_out_of_memory,
+    keep_to_share,
+    machine,
+    unused_gpus,
+)
+from study.training.worker import WorkerOptions, run_bundle
 from study.workloads import torch_settings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -44,6 +53,44 @@ def test_a_gpu_is_broken_if_nothing_works_on_it_and_not_if_its_memory_is_full(mo
         raised[:] = [error]
         assert is_broken(GPU) is broken
     assert not is_broken(CPU)
+
+
+@pytest.mark.parametrize(("gpus", "fraction"), [(0.25, 0.25), (0.5, 0.5), (1, 1.0), (4, 1.0)])
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(monkeypatch, tmp_path, gpus, fraction):
+    """Asked for by a worker, before it trains."""
+    limits = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: limits.append(given))
+    keep_to_share(CPU, gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    list(run_bundle([], StudyFolder(tmp_path, "s"), WorkerOptions(gpus=gpus)))
+    assert limits == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    list(run_bundle([], StudyFolder(tmp_path, "s"), WorkerOptions(gpus=gpus)))
+    assert limits == [(fraction, GPU)]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_the_cpu_allocator_says_that_memory_ran_out():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**52)
+    assert is_out_of_memory(raised.value)
 
 
 def test_the_precision_in_force_is_recorded():

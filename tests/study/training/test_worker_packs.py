@@ -190,6 +190,33 @@ def test_a_pack_that_is_interrupted_resumes_packed_or_alone(tmp_path, use, packe
     assert not list(folder.path.glob("checkpoints/*"))
 
 
+def noisy() -> nn.Module:
+    layers = nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(12, 3)).double()
+
+
+def jitter(inputs, random):
+    return inputs if random is None else inputs + torch.randn(inputs.shape, generator=random).double()
+
+
+@pytest.mark.parametrize(("first", "then"), [(6, 6), (6, 1), (1, 6)], ids=str)
+def test_a_pack_that_draws_at_random_resumes_where_it_was(tmp_path, use, packed_sizes, first, then):
+    """Convolution, batch norm, dropout and augmentation: cut in the third of four epochs."""
+    todo = trials()
+    calm, folder = StudyFolder(tmp_path / "calm", "s"), StudyFolder(tmp_path / "cut", "s")
+    use(Workload("w", load, noisy, prepare=jitter))
+    run(calm, todo, pack=1)
+    use(Workload("w", load, noisy, cut_after(8), prepare=jitter))
+    with pytest.raises(Cut):
+        run(folder, todo, pack=first, checkpoint_seconds=0)
+    assert packed_sizes == ([6] if first == 6 else [])
+    packed_sizes.clear()
+    use(Workload("w", load, noisy, prepare=jitter))
+    run(folder, todo, pack=then)
+    assert packed_sizes == ([] if then == 1 else [6] if first == 6 else [5])
+    assert_same_records(folder, calm, todo)
+
+
 def test_without_a_checkpoint_a_pack_is_trained_anew_and_its_first_numbers_are_not_kept(tmp_path, use):
     todo = trials()
     folder = StudyFolder(tmp_path, "s")
@@ -251,6 +278,42 @@ def test_when_memory_runs_out_packs_get_smaller(tmp_path, use, packed_sizes, mon
         assert alone.startswith("trained alone: a pack of 3 trials raised OutOfMemoryError")
     run(plain, trials(), pack=1)
     assert_same_records(folder, plain, trials())
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_model_that_fits_twice_is_trained_in_packs_of_two(error, tmp_path, use, packed_sizes):
+    """Of eight members, once they are trained: halved until they fit, and none is trained twice."""
+
+    class Greedy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            weight = self.layer.weight
+            members = 1
+            while torch._C._functorch.is_batchedtensor(weight):
+                weight = torch._C._functorch.get_unwrapped(weight)
+                members = len(weight.flatten()) // 12
+            if self.training and members > 2:
+                raise error
+            return self.layer(inputs)
+
+    use(Workload("w", load, lambda: Greedy().double(), stacks=True))
+    todo = trials(epochs=2)
+    todo += [Trial("w", "adam-adam", 0.03, 1e-5, seed=seed, epochs=2, batch_size=30) for seed in (1, 2)]
+    folder, plain = StudyFolder(tmp_path / "a", "s"), StudyFolder(tmp_path / "b", "s")
+    assert {status for _, status in run(folder, todo)} == {"finished"}
+    assert packed_sizes == [8, 4, 2, 2, 4, 2, 2]
+    for record in folder.records(todo):
+        assert record.notes == (
+            "packs of at most 4 trials: memory ran out with 8",
+            "packs of at most 2 trials: memory ran out with 4",
+        )
+    run(plain, todo, pack=1)
+    assert_same_records(folder, plain, todo)
 
 
 def test_a_diverged_member_is_reported_when_it_ends(tmp_path, use):

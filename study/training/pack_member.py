@@ -1,0 +1,52 @@
+"""A member of a pack: its trial, how far it is, and what it has measured in the epoch that it is in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from study.config.trial import Trial
+from study.storage.records import Array, EpochRecord
+from study.training.curves import Curves
+
+
+@dataclass(slots=True)
+class Member:
+    """A trial under way, and its measurements so far in the epoch that it is in."""
+
+    trial: Trial
+    epoch: int = 0
+    iterations: int = 0
+    curves: list[tuple[Array, ...]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def length(self, batches: int) -> int:
+        """Return the iterations of the next epoch, of ``batches`` if the budget lets it."""
+        budget = self.trial.iterations
+        return batches if budget is None else min(batches, budget - self.iterations)
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is used up."""
+        return self.epoch == self.trial.epochs or self.iterations == self.trial.iterations
+
+    def close(self, val_loss: float, val_accuracy: float) -> EpochRecord:
+        """End the epoch and return its record."""
+        train_loss, *learned = (np.concatenate(values) for values in zip(*self.curves, strict=True))
+        alpha, h = learned or (np.full(len(train_loss), self.trial.alpha0), None)
+        curves = Curves.of(train_loss, alpha, h)
+        record = EpochRecord(
+            epoch=self.epoch + 1,
+            first_iteration=self.iterations + 1,
+            alpha=curves.alpha,
+            hypergradient=curves.hypergradient,
+            train_loss=curves.train_loss,
+            alpha_tensors=curves.alpha_tensors,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=self.seconds,
+        )
+        self.epoch, self.iterations = record.epoch, record.last_iteration
+        self.curves, self.seconds = [], 0.0
+        return record

@@ -1,0 +1,74 @@
+"""How a trial computes: in float32, in TF32, or under autocast to bfloat16. Needs torch only.
+
+Parameters, their gradients, the loss, α, h and the optimizer's state are float32 in each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from study.config.trial import BF16, TF32
+from study.workloads import torch_settings
+from study.workloads.torch_settings import Changes
+
+
+def settings(precision: str, device: torch.device, *owners: object) -> Changes:
+    """Return torch's settings for a trial; what the code of ``owners`` has changed comes before them.
+
+    On a GPU cuDNN tries its algorithms for each shape and keeps the fastest.
+
+    Args:
+        precision: the trial's, one of ``study.config.trial.PRECISIONS``.
+        device: where it trains.
+        owners: as for ``torch_settings.kept``.
+    """
+    base = dict(torch_settings.TF32 if precision == TF32 else torch_settings.FLOAT32)
+    if device.type == "cuda":
+        base |= torch_settings.AUTOTUNED
+    return base | torch_settings.changed(*owners)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context that a forward pass runs in."""
+    if precision != BF16:
+        return nullcontext()
+    # Every weight is used once in a pass, and a cache could not be captured in a CUDA graph.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+def run(precision: str, model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Return the outputs of a model, for the loss to be computed in float32.
+
+    Args:
+        precision: the trial's.
+        model: from inputs to outputs.
+        inputs: a batch as the model takes it.
+    """
+    if uses_channels_last(precision, inputs):
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with autocast(precision, inputs.device):
+        outputs = model(inputs)
+    return for_loss(outputs)
+
+
+def for_loss(outputs: Tensor) -> Tensor:
+    """Return ``outputs``, those of autocast in float32."""
+    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+
+
+def uses_channels_last(precision: str, inputs: Tensor) -> bool:
+    """Return whether pictures are given to the model with their channels last in memory.
+
+    Tensor cores, which compute TF32 and bfloat16, take them so; cuDNN would transpose others for itself.
+    """
+    return inputs.device.type == "cuda" and inputs.ndim == 4 and precision in (TF32, BF16)
+
+
+def describe(precision: str, device: torch.device) -> str:
+    """Say how a trial of this precision computes on ``device`` with the settings now in force."""
+    rest = torch_settings.describe_precision(device)
+    return f"bfloat16 autocast, {rest} else" if precision == BF16 else rest
