@@ -6,25 +6,28 @@ STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
 
-.PHONY: study test test-unit test-lowest test-examples test-cluster test-chaos ui check docs bench clean cluster-up cluster-run cluster-ui cluster-down
+.PHONY: study test test-unit test-lowest test-examples test-triton test-cluster test-chaos ui check docs bench clean cluster-up cluster-run cluster-ui cluster-down
 
 study: .venv/.ready  ## run the main job on the embedded data and say where to look
 	$(BIN)/hypergrad-study run quickstart
 
-test: .venv/.ready  ## all tests but those of test-cluster and test-chaos, two at a time: they often wait
+test: .venv/.ready  ## all tests but those of test-triton, test-cluster and test-chaos, two at a time: they often wait
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-unit: .venv/.ready  ## of these, those that need neither Ray nor a browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not (ray or browser or cluster or chaos)'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not (ray or browser or cluster or chaos or triton)'
 
 test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos)'
+	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos or triton)'
 
 test-examples: .venv/.ready  ## examples in Lightning, the HF Trainer, Accelerate, TensorBoard and W&B
 	$(BIN)/python tools/install.py '.[examples,dev]'
 	$(BIN)/python -m pytest tests/test_integrations.py
+
+test-triton: .venv/.ready  ## all cases of the Triton kernels without a GPU: interpreted, and compiled ahead of time
+	$(BIN)/python -m pytest -m triton tests/hypergrad
 
 test-cluster: .venv/.ready  ## tests on a Docker engine and an SSH server, where they are
 	$(BIN)/python tools/install.py '.[cluster,dev]'

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hypergrad import _fast_path, _general_step, _traced_step, kernels
+from hypergrad import _device_step, _fast_path, _general_step, _traced_step, kernels
 from hypergrad._alpha_update import alpha_dtype
 from hypergrad._numbers import Number, as_float
 from hypergrad._operands import gather
@@ -137,6 +137,12 @@ def update(
     alpha = state.alpha
     if not isinstance(alpha, Tensor):
         raise TypeError(f"a learned α must be a tensor, as init makes it, got {alpha!r}")
+    if _device_step.wanted(params[0], options):
+        h = _device_step.step(
+            params, grads, state, direction, rate, options, alpha, schedule, grad_scale, found_inf
+        )
+        if h is not None:
+            return h
     scaled = grad_scale is not None or found_inf is not None
     use_kernels = not scaled and _wants_kernels(params, options)
     if options.is_traced:

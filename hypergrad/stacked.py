@@ -111,7 +111,7 @@ class Stacked:
                 self._rate,
                 block.options,
             )
-            if h is not None:
+            if h is not None and h is not block.state.h:
                 self.hypergradient[..., block.members] = h
 
     def tensors(self) -> list[Tensor]:
@@ -191,7 +191,9 @@ class Stacked:
         return _Block(
             members,
             [param.detach()[members] for param in self.params],
-            functional.State(self.alpha[..., members], rates, states, moves),
+            functional.State(
+                self.alpha[..., members], rates, states, moves, self.hypergradient[..., members]
+            ),
             replace(self._options, hypergrad_lr=self._beta[members]),
         )
 

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import directions
-from hypergrad.kernels import build, cpu
+from hypergrad.kernels import build, cpu, gpu
 from hypergrad.rates import Rate, RateState
 
 __all__ = ["Kernel", "at_hand", "available", "choose", "has_rule", "why_not"]
@@ -188,9 +188,10 @@ def available(device: str | torch.device = "cpu", dtype: torch.dtype = torch.flo
 
 def why_not(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str | None:
     """Return why there are no kernels for ``dtype`` on ``device``, or ``None`` if there are."""
-    kind = torch.device(device).type
-    if kind != "cpu":
-        return f"there are none for {kind}"
+    device = torch.device(device)
+    if device.type != "cpu":
+        reason = gpu.why_not_on(device.type, device.index or 0)
+        return f"there are none for {dtype}" if reason is None and dtype not in gpu.DTYPES else reason
     if dtype not in cpu.REALS:
         return f"there are none for {dtype}"
     try:
