@@ -27,7 +27,7 @@ class Driver:
     """``hypergrad-study run`` as a process that can be started again, and what each start printed."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self._command, self._folder = command, folder
+        self.command, self._folder = command, folder
         self._environment = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
@@ -50,7 +50,7 @@ class Driver:
         self.starts += 1
         with (self._folder / f"driver-{self.starts:03d}.log").open("wb") as log:
             self._process = subprocess.Popen(
-                self._command,
+                self.command,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -100,11 +100,14 @@ class Stage:
             "driver killed": lambda: self._signal_driver(signal.SIGKILL),
             "driver interrupted": lambda: self._signal_driver(signal.SIGINT),
             "worker killed": lambda: self._kill_some("ray::"),
+            "folder's actor killed": lambda: self._kill_some("ray::FolderActor"),
             "Ray node killed": lambda: self._kill_some("raylet"),
             "everything killed": self.driver.stop,
             "MLflow killed": self._kill_server,
             "MLflow does not answer": lambda: self.server.pause(OUTAGE_SECONDS),
         }
+        if "--no-shared-folder" not in self.driver.command:
+            del kinds["folder's actor killed"]
         if self.postgres is not None:
             kinds["PostgreSQL killed"] = self._kill_postgres
         if self.runs_disk is not None:
@@ -196,7 +199,11 @@ def _await_share(driver: Driver, study: Study, folder: StudyFolder, due: float) 
         time.sleep(0.2)
 
 
-def command(study_file: Path, runs: Path, uri: str) -> list[str]:
-    """Return the command of a driver that runs ``study_file`` on a Ray of its own."""
+def command(study_file: Path, runs: Path, uri: str, *, shared: bool = True) -> list[str]:
+    """Return the command of a driver that runs ``study_file`` on a Ray of its own.
+
+    Unless the folder of runs is ``shared``, workers write it through an actor.
+    """
     where = ["--runs", str(runs), "--tracking-uri", uri]
+    where += [] if shared else ["--no-shared-folder"]
     return [sys.executable, "-m", "study", "run", str(study_file), *where, "--cpus", "2"]

@@ -109,19 +109,25 @@ def assert_civil(driver: Driver) -> None:
         assert not (ours and "Traceback (most recent call last)" in said), said[-3000:]
 
 
+BOTH_WAYS = pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "through an actor"])
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_few_faults(tmp_path):
+@BOTH_WAYS
+def test_a_few_faults(tmp_path, shared):
     """SQLite behind the server, and one fault of each kind that needs no more."""
     path = study_file(tmp_path, epochs=30, seeds=2)
     expected = what_stands(run_undisturbed(path, tmp_path), tmp_path / "expected")
     store = tmp_path / "store"
     store.mkdir()
     server = MlflowServer(store, f"sqlite:///{store / 'mlflow.db'}", store / "artifacts")
-    driver = Driver(command(path, tmp_path / "runs", server.uri), tmp_path, {})
+    driver = Driver(command(path, tmp_path / "runs", server.uri, shared=shared), tmp_path, {})
     stage = Stage(driver, server)
     try:
         kinds = ["worker killed", "driver killed", "MLflow killed", "Ray node killed"]
+        if not shared:
+            kinds[2:3] = ["folder's actor killed"]
         run_under_faults(stage, load_study(path), StudyFolder(tmp_path / "runs", "chaos"), kinds)
         assert_same(what_stands(server.uri, tmp_path / "found"), expected)
         assert_civil(driver)
@@ -133,7 +139,8 @@ def test_a_few_faults(tmp_path):
 @pytest.mark.chaos
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize("seed", [20261123])
-def test_thirty_faults(tmp_path, seed):
+@BOTH_WAYS
+def test_thirty_faults(tmp_path, seed, shared):
     """All kinds, over PostgreSQL, on disks of their own."""
     if postgres_binaries() is None or importlib.util.find_spec("psycopg2") is None:
         pytest.skip("PostgreSQL's binaries or psycopg2 are not here, or its user is not")
@@ -146,7 +153,7 @@ def test_thirty_faults(tmp_path, seed):
         expected = what_stands(run_undisturbed(path, tmp_path), tmp_path / "expected")
         postgres = Postgres(tmp_path)
         server = MlflowServer(tmp_path, postgres.uri, artifacts)
-        driver = Driver(command(path, runs, server.uri), tmp_path, {})
+        driver = Driver(command(path, runs, server.uri, shared=shared), tmp_path, {})
         stage = Stage(driver, server, postgres, runs_disk, artifacts_disk)
         try:
             kinds = list(schedule_of_faults(sorted(stage.faults()), 36, Random(seed)))
