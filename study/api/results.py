@@ -253,11 +253,10 @@ class Results:
 
     def figures(self) -> dict[str, Figure]:
         """Draw every figure of the report that has something to show, by its title."""
-        from study.report.figures.registry import FIGURES
+        from study.report.figures.registry import figures
 
         notebook.show_figures()
-        evidence = self._evidence(self._trials)
-        return {drawn.title: drawn.figure for module in FIGURES for drawn in module.draw(evidence)}
+        return {drawn.title: drawn.figure for _, drawn in figures(self._evidence(self._trials))}
 
     def report(self, folder: str | Path | None = None) -> Path:
         """Write the report, and return the path of its page.

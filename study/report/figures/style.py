@@ -181,7 +181,7 @@ def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[An
     if is_for_paper():
         mpl.rcParams.update(PAPER)  # until the caller's rc_context ends
         narrow = columns == 1
-        size = (COLUMN_WIDTH if narrow else TEXT_WIDTH, (0.62 if narrow else 0.58) * height * rows + 0.85)
+        size = (COLUMN_WIDTH if narrow else TEXT_WIDTH, (0.85 if narrow else 0.58) * height * rows + 0.85)
     else:
         size = (max((3.4 if columns < 4 else 2.7) * columns, 4.6) + 0.4, height * rows + 1.2)
     pads: dict[str, Any] = {"w_pad": 0.02, "h_pad": 0.02} if is_for_paper() else {}

@@ -88,8 +88,8 @@ def _caption(trials: pd.DataFrame, crowded: bool) -> str:
         f"Learning rate, training loss and validation loss from the first iteration on; {over}. The training "
         "loss is a mean over the iterations of the last epoch (at most 1/20 of the budget); there is no "
         f"validation before the first epoch ends.{apart}{below} Colour is the optimizer of the weights, "
-        "line style that of the learning rate: dotted none, dashed hypergradient descent, solid the paper's "
-        f"new ones.{cross}"
+        "line style that of the learning rate: dotted none, dashed hypergradient descent, solid and "
+        f"dash-dotted the new ones.{cross}"
     )
 
 

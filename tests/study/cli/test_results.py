@@ -93,7 +93,7 @@ def test_a_report_after_two_trials_were_deleted_names_their_cells_and_invents_no
     assert code == 0, err
     page = " ".join(re.sub(r"<[^>]+>", " ", (report / "index.html").read_text()).split())
     assert "2 trials missing" in page
-    assert ": adam α₀=0.003 (1 of 3), adam-sgd α₀=0.003 β=1e-05 (1 of 3)." in page
+    assert ": Adam α₀=0.003 (1 of 3), Adam-HD α₀=0.003 β=1e-05 (1 of 3)." in page
     assert "10 of 12 ended" in page
     after = {name: pd.read_csv(report / f"{name}.csv") for name in tables}
     lost = after["trials"]["key"].isin([trial.key for trial in gone])
