@@ -97,7 +97,7 @@ def test_a_large_matrix_is_not_taken_apart():
     start, grad = (torch.randn(600, 500, generator=generator) for _ in range(2))
     param = start.clone().requires_grad_()
     param.grad = grad
-    hypergrad.Muon([param], lr=0.1, weight_decay=0.0).step()
+    hypergrad.Muon([param], lr=0.1, weight_decay=0.0, first_relative_step=(0, 1)).step()
     expected = 0.2 * math.sqrt(600) * directions.orthogonalized(grad)  # g + μv has the direction of g
     torch.testing.assert_close((start - param.detach()) / 0.1, expected, rtol=1e-3, atol=1e-3)
 

@@ -134,7 +134,8 @@ def test_a_schedule_continues_bit_for_bit(problem, lop, decoupled):
 
 def test_each_group_has_its_own_factor(problem):
     params = problem.initial()
-    optimizer = hypergrad.SGD([{"params": params[:2]}, {"params": params[2:], "lop": None}], lr=0.02)
+    groups = [{"params": params[:2]}, {"params": params[2:], "lop": None}]
+    optimizer = hypergrad.SGD(groups, lr=0.02, first_relative_step=(0, 1))
     lr_scheduler.LambdaLR(optimizer.schedule, [lambda step: 0.5, lambda step: 0.25])
     before = [p.detach().clone() for p in params]
     problem.train(optimizer, params, range(1))
