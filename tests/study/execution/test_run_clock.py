@@ -55,6 +55,12 @@ def test_workers_that_do_not_end_in_time_are_stopped(write_study, monkeypatch):
 
 def test_a_person_who_interrupts_is_not_taken_for_the_clock(write_study):
     study, _ = write_study(budget=1)
-    with pytest.raises(KeyboardInterrupt), RunClock.of(study, 6, None, began=time.time()).interrupting():
-        interrupt.interrupt()
-        time.sleep(100)
+    clock = RunClock.of(study, 6, None, began=time.time())
+
+    def train():
+        with clock.interrupting():
+            interrupt.interrupt()
+            time.sleep(100)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
