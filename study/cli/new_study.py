@@ -47,6 +47,9 @@ threshold: 0.5
 # Of one process. Fractions share a device: gpus: 0.25
 resources: {{cpus: 1, gpus: 0}}
 
+# A run ends after so many hours, with its report; the next one resumes the study.
+# budget: {{hours: 8}}
+
 # Instead of a grid, draw alpha0 and beta from ranges, alpha0: {{low: 1e-4, high: 1}}, with
 # search: optuna
 """

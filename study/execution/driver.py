@@ -122,10 +122,10 @@ def run(
         began = time.time() if began is None else began
         clock = RunClock.of(study, len(live.all_records), known, began)
         publisher = RunPublisher(live, Uploader(tracker, lock.held), on_progress, clock.end_seconds)
-        run_ = _Run(study, folder, executor, publisher, clock, data_folder, checkpoints, on_message)
+        this_run = _Run(study, folder, executor, publisher, clock, data_folder, checkpoints, on_message)
         try:
-            run_.train(preflight=preflight)
-            if run_.has_trained:
+            this_run.train(preflight=preflight)
+            if this_run.has_trained:
                 on_message("stopping the workers and sending the last results to MLflow")
         finally:
             if executor is not None:

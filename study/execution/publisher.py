@@ -184,6 +184,8 @@ class RunPublisher:
         unsent = progress.total - progress.done - progress.failed + self._uploader.unsent
         first = min(r.resumed_ms for r in self._live.records if r.resumed_ms >= self._since_ms)
         end = self._end_seconds(first) or 0.0
+        if self._live.study.search is not None and not self._bundles:
+            end += (first - self._since_ms) / 1000  # the best points are trained by workers that start again
         return max(training, self._uploader.seconds_for(unsent)) + end
 
     def _phase(self, progress: Progress) -> str:

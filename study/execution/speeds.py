@@ -140,7 +140,8 @@ def learn(
 ) -> Speeds:
     """Return what is known after a run, too.
 
-    Only packs count that began and ended in this run. Later runs count half of all that is known.
+    Only packs count that began in this run, to their end or to where its budget of time ended them. A later
+    run counts half of all that is known.
 
     Args:
         speeds: what was known before.
@@ -155,10 +156,10 @@ def learn(
     found: dict[str, list[tuple[float, int]]] = {}
     for pack in packs:
         of_pack = [records[trial.key] for trial in pack]
-        if not all(_is_whole(record, since_ms) for record in of_pack):
+        if not all(_is_of_this_run(record, since_ms) for record in of_pack):
             continue
         begin = min(record.resumed_ms for record in of_pack)
-        end = max(record.ended_ms for record in of_pack)
+        end = max(record.ended_ms or record.epochs[-1].time_ms for record in of_pack)
         spans.append((begin, end))
         counts = [record.iterations for record in of_pack]
         members = sum(counts) / max(counts) + PACK_START if len(pack) > 1 else 1
@@ -178,10 +179,10 @@ def learn(
     return Speeds(start, _mean_gap(spans, ready_ms, slots, speeds.gap), speeds.ends, rates)
 
 
-def _is_whole(record: TrialRecord, since_ms: int) -> bool:
-    """Whether a trial trained from its first iteration to its end in the run that began at ``since_ms``."""
-    whole = since_ms <= record.started_ms == record.resumed_ms
-    return whole and record.is_complete and bool(record.iterations)
+def _is_of_this_run(record: TrialRecord, since_ms: int) -> bool:
+    """Whether all that a trial trained was in the run that began at ``since_ms``, and nothing failed."""
+    began_here = since_ms <= record.started_ms == record.resumed_ms
+    return began_here and record.status in ("finished", "diverged", "running") and bool(record.epochs)
 
 
 def _mean_gap(spans: Sequence[tuple[int, int]], ready_ms: int, slots: int, before: float) -> float:

@@ -4,8 +4,10 @@ import time
 
 import pytest
 
+from study.execution import run_clock
 from study.execution.run_clock import RunClock
 from study.execution.speeds import Speeds
+from study.storage import interrupt
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,26 @@ def test_a_run_that_starts_slowly_ends_slowly(write_study):
     ends = [clock.end_seconds(int(1000 * (1000 + start))) for start in (10, 20, 1000, 0.1)]
     assert ends == pytest.approx([20, 40, 60, 20 / 3])
     assert RunClock.of(study, 6, None, began=1000.0).end_seconds(0) is None
+
+
+def test_workers_that_do_not_end_in_time_are_stopped(write_study, monkeypatch):
+    monkeypatch.setattr(run_clock, "GRACE", 0.1)
+    study, _ = write_study(budget=1)
+    trained = False
+    with RunClock.of(study, 6, None, began=time.time() - 7200).interrupting():
+        time.sleep(100)
+        trained = True
+    assert not trained
+
+
+def test_a_person_who_interrupts_is_not_taken_for_the_clock(write_study):
+    study, _ = write_study(budget=1)
+    clock = RunClock.of(study, 6, None, began=time.time())
+
+    def train():
+        with clock.interrupting():
+            interrupt.interrupt()
+            time.sleep(100)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()

@@ -1,6 +1,7 @@
 """What a machine is known to take, against runs whose times are given."""
 
 import heapq
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,7 +71,15 @@ def test_members_that_diverge_leave_the_pack():
     assert rate == pytest.approx(6 / (100 * 25.05))
 
 
-def test_what_was_not_whole_in_this_run_tells_nothing():
+def test_a_trial_that_a_budget_stopped_tells_of_what_it_did():
+    """An epoch of 100 of 1000 iterations, in 2 s: the whole would take 20 s."""
+    one = trial(iterations=1000)
+    epoch = replace(ended(one, 5, 7, iterations=100).epochs[0], time_ms=BEGAN + 7000)
+    stopped = TrialRecord(one, "running", (epoch,), started_ms=BEGAN + 5000, resumed_ms=BEGAN + 5000)
+    assert learn([[one]], [stopped]).pack_seconds([one], gpus=0) == pytest.approx(20)
+
+
+def test_what_failed_or_began_in_another_run_tells_nothing():
     one = trial()
     for record in (
         ended(one, 5, 7, "failed"),
