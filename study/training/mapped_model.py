@@ -1,4 +1,4 @@
-"""Any model for all members at once, by ``torch.func.vmap``, with batch norm and dropout.
+"""Any model for all members at once, by ``torch.func.vmap``, with batch norm, dropout and GRUs.
 
 Buffers, such as the running means of batch norm, are stacked as parameters are, and each member has its own.
 Dropout is drawn outside of ``vmap``, by the layers themselves: whoever draws with a trial's own generator
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from study.training.cellwise import CellwiseGRU
 from study.training.streams import Streams
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -38,7 +39,12 @@ class Mapped:
         self._masked = {
             name: _Masked(layer) for name, layer in self._model.named_modules() if type(layer) in DROPOUT
         }
-        for name, layer in self._masked.items():
+        recurrent = {
+            name: CellwiseGRU(layer)
+            for name, layer in self._model.named_modules()
+            if isinstance(layer, nn.GRU)
+        }
+        for name, layer in (self._masked | recurrent).items():
             self._model.set_submodule(name, layer)
         self._layouts: dict[tuple[object, ...], list[tuple[str, Tensor]]] = {}
         self._drawn: list[str] = []

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
 
+from study.training import cellwise
 from study.training.mapped_model import DROPOUT, Mapped
 from study.training.streams import Streams
 from study.workloads import torch_settings
@@ -145,6 +146,8 @@ def _unstackable_reason(workload: Workload, model: nn.Module) -> str | None:
     for layer in model.modules():
         if type(layer) in BATCH_NORMS and getattr(layer, "momentum", None) is None:
             return f"its {type(layer).__name__} averages over all batches (momentum=None)"
+        if isinstance(layer, nn.RNNBase) and not (type(layer) is nn.GRU and cellwise.maps(layer)):
+            return f"its {type(layer).__name__} cannot be mapped; a GRU in one direction without dropout can"
     parameters = list(model.parameters())
     if not parameters:
         return "its model has no parameters"

@@ -78,7 +78,7 @@ def parity_mlp() -> Workload:
 
 def adding_gru() -> Workload:
     """A gated recurrent network of 16 units that adds two marked numbers among ten: 977 parameters."""
-    return Workload("adding-gru", load_adding, partial(AddingModel, 16), F.mse_loss)
+    return Workload("adding-gru", load_adding, partial(AddingModel, 16), F.mse_loss, stacks=True)
 
 
 class AddingModel(nn.Module):

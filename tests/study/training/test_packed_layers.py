@@ -91,7 +91,19 @@ class Residual(nn.Module):
         return self.output(hidden + self.drop(hidden * self.noise))
 
 
-MODELS = {"vgg": vgg, "spatial": spatial, "residual": Residual}
+class Recurrent(nn.Module):
+    """Rows of a picture, read one after the other by two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.output = nn.GRU(24, 5, num_layers=2, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, inputs):
+        states, last = self.rows(inputs.transpose(1, 2).flatten(2))
+        return self.output(states.mean(1) + last[0])
+
+
+MODELS = {"vgg": vgg, "spatial": spatial, "residual": Residual, "recurrent": Recurrent}
 
 
 def workload(model="vgg", dtype=torch.float64) -> Workload:
@@ -100,7 +112,7 @@ def workload(model="vgg", dtype=torch.float64) -> Workload:
         pictures,
         lambda: MODELS[model]().to(dtype),
         prepare=partial(augment, dtype=dtype),
-        stacks=model == "residual",
+        stacks=model in ("residual", "recurrent"),
     )
 
 

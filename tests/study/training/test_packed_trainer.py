@@ -318,6 +318,7 @@ class Custom(nn.Module):
         (lambda: nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3, momentum=None)), "over all batches"),
         (lambda: nn.Sequential(nn.Linear(6, 3), nn.SyncBatchNorm(3)), "has a SyncBatchNorm"),
         (lambda: nn.Sequential(nn.Linear(6, 3), Custom()), "has a Custom"),
+        (lambda: nn.Sequential(nn.GRU(6, 3)), "has a GRU"),
         (lambda: nn.Sequential(nn.Flatten()), "no parameters"),
         (lambda: nn.Linear(6, 3).requires_grad_(False), "frozen"),
         (lambda: nn.Sequential(*[nn.Linear(3, 3)] * 2), "share parameters"),
@@ -326,6 +327,19 @@ class Custom(nn.Module):
 )
 def test_why_a_model_does_not_stack(build, reason):
     assert reason in stacked_model.unstackable_reason(Workload("w", lambda _: None, build))
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (partial(nn.GRU, 6, 3, bidirectional=True), "GRU"),
+        (partial(nn.GRU, 6, 3, num_layers=2, dropout=0.5), "GRU"),
+        (partial(nn.LSTM, 6, 3), "LSTM"),
+    ],
+)
+def test_recurrent_layers_that_do_not_stack_whatever_their_author_says(layer, name):
+    work = Workload("w", lambda _: None, lambda: nn.ModuleDict({"own": layer()}), stacks=True)
+    assert f"its {name} cannot be mapped" in stacked_model.unstackable_reason(work)
 
 
 def test_asking_leaves_the_global_generator_as_it_was():

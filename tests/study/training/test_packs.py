@@ -119,15 +119,16 @@ def test_another_pack_setting_is_refused(write_study, value, said):
     assert [said in problem and "pack" in problem for problem in refused.value.problems] == [True]
 
 
-def test_what_does_not_pack_is_said_once_with_the_reason():
+def test_what_does_not_pack_is_said_once_with_the_reason(users_workload):
+    single = users_workload(model="nn.Sequential(nn.Linear(8, 3), nn.LogSigmoid())")
     trials = [
         *grid(2),
-        *(trial(seed=s, workload="adding-gru") for s in range(3)),
+        *(trial(seed=s, workload=single) for s in range(3)),
         trial(workload="no.such:thing"),
     ]
     reasons = pack_limits.unpackable_reasons(trials)
-    assert list(reasons) == ["adding-gru", "no.such:thing"]
-    assert "AddingModel" in reasons["adding-gru"]
+    assert list(reasons) == [single, "no.such:thing"]
+    assert "has a LogSigmoid" in reasons[single]
     limit = pack_limits.planned_limit(None, on_gpu=False)
     assert [limit(t) for t in (trials[0], trials[-2], trials[-1])] == [256, 1, 1]
     assert pack_limits.planned_limit(None, on_gpu=True)(trials[0]) == 1024
