@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from hypergrad import _param_groups, _rules, _validation, directions, functional
+from hypergrad import _param_groups, _rules, _step_counts, _validation, directions, functional
 from hypergrad._numbers import as_float
 from hypergrad._scheduler_view import Schedule
 from hypergrad._state_checks import check_shapes
@@ -289,4 +289,6 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                     self.state[param]["step"] = torch.as_tensor(
                         step, dtype=torch.float32, device=param.device if on_device else "cpu"
                     )
+            states = (self.state.get(param, {}) for param in group["params"])
+            _step_counts.load([own["step"] for own in states if "step" in own])
         self._forget_settings()

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hypergrad import kernels
+from hypergrad import _step_counts, kernels
 from hypergrad._hypergradients import begin
 from hypergrad._operands import init_state
 from hypergrad._state import TRACE, State, StepOptions
@@ -174,6 +174,8 @@ def step(
         return None
     if clears:
         state.moves.clear()
+    if steps:
+        _step_counts.note_growth(steps)
     # Autograd must hear of writes that it does not see.
     written = [alpha, h, *state.rate.values(), *state.moves.values(), *moved, *steps]
     torch._C._increment_version([*written, *(value for row in rows for value in row)])

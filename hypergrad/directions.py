@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hypergrad import _step_counts
 from hypergrad._cache_blocking import chunks
 from hypergrad._skipped_steps import restore_if
 from hypergrad.rates import correction
@@ -172,12 +173,16 @@ class Adam:
             # As in torch.optim the count stays on the CPU by default: the host reads it in every step.
             device = param.device if self.capturable else "cpu"
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            _step_counts.begin(state["step"])
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         elif self.capturable and state["step"].device != param.device:
             state["step"] = state["step"].to(param.device)
 
     def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
+        steps = [state["step"] for state in states]
+        if not _host_counts(steps) and self.eps > 0 and _step_counts.are_equal(steps):
+            return self._previous_of_equal_counts(states)
         # m̂ / (√v̂ + ε) = m / (√v·scale + shift). At step 0 m = 0, so any shift but 0 gives u_0 = 0.
         scales, shifts = self._corrections(states)
         if len(states) == 1:
@@ -191,9 +196,23 @@ class Adam:
         torch._foreach_add_(denominators, shifts)
         return list(torch._foreach_div([state["exp_avg"] for state in states], list(denominators)))
 
+    def _previous_of_equal_counts(self, states: Sequence[ParamState]) -> list[Tensor]:
+        """Return m / ((√v/√c₂ + ε)·c₁), with one c₁ and c₂ for all: each of a list would be a launch."""
+        beta1, beta2 = self.betas
+        moments = [state["exp_avg"] for state in states]
+        step = states[0]["step"].to(torch.promote_types(torch.float32, moments[0].dtype))
+        started = step > 0
+        first = torch.where(started, correction(beta1, step), 1.0)
+        second = torch.where(started, correction(beta2, step), 1.0)
+        denominators = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+        torch._foreach_mul_(denominators, second.rsqrt())
+        torch._foreach_add_(denominators, self.eps)
+        torch._foreach_mul_(denominators, first)
+        return list(torch._foreach_div(moments, list(denominators)))
+
     def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
         beta1, beta2 = self.betas
-        torch._foreach_add_([state["step"] for state in states], 1)
+        _step_counts.grow([state["step"] for state in states])
         torch._foreach_lerp_([state["exp_avg"] for state in states], list(grads), 1 - beta1)
         squares = [state["exp_avg_sq"] for state in states]
         torch._foreach_mul_(squares, beta2)
@@ -203,7 +222,7 @@ class Adam:
     def _corrections(self, states: Sequence[ParamState]) -> tuple[list[Any], list[Any]]:
         """Return scale and shift of each tensor: numbers if the host counts the steps, else 0-d tensors."""
         beta1, beta2 = self.betas
-        if not torch.compiler.is_compiling() and all(state["step"].is_cpu for state in states):
+        if _host_counts([state["step"] for state in states]):
             scales, shifts = [], []
             for state in states:
                 step = float(state["step"])
@@ -231,7 +250,7 @@ class Adam:
         found_inf: Tensor | None = None,
     ) -> None:
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
+        _step_counts.grow(steps)
         kernel = torch._fused_adamw_ if decay else torch._fused_adam_
         kernel(
             list(params),
@@ -252,6 +271,11 @@ class Adam:
         if found_inf is not None:
             # As in torch.optim: the kernel does not move the parameters, and the count is taken back.
             torch._foreach_sub_(steps, [found_inf.to(torch.float32)] * len(steps))
+
+
+def _host_counts(steps: Sequence[Tensor]) -> bool:
+    """Return whether the host may read the counts without waiting for a device."""
+    return not torch.compiler.is_compiling() and all(map(_step_counts.on_host, steps))
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ BETAS = {"multiplicative": 0.3, "additive-cosine": 1e-4, "cosine": 0.02}
     ),
 )
 def test_rules(problem, taken, name, granularity, rule, variant):
-    options = VARIANTS[variant] | ONE_STEP | {"rule": rule, "hypergrad_lr": BETAS[rule]}
+    options = VARIANTS[variant] | ONE_STEP | {"rule": rule, "hypergrad_lr": BETAS[rule], "lr": 0.005}
     check(problem, taken, name, granularity=granularity, **options)
 
 
