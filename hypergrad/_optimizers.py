@@ -94,9 +94,9 @@ class SGD(HypergradientOptimizer):
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
             memory at a time. ``None``, the default, chooses the faster.
         fused: ``None``, the default, takes a step with a learned α in two passes over memory where
-            ``hypergrad.kernels`` has a kernel, unless ``foreach`` is given. ``False`` never does. ``True``
-            uses torch's fused kernels where ``hypergrad.kernels`` has none, such as on a GPU, for steps
-            without a trace. Each group then needs parameters of one dtype on one device.
+            ``hypergrad.kernels`` has a kernel for CPUs, unless ``foreach`` is given. ``False`` never does.
+            ``True`` also takes the kernels for GPUs, and where there are none torch's fused kernels, for
+            steps without a trace. Each group then needs parameters of one dtype on one device.
         differentiable: Must be ``False``: a step changes α in place.
 
     A number may be of any type that ``float`` takes, such as one of numpy's.

@@ -63,9 +63,9 @@ class StepOptions:
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
             memory at a time. ``None`` goes tensor by tensor on a CPU with a million elements or more, where
             that is faster.
-        fused: ``True`` takes the step in the two passes of ``hypergrad.kernels`` where there is a kernel; if
-            not, torch's fused kernels move the parameters (no members, one device and dtype). ``False`` uses
-            neither. ``None`` uses ``hypergrad.kernels`` where it can, unless ``foreach`` is given.
+        fused: ``True`` takes the step by ``hypergrad.kernels`` where there is a kernel; if not, torch's fused
+            kernels move the parameters (no members, one device and dtype). ``False`` uses neither. ``None``
+            uses the kernels for CPUs where it can, unless ``foreach`` is given.
 
     Attributes:
         beta: ``hypergrad_lr`` as a tensor or one of Python's own numbers.

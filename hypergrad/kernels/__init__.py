@@ -31,6 +31,9 @@ has 10.
 
 Weight decay adds a read of θ to pass 1. Sums are accumulated in float64 in an order that depends on the sizes
 alone, so a product has the same bits whatever the number of threads and the load of the machine.
+
+All this is about CPUs. A GPU has kernels that take the whole step (``gpu``, ``gpu_launcher``) and learn α on
+the device: ``hypergrad._device_step`` calls them.
 """
 
 from __future__ import annotations

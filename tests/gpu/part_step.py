@@ -1,6 +1,7 @@
 """One step of the optimizers, learned and fixed, beside torch's fused and foreach on the same parameters.
 
-As in ``tests/benchmarks/step.py``: GB/s is the least traffic of the step over its time; × floor is the time
+A learned step's path "fused" is torch's fused kernel, "Triton" the kernels of ``hypergrad.kernels``. As in
+``tests/benchmarks/step.py``: GB/s is the least traffic of the step over its time; × floor is the time
 over that of torch's fused optimizer, scaled by the least traffic of both. × copy is the time over that of a
 plain copy of as many bytes on this card, so 1 is what the memory allows.
 """
@@ -19,6 +20,8 @@ from torch import Tensor
 import hypergrad
 from gpu import environment, harness
 from gpu.harness import Context
+from hypergrad import kernels
+from hypergrad.kernels import gpu as triton_choice
 
 OPS = ("adam", "sgdn", "sgd")
 LOPS = {"adam": ("adam", "sgd"), "sgdn": ("sgdn", "sgd"), "sgd": ("sgdn", "sgd")}
@@ -27,14 +30,19 @@ GRANULARITIES = ("group", "tensor", "released")
 RATES = {"lr": 1e-9, "hypergrad_lr": 1e-30}
 """So small that many steps of one gradient change nothing."""
 
+TRACED_TRAFFIC = 13
+"""Of the default rule with Adam; see ``hypergrad.kernels``."""
+
 step = harness.benchmark("step")
 
 
 def main(context: Context) -> None:
     """Time every optimizer, the smaller set of parameters first."""
+    why_not = kernels.why_not(context.device) if context.device.type == "cuda" else "this is no GPU"
+    triton_choice.NEVER = True  # but in `_by_triton`
     sizes = {"15M": "vgg16-bn", "100M": "transformer"} if not context.dry else {"10k": "logreg"}
     copy = None if context.dry else environment.copy_bandwidth()
-    context.results.note(copy_gb_per_s=copy)
+    context.results.note(copy_gb_per_s=copy, no_triton_because=why_not)
     harness.warm_up(context.device)
     for size, name in sizes.items():
         params = _params(step.PARAMETERS[name], context.device)
@@ -69,6 +77,8 @@ def _measure_op(op: str, size: str, params: list[Tensor], copy: float | None, co
             if labels["optimizer"] == f"torch {op}" and labels["path"] == "fused":
                 fused = taken
             traffic = step.TRAFFIC[op][labels["optimizer"].startswith(f"{op}-")]
+            if labels["path"].startswith("cosine"):
+                traffic = TRACED_TRAFFIC
             moved = traffic * 4 * count
             context.results.add(
                 "step",
@@ -105,6 +115,36 @@ def _contenders(op: str, params: list[Tensor]) -> Iterator[tuple[dict[str, Any],
         yield labels | {"path": "default"}, _eager(make)
         yield labels | {"path": "fused"}, _eager(partial(make, fused=True))
         yield labels | {"path": "CUDA graph"}, _captured(partial(make, **capturable))
+        yield labels | {"path": "Triton"}, _by_triton(_eager(partial(make, fused=True)))
+        if granularity == "group":
+            yield labels | {"path": "Triton, CUDA graph"}, _by_triton(_captured(partial(make, fused=True)))
+    if op == "adam":  # what users get
+        labels = {"optimizer": "adam-sgdn", "granularity": "group"}
+        make = partial(hypergrad.Adam, params)
+        yield labels | {"path": "cosine, default"}, _eager(make)
+        yield labels | {"path": "cosine, Triton"}, _by_triton(_eager(partial(make, fused=True)))
+
+
+def _by_triton(maker: Make) -> Make:
+    """Let an optimizer take the kernels that ``fused=True`` asks for, which no other one here does."""
+
+    def make(device: torch.device) -> tuple[Callable[[], object] | None, int]:
+        triton_choice.NEVER = False
+        try:
+            if device.type != "cuda" or kernels.why_not(device) is not None:
+                return None, 0
+            call, kept = maker(device)
+        finally:
+            triton_choice.NEVER = True
+
+        def allowed() -> None:
+            triton_choice.NEVER = False
+            call()
+            triton_choice.NEVER = True
+
+        return None if call is None else allowed, kept
+
+    return make
 
 
 def _eager(create: Callable[[], torch.optim.Optimizer]) -> Make:
