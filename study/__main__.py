@@ -8,9 +8,9 @@ from contextlib import suppress
 
 # fmt: off
 _EXTRA = frozenset({
-    "PIL", "filelock", "jinja2", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "platformdirs",
-    "psutil", "pyarrow", "pydantic", "ray", "rich", "ruamel", "scipy", "sklearn", "torch", "torchvision",
-    "typer",
+    "PIL", "filelock", "fsspec", "jinja2", "matplotlib", "mlflow", "numpy", "optuna", "pandas",
+    "platformdirs", "psutil", "pyarrow", "pydantic", "ray", "rich", "ruamel", "scipy", "sklearn", "torch",
+    "torchvision", "typer",
 })
 """The modules of the extra ``study``, which an installation of the optimizers alone lacks."""
 # fmt: on

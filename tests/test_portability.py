@@ -58,7 +58,7 @@ def test_every_module_imports_and_a_study_is_planned(tmp_path):
         tmp_path,
         packages=ALL_PACKAGES,
     )
-    assert re.search(r"^time: about", said, re.M)
+    assert re.search(r"^time: ", said, re.M)
 
 
 def test_a_trial_is_trained_and_the_optimizer_says_why_it_has_no_kernels(write_study, tmp_path):
