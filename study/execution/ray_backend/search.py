@@ -104,7 +104,7 @@ class _Scheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return Tune's word for going on or for stopping."""
         unit = self._units.get(trial.trial_id)
-        if unit is not None and self._search.stops(unit, result[EPOCH], result[VALUE]):
+        if unit is not None and result[EPOCH] and self._search.stops(unit, result[EPOCH], result[VALUE]):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
 
@@ -115,5 +115,8 @@ class _Scheduler(FIFOScheduler):
 
 def _host(config: dict[str, Any], places: SharedPlaces, options: WorkerOptions) -> None:
     points = [[Trial.from_settings(settings) for settings in point] for point in json.loads(config["unit"])]
+    epoch = 0
     for epoch, value in train_unit(points, config["objective"], places.here(), options):
         tune.report({EPOCH: epoch, VALUE: value})
+    if not epoch:  # the time is up; Tune prints a line about a process that reports nothing
+        tune.report({EPOCH: 0, VALUE: 0.0})

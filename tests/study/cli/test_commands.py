@@ -55,7 +55,9 @@ def test_presets_are_listed_and_printed_as_files_that_load(say, tmp_path):
         assert load_study(tmp_path / "copy.yaml") == load_study(name)
 
 
-def test_plan_says_what_would_run_and_runs_nothing(say, write_study, tmp_path):
+def test_plan_says_what_would_run_and_runs_nothing(say, write_study, tmp_path, monkeypatch):
+    # Nothing has run here, whatever other tests have run.
+    monkeypatch.setenv("HYPERGRAD_STUDY_CACHE", str(tmp_path / "cache"))
     _, path = write_study()
     code, out, _ = say("plan", path, "--runs", tmp_path / "runs", "--cpus", 2)
     assert code == 0

@@ -61,7 +61,7 @@ class Executor(InProcessExecutor):
     def check(self, resources):
         self.calls.append("check")
 
-    def wait(self, resources):
+    def wait(self, resources, folder):
         self.calls.append("wait")
         return Capacity(1, self.gpus)
 

@@ -21,6 +21,7 @@ import ray
 
 from study.config.loader import Resources
 from study.execution.executor import ExecutorError
+from study.execution.ray_backend import token
 from study.execution.ray_backend.cluster import Connection
 from study.execution.ray_backend.executor import RayExecutor
 from study.execution.ray_backend.remote_folder import NAMESPACE, Chunk, FolderActor
@@ -105,9 +106,18 @@ class TwoNodes:
     @staticmethod
     def _start(command: list[str]) -> "subprocess.Popen[bytes]":
         # Ray would ask for a token if it found one of the user's.
-        environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+        environment = os.environ | {token.MODE: "disabled"}
         silent = subprocess.DEVNULL
         return subprocess.Popen(command, stdout=silent, stderr=silent, env=environment)
+
+
+@pytest.fixture(autouse=True)
+def _without_a_token():
+    """As the nodes are started, whatever an earlier test has left in this process."""
+    before = os.environ.get(token.MODE)
+    token._set_mode("disabled")
+    yield
+    token._set_mode(before)
 
 
 @pytest.fixture
