@@ -166,6 +166,7 @@ def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, m
     # Where the node that is blind does not see it either.
     (runs / "sent_module.py").write_text(OWN_WORKLOAD)
     monkeypatch.syspath_prepend(runs)
+    monkeypatch.delitem(sys.modules, "sent_module", raising=False)
     executor, capacity = joined(nodes, folder, modules=modules_to_send(study, runs))
     try:
         blind = f"1 of 2 nodes do not see {folder.path}: they write through this node"
