@@ -59,6 +59,7 @@ PACED = {
     "seeds": 3,
     "epochs": 200,
     "threshold": 0.5,
+    "pack": 1,  # so that a bundle waits for the worker that joins
 }
 PACED_MODULE = """
 import os, time
