@@ -309,8 +309,11 @@ def _start_actor(folder: StudyFolder) -> Any:
     deadline = time.monotonic() + LEAVING_SECONDS
     while True:
         try:
-            return ray.remote(FolderActor).options(**options).remote(folder, str(Holder.here()))
-        except ValueError as taken:
+            actor = ray.remote(FolderActor).options(**options).remote(folder, str(Holder.here()))
+            # Of two that are made at the same time, one dies when it is to run.
+            ray.get(actor.holder.remote())
+            return actor
+        except (ValueError, ray.exceptions.RayActorError) as taken:
             if time.monotonic() > deadline:
                 other = _holder(str(folder.path)) or "another driver"
                 raise ExecutorError(f"the study {folder.name!r} is being run by {other}") from taken

@@ -73,6 +73,7 @@ def test_catalogue_name_gives_a_workload_whose_model_takes_its_inputs(name: str)
 def test_example_in_the_documentation_is_a_workload_that_learns(folder: Path) -> None:
     source = inspect.getdoc(base) or ""
     example = source.split("started from::\n")[1].split("\nA study then names it")[0]
+    sys.modules.pop("spirals", None)  # the tutorial's, if its test ran before
     (folder / "spirals.py").write_text(textwrap.dedent(example), encoding="utf-8")
     before = sys.path.copy()
 

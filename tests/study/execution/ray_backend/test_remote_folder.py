@@ -160,7 +160,7 @@ def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, m
     """The line says which it is; a worker process that is killed costs nothing."""
     workloads = ["digits-logreg", "sent_module:workload"]
     study, _ = write_study(
-        workloads=workloads, optimizers=["sgd", "adam-adam"], epochs=40, seeds=2, batch_size=8, threshold=2.0
+        workloads=workloads, optimizers=["sgd", "adam-adam"], epochs=100, seeds=2, batch_size=8, threshold=2.0
     )
     trials, folder = study.trials(), StudyFolder(runs, "small")
     # Where the node that is blind does not see it either.
@@ -175,11 +175,13 @@ def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, m
         killed = []
 
         def kill_one() -> None:
-            while not any(record.epochs for record in folder.records(trials)):
+            while not killed:
                 time.sleep(0.05)
-            for process in nodes.workers()[:1]:
-                process.kill()
-                killed.append(process.pid)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if any(record.epochs for record in folder.records(trials)):
+                        for process in nodes.workers()[:1]:
+                            process.kill()
+                            killed.append(process.pid)
 
         killer = threading.Thread(target=kill_one, daemon=True)
         killer.start()
@@ -198,7 +200,7 @@ def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, m
 
 @pytest.mark.parametrize("nodes", [False], indirect=True)
 def test_the_actor_may_die_and_a_second_driver_is_kept_away(nodes, runs, tmp_path, write_study):
-    study, _ = write_study(optimizers=["sgd"], epochs=60, seeds=2, batch_size=8)
+    study, _ = write_study(optimizers=["sgd"], epochs=150, seeds=2, batch_size=8)
     trials, folder = study.trials(), StudyFolder(runs, "small")
     executor, capacity = joined(nodes, folder, shared_folder=False)
     assert capacity.note.startswith("2 of 2 nodes do not see")
