@@ -309,7 +309,7 @@ def _start_actor(folder: StudyFolder) -> Any:
     deadline = time.monotonic() + LEAVING_SECONDS
     while True:
         try:
-            actor = ray.remote(FolderActor).options(**options).remote(folder, str(Holder.here()))
+            actor: Any = ray.remote(FolderActor).options(**options).remote(folder, str(Holder.here()))
             # Of two that are made at the same time, one dies when it is to run.
             ray.get(actor.holder.remote())
             return actor
