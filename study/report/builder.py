@@ -16,11 +16,12 @@ from study.analysis.pairing import baselines
 from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND, SearchState
-from study.report import page
+from study.report import claim_rows, page
 from study.report.caveats import limits
 from study.report.figures import registry
 from study.report.figures.base import Evidence
-from study.report.page import Links, NoLinks, Tables
+from study.report.links import Links, NoLinks
+from study.report.page import Tables
 from study.report.stamp import CONCLUSION
 from study.storage import provenance
 from study.storage.records import TrialRecord
@@ -90,14 +91,14 @@ def write_report(
         pilot=early.text if early else "",
         headlines=headlines(found, untuned_found, results.summary),
         facts=page.facts(study, trials),
-        claims=page.claim_groups(found, links, judged=early is None),
-        not_judged=page.not_judged(found),
-        glance=page.glance(found, judged=early is None),
+        claims=claim_rows.claim_groups(found, links, judged=early is None),
+        not_judged=claim_rows.not_judged(found),
+        glance=claim_rows.glance(found, judged=early is None),
         no_claims=_no_claims(trials, claimed=bool(untuned_found)),
         pictures=registry.by_section(pictures),
         widths=page.widths(results.alpha0_widths),
         untuned=page.untuned(results),
-        untuned_claims=page.untuned_claims(untuned_found),
+        untuned_claims=claim_rows.untuned_claims(untuned_found),
         workloads=page.workloads(results, links),
         machine=page.machine(own),
         limits=limits(trials, results.summary, results.alpha0_widths, own),

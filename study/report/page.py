@@ -7,14 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from study.analysis import claim_text
-from study.analysis.claims import Claim, Family, Kind
 from study.analysis.formatting import (
     format_count,
     format_iterations,
@@ -30,9 +27,9 @@ from study.analysis.formatting import (
 )
 from study.analysis.metrics import MEASURED
 from study.analysis.tables import METHOD, SETUP
-from study.analysis.untuned_claims import UntunedClaim
 from study.config.loader import Study
 from study.report import dark
+from study.report.links import Links, web_address
 from study.storage.records import TrialRecord
 
 _label = partial(method_label, in_prose=True)
@@ -49,36 +46,6 @@ OUTCOMES = {
 }
 
 
-class Links(Protocol):
-    """Finds the web pages of a study's trials, as every ``study.tracking.Tracker`` does.
-
-    A method returns None if there is no such page. The report leaves out addresses that are not http or
-    https.
-    """
-
-    def trial_link(self, key: str) -> str | None:
-        """Return the page of the trial with this key."""
-
-    def curve_link(self, key: str) -> str | None:
-        """Return the page of the file with every iteration of a trial."""
-
-    def optimizer_link(self, workload: str, optimizer: str) -> str | None:
-        """Return the page of an optimizer's trials on a workload."""
-
-
-class NoLinks:
-    """The links of a report without any."""
-
-    def trial_link(self, key: str) -> None:
-        """Return None."""
-
-    def curve_link(self, key: str) -> None:
-        """Return None."""
-
-    def optimizer_link(self, workload: str, optimizer: str) -> None:
-        """Return None."""
-
-
 class Tables(NamedTuple):
     """A study in tables, each as its function returns it."""
 
@@ -91,16 +58,9 @@ class Tables(NamedTuple):
     untuned_claims: pd.DataFrame
 
 
-FAMILIES = {
-    Family.NEW_RULES: "New rules against hypergradient descent",
-    Family.HYPERGRADIENT: "Hypergradient descent against a fixed α",
-    Family.NAMED: "Against what the study file names",
-}
 _UNIT = re.compile(r"(?<=[0-9]) (?=[%×]|seeds?|decades|comparisons)|(?<=%) (?=interval)")
 MOST_NAMED = 3
 """The most workloads that the sentence at the top names."""
-
-"""Headings of the families of comparisons, in the order of the page."""
 
 
 def render(**content: Any) -> str:
@@ -181,12 +141,6 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _judged(claims: Sequence[Claim]) -> list[Claim]:
-    """Return the claims of the kinds that are judged for any optimizer."""
-    kinds = {claim.kind for claim in claims if not claim.reason}
-    return [claim for claim in claims if claim.kind in kinds]
-
-
 def _both_names(optimizer: str) -> str:
     """Return an optimizer's name in papers, and the one in the study file if that is another."""
     name = paper_name(optimizer)
@@ -217,81 +171,6 @@ def what_ran(study: Study, trials: pd.DataFrame) -> str:
     )
 
 
-def claim_groups(claims: Sequence[Claim], links: Links, *, judged: bool = True) -> list[dict[str, Any]]:
-    """Return the claims by family and kind, in the order of the page, with what their rows show.
-
-    Args:
-        claims: From ``claims.claims``.
-        links: Of the optimizers.
-        judged: Whether rows have verdicts; those of a pilot have directions.
-    """
-    groups: dict[tuple[Family, Kind], list[dict[str, Any]]] = {}
-    for claim in _judged(claims):
-        row: dict[str, Any] = {
-            **_names(claim),
-            "verdict": _verdict(claim, judged),
-            "text": claim_text.text(claim, judged=judged),
-            "notes": claim_text.notes(claim),
-        }
-        for side, method in (("new", claim.method), ("base", claim.baseline)):
-            link = links.optimizer_link(claim.setup.workload, method.optimizer)
-            row[f"{side}_link"] = _web_address(link)
-        groups.setdefault((claim.family, claim.kind), []).append(row)
-    return [
-        {"family": heading, "claim": str(kind), "rows": groups[family, kind]}
-        for family, heading in FAMILIES.items()
-        for kind in Kind
-        if (family, kind) in groups
-    ]
-
-
-def not_judged(claims: Sequence[Claim]) -> list[str]:
-    """Return why claims of a kind cannot be judged for any optimizer, one sentence for each kind."""
-    sentences = []
-    for kind in Kind:
-        reasons = [claim.reason for claim in claims if claim.kind is kind]
-        if reasons and all(reasons):
-            sentences.append(f"“{kind}” is not judged: {'; '.join(dict.fromkeys(reasons))}.")
-    return sentences
-
-
-def _verdict(claim: Claim, judged: bool) -> str:
-    return claim.verdict if judged or claim.reason else claim_text.direction(claim)
-
-
-def glance(claims: Sequence[Claim], *, judged: bool = True) -> dict[str, Any]:
-    """Return verdicts and ratios: a row per optimizer, baseline and workload, a column per kind of claim."""
-    lines: dict[tuple[str, ...], dict[str, Any]] = {}
-    order = [*FAMILIES]
-    claims = _judged(claims)
-    kinds = [kind for kind in Kind if any(claim.kind is kind for claim in claims)]
-    for claim in sorted(claims, key=lambda claim: order.index(claim.family)):
-        names = _names(claim)
-        line = lines.setdefault(tuple(names.values()), {**names, "verdicts": dict.fromkeys(kinds)})
-        line["verdicts"][claim.kind] = ("–" if claim.reason else _verdict(claim, judged), _size(claim))
-    workloads = [*dict.fromkeys(line["where"] for line in lines.values())]
-    rows = sorted(lines.values(), key=lambda line: workloads.index(line["where"]))
-    return {"claims": [*map(str, kinds)], "rows": rows, "several": len(workloads) > 1}
-
-
-def _size(claim: Claim) -> str:
-    """Return a claim's ratio, or its difference in decades, as a cell shows it."""
-    if math.isnan(claim.ratio.ratio):
-        return ""
-    if claim.kind is Kind.INSENSITIVE:
-        return f"{math.log10(claim.ratio.ratio) + 0.0:+.2f} decades".replace("-", "−")
-    return f"{format_number(claim.ratio.ratio)} ×"
-
-
-def _names(claim: Claim) -> dict[str, str]:
-    """Return how a row names a claim's workload, method and baseline."""
-    return {
-        "where": workload_label(claim.setup._asdict()),
-        "new": _label(claim.method._asdict(), with_beta=True),
-        "base": _label(claim.baseline._asdict(), with_beta=True),
-    }
-
-
 def widths(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of the table of α₀ widths."""
     rows = _rows(table)
@@ -307,31 +186,6 @@ def untuned(tables: Tables) -> list[dict[str, Any]]:
     for row in rows:
         row |= {"method": called[_label(row, with_beta=True)]}
     return rows
-
-
-def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
-    """Return the claims that no tuning is needed, one after the other, each over its workloads."""
-    groups: dict[tuple[object, ...], list[UntunedClaim]] = {}
-    for claim in claims:
-        methods = (_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
-        groups.setdefault((claim.question, *methods), []).append(claim)
-    several = Counter(group[0].asked for group in groups.values())
-    return [
-        {
-            "asked": group[0].asked,
-            "which": " against ".join(map(str, methods)) if several[group[0].asked] > 1 else "",
-            "supported": sum(claim.verdict == "supported" for claim in group),
-            "rows": [
-                {
-                    "where": workload_label(claim.setup._asdict()),
-                    "verdict": claim.verdict,
-                    "text": claim.text,
-                }
-                for claim in group
-            ],
-        }
-        for (_, *methods), group in groups.items()
-    ]
 
 
 def _short_names(methods: Iterable[Mapping[Any, Any]]) -> dict[str, str]:
@@ -350,8 +204,8 @@ def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
         runs: dict[tuple[str, ...], list[tuple[int, str]]] = {}
         for row in singles:
             row |= {"method": _label(row), "outcome_text": OUTCOMES[row["outcome"]]}
-            row["link"] = _web_address(links.trial_link(row["key"]))
-            row["curve"] = _web_address(links.curve_link(row["key"]))
+            row["link"] = web_address(links.trial_link(row["key"]))
+            row["curve"] = web_address(links.curve_link(row["key"]))
             if row["link"]:
                 runs.setdefault(_cell(row), []).append((row["seed"], row["link"]))
         for row in rows:
@@ -436,7 +290,3 @@ def _rows(table: pd.DataFrame, workload: tuple[str, str] | None = None) -> list[
 def _cell(row: Mapping[str, Any]) -> tuple[str, ...]:
     # As text, since NaN does not equal itself.
     return tuple(str(row[name]) for name in (*SETUP, *METHOD, "alpha0"))
-
-
-def _web_address(link: str | None) -> str | None:
-    return link if link and urlsplit(link).scheme in ("http", "https") else None
