@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.storage.records import Array
+from study.storage.records import Array, EpochRecord
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,27 @@ class Curves:
         unusable = ~(np.isfinite(train_loss) & np.isfinite(alpha))
         end = int(unusable.argmax()) + 1 if unusable.any() else count
         return cls(alpha[:end], h[:end], train_loss[:end], None if tensors is None else tensors[:end])
+
+    def record(
+        self, epochs: int, iterations: int, val_loss: float, val_accuracy: float, seconds: float
+    ) -> EpochRecord:
+        """Return the record of the epoch after ``epochs`` epochs of ``iterations`` iterations.
+
+        Args:
+            epochs: done before this one.
+            iterations: done before this epoch.
+            val_loss: after the epoch.
+            val_accuracy: after the epoch, 0 to 1; NaN for a regression.
+            seconds: that the epoch's iterations took.
+        """
+        return EpochRecord(
+            epoch=epochs + 1,
+            first_iteration=iterations + 1,
+            alpha=self.alpha,
+            hypergradient=self.hypergradient,
+            train_loss=self.train_loss,
+            alpha_tensors=self.alpha_tensors,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=seconds,
+        )

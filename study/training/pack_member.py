@@ -36,17 +36,7 @@ class Member:
         train_loss, *learned = (np.concatenate(values) for values in zip(*self.curves, strict=True))
         alpha, h = learned or (np.full(len(train_loss), self.trial.alpha0), None)
         curves = Curves.of(train_loss, alpha, h)
-        record = EpochRecord(
-            epoch=self.epoch + 1,
-            first_iteration=self.iterations + 1,
-            alpha=curves.alpha,
-            hypergradient=curves.hypergradient,
-            train_loss=curves.train_loss,
-            alpha_tensors=curves.alpha_tensors,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            seconds=self.seconds,
-        )
+        record = curves.record(self.epoch, self.iterations, val_loss, val_accuracy, self.seconds)
         self.epoch, self.iterations = record.epoch, record.last_iteration
         self.curves, self.seconds = [], 0.0
         return record

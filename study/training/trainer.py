@@ -127,17 +127,7 @@ class Training:
             seconds = time.perf_counter() - started
             optimizers.evaluating(self._optimizer)
             val_loss, val_accuracy = evaluate(self._workload, self._data, self._model, self._trial.precision)
-        return EpochRecord(
-            epoch=self.epoch + 1,
-            first_iteration=self._iterations + 1,
-            alpha=curves.alpha,
-            hypergradient=curves.hypergradient,
-            train_loss=curves.train_loss,
-            alpha_tensors=curves.alpha_tensors,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            seconds=seconds,
-        )
+        return curves.record(self.epoch, self._iterations, val_loss, val_accuracy, seconds)
 
     def _iterate(self, at_most: int | None) -> Curves:
         workload, data, model, optimizer = self._workload, self._data, self._model, self._optimizer
