@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from study.config.loader import Resources, Trial
 from study.execution.executor import Capacity
@@ -29,7 +29,7 @@ class RayExecutor:
     def __init__(self, connection: Connection, shared_folder: bool | None = None) -> None:
         self._connection, self.shared_folder = connection, shared_folder
         self._slots = 1
-        self._places: dict[Path, SharedPlaces] = {}
+        self._places: dict[Path, tuple[SharedPlaces, Any]] = {}
 
     @property
     def is_local(self) -> bool:
@@ -74,7 +74,7 @@ class RayExecutor:
             from study.execution.ray_backend import remote_folder
 
             self._places[folder.path] = remote_folder.share(folder, look=self.shared_folder is None)
-        return self._places[folder.path]
+        return self._places[folder.path][0]
 
     def train(self, bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
         """Train each bundle in one process at a time; a process takes one bundle after the other."""
@@ -91,4 +91,5 @@ class RayExecutor:
 
     def shutdown(self) -> None:
         """Leave the cluster, or stop the Ray of our own."""
+        self._places.clear()
         self._connection.shutdown()

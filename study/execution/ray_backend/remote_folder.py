@@ -242,17 +242,19 @@ class SharedPlaces:
 
     Args:
         folder: the study's folder.
-        actor: handle of the ``FolderActor``; None where every worker is on the driver's machine.
+        has_actor: whether there is a ``FolderActor``; there is none where all workers see the folder.
         mark: what the driver wrote into a file of the folder, to know it by; empty if nobody is to look.
     """
 
     folder: StudyFolder
-    actor: Any = None
+    has_actor: bool = False
     mark: str = ""
 
     def here(self) -> TrialFolder:
         """Return the folder itself if this process sees it, or else the way through the actor."""
-        return self.folder if self.actor is None or self.is_seen() else RemoteFolder(self.actor)
+        if not self.has_actor or self.is_seen():
+            return self.folder
+        return RemoteFolder(ray.get_actor(str(self.folder.path), namespace=NAMESPACE))
 
     def is_seen(self) -> bool:
         """Whether this process sees the folder that the driver writes."""
@@ -261,8 +263,11 @@ class SharedPlaces:
         return False
 
 
-def share(folder: StudyFolder, *, look: bool) -> SharedPlaces:
-    """Start the actor, and return how workers anywhere in the cluster reach the study's folder.
+def share(folder: StudyFolder, *, look: bool) -> tuple[SharedPlaces, Any]:
+    """Start the actor; return how workers anywhere in the cluster reach the study's folder, and its handle.
+
+    The actor ends when the handle is dropped. Drop it before Ray is left: a handle that outlives its Ray may
+    end an actor of the next one, whose identifiers begin anew.
 
     Args:
         folder: the study's folder, on this machine.
@@ -274,11 +279,11 @@ def share(folder: StudyFolder, *, look: bool) -> SharedPlaces:
     """
     actor = _start_actor(folder)
     if not look:
-        return SharedPlaces(folder, actor)
+        return SharedPlaces(folder, has_actor=True), actor
     mark = uuid.uuid4().hex
     folder.path.mkdir(parents=True, exist_ok=True)
     _mark_file(folder).write_text(mark)
-    return SharedPlaces(folder, actor, mark)
+    return SharedPlaces(folder, has_actor=True, mark=mark), actor
 
 
 def count_blind_nodes(places: SharedPlaces) -> tuple[int, int]:

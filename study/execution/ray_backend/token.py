@@ -7,6 +7,7 @@ cluster by itself, but not when it is given an address.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 DEFAULT_PATH = "~/.ray/auth_token"
+LOGGED_SECONDS = 0.3
+"""Within this time after a refusal, a thread of Ray's writes a warning to the terminal."""
 _PLACES = f"put the cluster's token into {TOKEN}, a file that {TOKEN_PATH} names, or {DEFAULT_PATH}"
 
 
@@ -83,7 +86,11 @@ def _accepts(address: str, mode: str) -> bool:
     _set_mode(mode)
     try:
         with _stderr_silenced():
-            GcsClient(address=address)
+            try:
+                GcsClient(address=address)
+            except ray.exceptions.AuthenticationError:
+                time.sleep(LOGGED_SECONDS)
+                raise
     except ray.exceptions.AuthenticationError:
         return False
     except Exception as error:

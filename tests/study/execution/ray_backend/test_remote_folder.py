@@ -147,12 +147,16 @@ def joined(nodes, folder, *, modules=(), **options):
             assert time.monotonic() < deadline
             time.sleep(0.5)
     executor.start()
-    cluster = executor._connection.wait()
-    while ray.cluster_resources().get("CPU", 0) < 2:
-        assert time.monotonic() < deadline, "no worker has joined"
-        time.sleep(0.5)
-    assert cluster.grows
-    return executor, executor.wait(Resources(), folder)
+    try:
+        cluster = executor._connection.wait()
+        while ray.cluster_resources().get("CPU", 0) < 2:
+            assert time.monotonic() < deadline, "no worker has joined"
+            time.sleep(0.5)
+        assert cluster.grows
+        return executor, executor.wait(Resources(), folder)
+    except BaseException:
+        executor.shutdown()  # else Ray ends this process when its node is gone
+        raise
 
 
 @pytest.mark.parametrize("nodes", [True, False], indirect=True, ids=["hidden", "shared"])
