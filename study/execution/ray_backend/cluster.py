@@ -107,6 +107,7 @@ class Connection:
         self._modules = modules
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._starting: Future[Cluster] | None = None
+        self._mode = os.environ.get(token.MODE)
 
     @property
     def is_local(self) -> bool:
@@ -121,7 +122,7 @@ class Connection:
     def check(self, resources: Resources) -> None:
         """Refuse at once an address where no cluster takes us, or a worker for which there is no room.
 
-        At an address Ray itself would try again for 20 s to 2 min.
+        At an address Ray itself would try again for 20 s to 2 min. Once started, ``wait`` says it.
 
         Args:
             resources: what one worker takes.
@@ -132,7 +133,8 @@ class Connection:
         """
         if self._address is None:
             self._check_fits(resources)
-        elif place := _host_and_port(self._address):
+        elif self._starting is None and (place := _host_and_port(self._address)):
+            # Not while Ray joins in its thread: the check changes whether this process sends a token.
             _check_answers(self._address, *place)
             token.check(self._address)
 
@@ -173,6 +175,8 @@ class Connection:
                 self._starting.result()
             self._starting = None
             _disconnect()
+            # Ray sets it when it starts here, and would then refuse a cluster that uses no token.
+            token.set_mode(self._mode)
         self._thread.shutdown()
 
 

@@ -70,7 +70,7 @@ def check(address: str) -> None:
         )
     if not _accepts(address, "token"):
         raise ExecutorError(f"the Ray cluster at {address} refuses the token in {found}; {_PLACES}")
-    _set_mode("token")
+    set_mode("token")
 
 
 def _accepts(address: str, mode: str) -> bool:
@@ -83,7 +83,7 @@ def _accepts(address: str, mode: str) -> bool:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     before = os.environ.get(MODE)
-    _set_mode(mode)
+    set_mode(mode)
     try:
         with _stderr_silenced():
             try:
@@ -96,18 +96,24 @@ def _accepts(address: str, mode: str) -> bool:
     except Exception as error:
         raise ExecutorError(f"no Ray cluster answers at {address} ({first_line(error)})") from error
     finally:
-        _set_mode(before)
+        set_mode(before)
     return True
 
 
-def _set_mode(mode: str | None) -> None:
-    """Set ``RAY_AUTH_MODE`` for this process, which has read it already, and for its children."""
-    from ray._raylet import Config  # type: ignore[attr-defined]
+def set_mode(mode: str | None) -> None:
+    """Set ``RAY_AUTH_MODE`` for this process, which has read it already, and for its children.
+
+    Args:
+        mode: ``token`` or ``disabled``; None unsets it.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     os.environ.pop(MODE, None)
     if mode is not None:
         os.environ[MODE] = mode
     Config.initialize("")
+    # Ray asks for a token that it once read, and sends it, even where the mode is "disabled" since.
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

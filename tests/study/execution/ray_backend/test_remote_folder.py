@@ -115,9 +115,9 @@ class TwoNodes:
 def _without_a_token():
     """As the nodes are started, whatever an earlier test has left in this process."""
     before = os.environ.get(token.MODE)
-    token._set_mode("disabled")
+    token.set_mode("disabled")
     yield
-    token._set_mode(before)
+    token.set_mode(before)
 
 
 @pytest.fixture
