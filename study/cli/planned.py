@@ -25,12 +25,6 @@ from study.execution.planning import Plan
 from study.execution.time_estimate import TimeEstimate
 from study.storage.study_folder import StudyFolder
 
-DOWNLOADS = {
-    "mnist-": ("MNIST", "MNIST/raw", "12 MB"),
-    "cifar10-": ("CIFAR-10", "cifar-10-batches-py", "170 MB"),
-}
-"""By the beginning of a workload's name: a data set, where it lies in the folder of data, how large it is."""
-
 
 def show(
     study: Study,
@@ -160,14 +154,14 @@ def _disk_line(planned: Plan, folder: StudyFolder) -> str:
 
 def _data_lines(trials: Sequence[Trial], data_folder: Path | None) -> list[str]:
     """Say where data sets that do not come with the program are read from, or downloaded to."""
-    from study.workloads import datasets
+    from study.workloads import datasets, downloads
 
     folder = datasets.data_dir(data_folder)
     lines = []
-    for prefix, (name, place, size) in DOWNLOADS.items():
-        if any(trial.workload.startswith(prefix) for trial in trials):
-            there = "" if (folder / place).is_dir() else f", not there yet: {size} are downloaded"
-            lines.append(f"data: {name} in {folder / place}{there}")
+    for download in downloads.needed({trial.workload for trial in trials}):
+        place = folder / download.place
+        there = "" if place.is_dir() else f", not there yet: {download.size} are downloaded"
+        lines.append(f"data: {download.name} in {place}{there}")
     if data_folder is not None and not lines:
         there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
         lines.append(f"data: {data_folder}{there}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from study.training.worker import WorkerOptions
 
 if TYPE_CHECKING:
     from study.execution.ray_backend.remote_folder import SharedPlaces
+    from study.execution.ray_backend.sent_data import SentData
 
 
 class RayExecutor:
@@ -76,18 +77,29 @@ class RayExecutor:
             self._places[folder.path] = remote_folder.share(folder, look=self.shared_folder is None)
         return self._places[folder.path][0]
 
+    def _data(self, workloads: Iterable[str], options: WorkerOptions) -> SentData | None:
+        """Return the data sets that nodes may lack; None where all see those of this node."""
+        if self.shared_folder or (self.is_local and self.shared_folder is None):
+            return None
+        from study.execution.ray_backend import sent_data
+
+        return sent_data.send(workloads, options.data_folder)
+
     def train(self, bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
         """Train each bundle in one process at a time; a process takes one bundle after the other."""
         # Ray Tune takes a second to import, in which Ray itself can start.
         from study.execution.ray_backend import trials
 
-        trials.schedule(bundles, folder, options, self._places_of(folder))
+        workloads = {trial.workload for bundle in bundles for trial in bundle}
+        trials.schedule(bundles, folder, options, self._places_of(folder), self._data(workloads, options))
 
     def search(self, search: StudySearch, folder: StudyFolder, options: WorkerOptions) -> None:
         """Train the points that ``search`` asks for, each in one process."""
         from study.execution.ray_backend.search import run_search
 
-        run_search(search, folder, options, self._places_of(folder), slots=self._slots)
+        workloads = {arm.arm.template.workload for arm in search.arms.values()}
+        data = self._data(workloads, options)
+        run_search(search, folder, options, self._places_of(folder), data, slots=self._slots)
 
     def shutdown(self) -> None:
         """Leave the cluster, or stop the Ray of our own."""

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from study.config.loader import Trial
 from study.execution.ray_backend import trials
 from study.execution.ray_backend.remote_folder import SharedPlaces
+from study.execution.ray_backend.sent_data import SentData
 from study.execution.search import StudySearch, Unit, train_unit
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions
@@ -26,6 +27,7 @@ def run_search(
     folder: StudyFolder,
     options: WorkerOptions,
     places: SharedPlaces | None = None,
+    data: SentData | None = None,
     *,
     slots: int,
 ) -> None:
@@ -36,15 +38,16 @@ def run_search(
         folder: the study's folder.
         options: what each process may use, and how it trains.
         places: how a process reaches the folder; None if all see it at the same path.
+        data: data sets for nodes that lack them.
         slots: how many processes run at a time.
 
     Raises:
         LostWorkersError: every node is gone.
     """
     units: dict[str, Unit] = {}
-    places = places or SharedPlaces(folder)
+    host = partial(_host, places=places or SharedPlaces(folder), data=data or SentData(), options=options)
     trials.fit(
-        tune.with_resources(partial(_host, places=places, options=options), trials.needs(options)),
+        tune.with_resources(host, trials.needs(options)),
         folder,
         search_alg=_Searcher(search, units),
         scheduler=_Scheduler(search, units),
@@ -113,7 +116,8 @@ class _Scheduler(FIFOScheduler):
         return {}
 
 
-def _host(config: dict[str, Any], places: SharedPlaces, options: WorkerOptions) -> None:
+def _host(config: dict[str, Any], places: SharedPlaces, data: SentData, options: WorkerOptions) -> None:
+    data.unpack(options.data_folder)
     points = [[Trial.from_settings(settings) for settings in point] for point in json.loads(config["unit"])]
     epoch = 0
     for epoch, value in train_unit(points, config["objective"], places.here(), options):

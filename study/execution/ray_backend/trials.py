@@ -23,6 +23,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from study.config.loader import Trial
 from study.execution.executor import LostWorkersError
 from study.execution.ray_backend.remote_folder import SharedPlaces
+from study.execution.ray_backend.sent_data import SentData
 from study.storage import interrupt
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
@@ -44,6 +45,7 @@ def schedule(
     folder: StudyFolder,
     options: WorkerOptions,
     places: SharedPlaces | None = None,
+    data: SentData | None = None,
 ) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
@@ -55,12 +57,18 @@ def schedule(
         folder: the study's folder.
         options: what each process may use, and how it trains.
         places: how a process reaches the folder; None if all see it at the same path.
+        data: data sets for nodes that lack them.
 
     Raises:
         LostWorkersError: every node is gone.
     """
-    places = places or SharedPlaces(folder)
-    host = partial(_host, bundles=tuple(map(tuple, bundles)), places=places, options=options)
+    host = partial(
+        _host,
+        bundles=tuple(map(tuple, bundles)),
+        places=places or SharedPlaces(folder),
+        data=data or SentData(),
+        options=options,
+    )
     fit(
         tune.with_resources(host, needs(options)),
         folder,
@@ -147,9 +155,11 @@ def _host(
     config: dict[str, int],
     bundles: tuple[tuple[Trial, ...], ...],
     places: SharedPlaces,
+    data: SentData,
     options: WorkerOptions,
 ) -> None:
     done = failed = 0
+    data.unpack(options.data_folder)
     ends = run_bundle(bundles[config["bundle"]], places.here(), options)
     for done, (_, status) in enumerate(ends, start=1):
         failed += status == "failed"

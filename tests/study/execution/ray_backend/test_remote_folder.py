@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -200,6 +201,38 @@ def test_the_folder_fills_whether_workers_see_it_or_not(nodes, runs, tmp_path, m
         assert ours.status == "finished"
         assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
     assert not list(folder.path.glob("checkpoints/*"))
+
+
+def write_small_mnist(folder):
+    """Sixty made-up pictures in MNIST's files."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for part, count in (("train", 50), ("t10k", 10)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = random.integers(0, 10, count, dtype=np.uint8)
+        for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">i4").tobytes()
+            (folder / name).write_bytes(header + values.tobytes())
+
+
+def test_a_node_without_the_data_gets_them_from_the_driver(nodes, runs, tmp_path, write_study):
+    """Not from the internet, whose MNIST has other pictures."""
+    study, _ = write_study(
+        workloads=["mnist-logreg"], optimizers=["sgd"], epochs=2, seeds=2, batch_size=10, threshold=None
+    )
+    trials, folder, data = study.trials(), StudyFolder(runs, "small"), runs / "data"
+    write_small_mnist(data / "MNIST" / "raw")
+    executor, _ = joined(nodes, folder)
+    options = WorkerOptions(data_folder=data)
+    try:
+        executor.train([trials[0::2], trials[1::2]], folder, options)
+    finally:
+        executor.shutdown()
+    whole = StudyFolder(tmp_path / "whole", "small")
+    list(run_bundle(trials, whole, options))
+    for ours, theirs in zip(folder.records(trials), whole.records(trials), strict=True):
+        assert (ours.status, ours.error) == ("finished", None)
+        assert ours.train_loss.tobytes() == theirs.train_loss.tobytes()
 
 
 @pytest.mark.parametrize("nodes", [False], indirect=True)

@@ -1,0 +1,64 @@
+"""Sends data sets that the driver has to nodes that lack them, which may not reach the internet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from study.workloads import datasets, downloads
+from study.workloads.downloads import Download
+
+SENT_BYTES = 300_000_000
+"""Larger data sets are not sent, as Ray keeps them in memory. MNIST has 55 MB, CIFAR-10 has 178 MB."""
+
+
+@dataclass(frozen=True)
+class SentData:
+    """Data sets that a worker can take from the driver; made by ``send``, and sent to workers.
+
+    Args:
+        sets: each data set, with a reference to the content of its files by name.
+    """
+
+    sets: tuple[tuple[Download, Any], ...] = ()
+
+    def unpack(self, data_folder: Path | None) -> None:
+        """Write the data sets that are not in this node's folder of data sets, once per node.
+
+        Where the folder cannot be written, the workload says so when it loads its data.
+
+        Args:
+            data_folder: the folder; None for the default.
+        """
+        folder = datasets.data_dir(data_folder)
+        for download, reference in self.sets:
+            with suppress(OSError, datasets.DataError):
+                if (folder / download.place).is_dir():
+                    continue
+                with datasets.machine_lock(f"data {folder.resolve()}"):
+                    if not (folder / download.place).is_dir():
+                        downloads.write(download, folder, ray.get(reference))
+
+
+def send(workloads: Iterable[str], data_folder: Path | None) -> SentData:
+    """Hand the data sets of workloads to Ray, those that are here and small; a node fetches what it lacks.
+
+    Args:
+        workloads: names of workloads.
+        data_folder: the driver's folder of data sets; None for the default.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    folder = datasets.data_dir(data_folder)
+    sets = []
+    for download in downloads.needed(workloads):
+        files = downloads.read(download, folder)
+        if files is not None and sum(map(len, files.values())) <= SENT_BYTES:
+            sets.append((download, ray.put(files)))
+    return SentData(tuple(sets))
