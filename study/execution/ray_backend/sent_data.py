@@ -15,6 +15,8 @@ from study.workloads.downloads import Download
 
 SENT_BYTES = 300_000_000
 """Larger data sets are not sent, as Ray keeps them in memory. MNIST has 55 MB, CIFAR-10 has 178 MB."""
+SENT_SHARE = 0.5
+"""Of a node's memory for objects, which a data set may take."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,15 @@ def send(workloads: Iterable[str], data_folder: Path | None) -> SentData:
         OSError: a file cannot be read.
     """
     folder = datasets.data_dir(data_folder)
+    room = min(SENT_BYTES, SENT_SHARE * _smallest_object_store())
     sets = []
     for download in downloads.needed(workloads):
         files = downloads.read(download, folder)
-        if files is not None and sum(map(len, files.values())) <= SENT_BYTES:
+        if files is not None and sum(map(len, files.values())) <= room:
             sets.append((download, ray.put(files)))
     return SentData(tuple(sets))
+
+
+def _smallest_object_store() -> float:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return float(min(resources.get("object_store_memory", 0.0) for resources in nodes))
