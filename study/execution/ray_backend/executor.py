@@ -14,8 +14,8 @@ from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions
 
 if TYPE_CHECKING:
-    from study.execution.ray_backend.remote_folder import SharedPlaces
     from study.execution.ray_backend.sent_data import SentData
+    from study.execution.ray_backend.shared_places import SharedPlaces
 
 
 class RayExecutor:
@@ -60,9 +60,9 @@ class RayExecutor:
         """Return what people should know of how workers reach ``folder``."""
         if (places := self._places_of(folder)) is None:
             return ""
-        from study.execution.ray_backend import remote_folder
+        from study.execution.ray_backend import shared_places
 
-        blind, nodes = remote_folder.count_blind_nodes(places)
+        blind, nodes = shared_places.count_blind_nodes(places)
         if not blind:
             return ""
         return f"{blind} of {nodes} nodes do not see {folder.path}: they write through this node"
@@ -72,9 +72,9 @@ class RayExecutor:
         if self.shared_folder or (self.is_local and self.shared_folder is None):
             return None
         if folder.path not in self._places:
-            from study.execution.ray_backend import remote_folder
+            from study.execution.ray_backend import shared_places
 
-            self._places[folder.path] = remote_folder.share(folder, look=self.shared_folder is None)
+            self._places[folder.path] = shared_places.share(folder, look=self.shared_folder is None)
         return self._places[folder.path][0]
 
     def _data(self, workloads: Iterable[str], options: WorkerOptions) -> SentData | None:

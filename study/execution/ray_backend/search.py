@@ -13,8 +13,8 @@ from ray.tune.search import Searcher
 
 from study.config.loader import Trial
 from study.execution.ray_backend import trials
-from study.execution.ray_backend.remote_folder import SharedPlaces
 from study.execution.ray_backend.sent_data import SentData
+from study.execution.ray_backend.shared_places import SharedPlaces
 from study.execution.search import StudySearch, Unit, train_unit
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions

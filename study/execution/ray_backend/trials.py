@@ -22,8 +22,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from study.config.loader import Trial
 from study.execution.executor import LostWorkersError
-from study.execution.ray_backend.remote_folder import SharedPlaces
 from study.execution.ray_backend.sent_data import SentData
+from study.execution.ray_backend.shared_places import SharedPlaces
 from study.storage import interrupt
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle

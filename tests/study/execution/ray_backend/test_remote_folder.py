@@ -25,7 +25,8 @@ from study.execution.executor import ExecutorError
 from study.execution.ray_backend import token
 from study.execution.ray_backend.cluster import Connection
 from study.execution.ray_backend.executor import RayExecutor
-from study.execution.ray_backend.remote_folder import NAMESPACE, Chunk, FolderActor
+from study.execution.ray_backend.folder_actor import Chunk, FolderActor
+from study.execution.ray_backend.shared_places import NAMESPACE
 from study.execution.users_code import modules_to_send
 from study.storage.journal import JournalReader
 from study.storage.study_folder import StudyFolder
