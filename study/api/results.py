@@ -127,8 +127,11 @@ class Results:
 
     @property
     def claims(self) -> pd.DataFrame:
-        """One row per claim about an optimizer and its baseline, with effect, p and verdict."""
-        return claim_table(claims(self._trials))
+        """One row per claim about an optimizer and its baseline, with effect, p and verdict.
+
+        The baselines that the study file names under ``against`` are included.
+        """
+        return claim_table(claims(self._trials, named=self.study.named_baselines()))
 
     def curves(
         self,

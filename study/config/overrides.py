@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from study.config import messages, yaml_reader
+from study.config.validators import SELECTORS
 from study.config.yaml_reader import ConfigError, Loc
 
 
@@ -50,6 +51,8 @@ class Change(NamedTuple):
 class Changed:
     """A study some of whose settings are replaced.
 
+    Thresholds of workloads and optimizers that a change leaves out are left out with them.
+
     Args:
         source: The study.
         changes: From ``parse``. A later one goes before an earlier one.
@@ -64,6 +67,8 @@ class Changed:
         self.value = source.value
         for change in changes:
             self.value = _replaced(self.value, change, ())
+        if isinstance(source.value, dict) and isinstance(self.value, dict):
+            self.value = _without_idle_thresholds(source.value, self.value, changes)
 
     def error(self, found: Iterable[tuple[Loc, str]]) -> ConfigError:
         """Return an error with the place of each problem: in the study, or the change that made it."""
@@ -150,3 +155,25 @@ def _replaced(value: Any, change: Change, above: Loc) -> Any:
     else:
         copy[str(key)] = change.value
     return copy
+
+
+def _without_idle_thresholds(
+    old: dict[Any, Any], new: dict[Any, Any], changes: Sequence[Change]
+) -> dict[Any, Any]:
+    """Return ``new`` without thresholds of workloads and optimizers that ``old`` has and ``new`` has not."""
+    thresholds = new.get("threshold")
+    changed = {change.loc[0] for change in changes} & {"workloads", "optimizers"}
+    if not changed or not isinstance(thresholds, dict):
+        return new
+    gone = {name for key in changed for name in _names(old.get(key))}
+    gone -= {name for key in ("workloads", "optimizers") for name in _names(new.get(key))}
+    gone -= {change.loc[1] for change in changes if change.loc[0] == "threshold" and len(change.loc) > 1}
+    gone -= set(SELECTORS)  # sgd is an op as well, whether or not the study has it
+    return {**new, "threshold": {name: value for name, value in thresholds.items() if name not in gone}}
+
+
+def _names(entries: Any) -> set[str]:
+    """Return the names of workloads or optimizers as a study file lists them."""
+    listed = entries if isinstance(entries, list) else [entries]
+    named = (e.get("use", e.get("name")) if isinstance(e, dict) else e for e in listed)
+    return {name for name in named if isinstance(name, str)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from study.analysis.formatting import (
 )
 from study.analysis.pairing import METHOD
 from study.storage.records import TrialRecord
+
+_label = partial(method_label, in_prose=True)
 
 WHATS = ("summary", "trials", "curves", "claims")
 """The tables that can be exported."""
@@ -80,7 +83,8 @@ def write_curves(records: Iterable[TrialRecord], form: str, path: Path) -> int:
 def latex(table: pd.DataFrame, what: str) -> str:
     """Return a table as LaTeX, for the package booktabs, and longtable for the trials.
 
-    pandas escapes every name; Greek letters and signs become mathematics, so that any LaTeX compiles it.
+    Optimizers have the names that papers use, ``Adam--Adam``. pandas escapes every name. Greek letters and
+    signs become mathematics, so that any LaTeX compiles the table.
 
     Args:
         table: See ``write_table``.
@@ -153,7 +157,7 @@ def _iterations(row: Mapping[Any, Any]) -> str:
 
 def _baseline(row: Mapping[Any, Any]) -> str:
     settings = {name: row[f"baseline_{name}"] for name in METHOD[1:]}
-    return method_label({**settings, "optimizer": row["baseline"]})
+    return _label({**settings, "optimizer": row["baseline"]})
 
 
 _Columns = dict[str, Callable[[Mapping[Any, Any]], Any]]
@@ -161,7 +165,7 @@ _Columns = dict[str, Callable[[Mapping[Any, Any]], Any]]
 # Headings, with what their cells hold; numbers that may be powers of ten stay numbers.
 _POINT: _Columns = {
     "workload": workload_label,
-    "optimizer": method_label,
+    "optimizer": _label,
     "α₀": lambda row: row["alpha0"],
     "β": lambda row: row["beta"],
 }
@@ -185,7 +189,7 @@ _LATEX: dict[str, _Columns] = {
     "claims": {
         "claim": lambda row: row["claim"],
         "workload": workload_label,
-        "optimizer": method_label,
+        "optimizer": _label,
         "against": _baseline,
         "pairs": lambda row: row["pairs"],
         "ratio": lambda row: _with_range(

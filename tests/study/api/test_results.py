@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
 
 import study
@@ -154,6 +155,19 @@ def test_a_study_file_scores_the_results_again(ran, runs, tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text((runs / "small" / "study.yaml").read_text().replace("threshold: 2.0", "threshold: 1e-6"))
     assert (study.load(file, runs=runs).trials["outcome"] == "not_reached").all()
+
+
+def test_claims_include_the_baselines_that_the_study_file_names(ran, runs, tmp_path):
+    text = (runs / "small" / "study.yaml").read_text()
+    content = yaml.safe_load(text)
+    content["optimizers"] = [{"name": "sgd", "against": ["sgd-sgd"]}, "sgd-sgd"]
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(content))
+    claims = study.load(file, runs=runs).claims
+    named = claims[claims["family"] == "against what the study names"]
+    assert {*named["optimizer"], *named["baseline"]} == {"sgd", "sgd-sgd"}
+    assert (named["optimizer"] == "sgd").all()
+    assert "against what the study names" not in set(ran.claims["family"])
 
 
 def test_what_is_not_there_is_said(runs, tmp_path):

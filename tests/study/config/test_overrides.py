@@ -41,6 +41,39 @@ def test_a_setting_means_what_it_means_in_the_file(file, tmp_path, settings, rep
     assert load_study(file, settings) == load_study(edited)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["workloads=mnist-logreg"], {("mnist-logreg", "sgd"): 0.2}),
+        (["workloads=[{use: digits-logreg}]"], {("digits-logreg", "sgd"): 0.1}),
+        (["workloads=digits-mlp"], {("digits-mlp", "sgd"): None}),
+        (["workloads=digits-mlp", "threshold.digits-mlp=0.3"], {("digits-mlp", "sgd"): 0.3}),
+        (["workloads=digits-mlp", "threshold=0.4"], {("digits-mlp", "sgd"): 0.4}),
+    ],
+)
+def test_thresholds_of_workloads_that_are_left_out_are_left_out(settings, expected):
+    study = load_study("rivals", settings)
+    assert {key: study.threshold_of(*key) for key in expected} == expected
+    assert len(study.workloads) == 1
+
+
+def test_thresholds_of_optimizers_that_are_left_out_are_left_out(file):
+    optimizers = "optimizers: [sgd, adam-adam, torch.optim.NAdam]"
+    threshold = "threshold: {sgd: 0.5, adam: 0.2, torch.optim.NAdam: 0.1}"
+    file.write_text(FILE.replace("optimizers: [sgd, adam-adam]", f"{optimizers}\n{threshold}"))
+    study = load_study(file, ["optimizers=[adam-adam]"])
+    assert study.threshold_of("digits-logreg", "adam-adam") == 0.2
+    # An op is no name of the study's: it stays.
+    assert study.threshold_of("digits-logreg", "sgd") == 0.5
+
+
+def test_a_threshold_that_is_set_for_a_workload_that_is_left_out_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        load_study("rivals", ["workloads=digits-logreg", "threshold.mnist-logreg=0.3"])
+    (line,) = caught.value.problems
+    assert line.startswith("--set threshold.mnist-logreg=0.3: neither an optimizer nor a workload")
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_takes_settings(name):
     assert load_study(name, ["seeds=[7]"]).seeds == (7,)

@@ -136,6 +136,18 @@ def test_the_latex_summary_says_medians_intervals_and_what_was_not_reached(study
         assert text.count(rule) == 1
 
 
+@pytest.mark.parametrize("what", ["summary", "trials", "claims"])
+def test_latex_tables_use_the_names_of_papers(study, records, what):
+    trials = trial_table(records, study)
+    table = {"summary": summary_table, "trials": lambda t: t, "claims": lambda t: claim_table(claims(t))}[
+        what
+    ](trials)
+    text = export.latex(table, what)
+    assert " & SGD-HD & " in text
+    assert " & SGD & " in text
+    assert " sgd" not in text
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX; Debian: texlive-latex-recommended")
 @pytest.mark.parametrize("what", ["summary", "trials", "claims"])
 def test_latex_compiles(study, records, tmp_path, what):
