@@ -18,7 +18,7 @@ class Notes:
     """A tracker that notes what it is sent, and can be away."""
 
     def __init__(self):
-        self.sent, self.searches, self.away, self.seconds = [], 0, False, 0.0
+        self.sent, self.searches, self.away, self.seconds, self.senders = [], 0, False, 0.0, 1
         self.whole = set()
 
     def is_complete(self, record):

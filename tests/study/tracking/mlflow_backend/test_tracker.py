@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 import sys
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from study.cli import commands
 from study.cli.options import find_run
@@ -196,7 +198,7 @@ def test_curves_are_thinned_with_their_extremes_and_whole_in_an_artifact(study, 
 
 
 def test_each_curve_of_a_large_study_keeps_fewer_points(study, opened, client, monkeypatch):
-    monkeypatch.setattr("study.tracking.mlflow_backend.tracker._STUDY_POINTS", 130 * len(study.trials()))
+    monkeypatch.setattr("study.tracking.mlflow_backend.trial_runs._STUDY_POINTS", 130 * len(study.trials()))
     tracker = opened()
     trial = study.trials()[2]
     tracker.publish(record(trial))
@@ -243,29 +245,35 @@ def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened,
             assert len(points) == len(set(points))
 
 
-class Interrupted:
-    """A client whose call number ``when`` raises: before it does anything, or after, its answer lost."""
+class Interruption:
+    """Lets call number ``when`` raise: before it does anything, or after, its answer lost."""
 
-    def __init__(self, client, when, *, lost):
-        self._client, self._left, self._lost = client, when, lost
+    def __init__(self, when, *, lost):
+        self._left, self._lost = when, lost
+
+    def call(self, function, *args, **kwargs):
+        self._left -= 1
+        if self._left == 0 and not self._lost:
+            raise MlflowException("gone")
+        answer = function(*args, **kwargs)
+        if self._left == 0:
+            raise MlflowException("gone")
+        return answer
+
+
+class Interrupted:
+    """A client, or a store of artifacts, with an interruption."""
+
+    def __init__(self, inner, interruption):
+        self._inner, self._interruption = inner, interruption
 
     def __getattr__(self, name):
-        method = getattr(self._client, name)
-
-        def call(*args, **kwargs):
-            self._left -= 1
-            if self._left == 0 and not self._lost:
-                raise MlflowException("gone")
-            answer = method(*args, **kwargs)
-            if self._left == 0:
-                raise MlflowException("gone")
-            return answer
-
-        return call
+        found = getattr(self._inner, name)
+        return partial(self._interruption.call, found) if callable(found) else found
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, client, lost):
+def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, client, lost, monkeypatch):
     trial = study.trials()[-1]
     whole_client = open_client(embedded_uri(tmp_path), print, tmp_path.as_uri())
 
@@ -273,13 +281,24 @@ def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, 
         """What is kept of a trial that is told three times, the call number ``when`` failing."""
         named = study.model_copy(update={"name": name})
         tracker = open_tracker(named, embedded_uri(tmp_path), StudyFolder(tmp_path, name))
-        tracker._opened = Interrupted(whole_client, when, lost=lost)
+        interruption = Interruption(when, lost=lost)
+
+        def interrupted(*args, **kwargs):
+            return Interrupted(get_artifact_repository(*args, **kwargs), interruption)
+
+        tracker._opened = Interrupted(whole_client, interruption)
         failures = 0
-        for told in (record(trial, 1, status="running"), record(trial, 3, status="running"), record(trial)):
-            try:
-                tracker.publish(told)
-            except TrackingError:
-                failures += 1
+        with monkeypatch.context() as patch:
+            patch.setattr("study.tracking.mlflow_backend.trial_runs.get_artifact_repository", interrupted)
+            for told in (
+                record(trial, 1, status="running"),
+                record(trial, 3, status="running"),
+                record(trial),
+            ):
+                try:
+                    tracker.publish(told)
+                except TrackingError:
+                    failures += 1
         tracker._opened = whole_client
         if failures:
             tracker.publish(record(trial))
