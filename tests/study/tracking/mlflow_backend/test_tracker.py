@@ -3,12 +3,15 @@
 import dataclasses
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -224,6 +227,66 @@ def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, clien
     other = MlflowClient(tracking_uri=at_once.location)
     assert everything(client, grown) == everything(other, at_once)
     assert len(everything(client, grown)) == len(trials)
+
+
+def test_trials_sent_to_a_server_at_a_time_are_the_trials_sent_one_after_the_other(
+    study, opened, client, tmp_path, monkeypatch
+):
+    """All begin at once with nothing there: they make one experiment and one parent run."""
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    trials = study.trials()
+    alone = opened()
+    for trial in trials:
+        alone.publish(record(trial))
+    (tmp_path / "other").mkdir()
+    with serving(embedded_uri(tmp_path / "other"), port=0) as server:
+        tracker = open_tracker(study, server, StudyFolder(tmp_path / "other", study.name))
+        assert tracker.senders > 1
+        begin = threading.Barrier(len(trials), timeout=60)
+
+        def publish(trial):
+            begin.wait()
+            tracker.publish(record(trial, 2, status="running"))
+            tracker.publish(record(trial))
+
+        with ThreadPoolExecutor(len(trials)) as pool:
+            list(pool.map(publish, trials))
+        there = MlflowClient(tracking_uri=server)
+        runs = there.search_runs([tracker.experiment_id])
+        assert sorted(run.data.tags["role"] for run in runs) == ["study"] + ["trial"] * len(trials)
+        assert everything(there, tracker) == everything(client, alone)
+        for run in runs:
+            if run.data.tags["role"] == "trial":
+                names = {file.path for file in there.list_artifacts(run.info.run_id)}
+                assert names >= {"curve.parquet"}
+
+
+def test_a_trial_that_has_ended_is_six_requests_to_a_server(write_study, tmp_path, monkeypatch):
+    """A run, its data set, one batch, the curve's file, the journal, the run's end."""
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    study, _ = write_study(optimizers=["adam-adam"], seeds=2)
+    folder = StudyFolder(tmp_path / "runs", study.name)
+    list(run_bundle(study.trials(), folder))
+    first, second = folder.records(study.trials())
+    with serving(embedded_uri(tmp_path), port=0) as server:
+        tracker = open_tracker(study, server, folder)
+        tracker.publish(first)
+        asked, request = [], requests.Session.request
+
+        def noted(session, method, url, **options):
+            asked.append((method, url.rpartition("/")[2].partition("?")[0]))
+            return request(session, method, url, **options)
+
+        monkeypatch.setattr(requests.Session, "request", noted)
+        tracker.publish(second)
+    assert sorted(asked) == [
+        ("POST", "create"),
+        ("POST", "log-batch"),
+        ("POST", "log-inputs"),
+        ("POST", "update"),
+        ("PUT", "curve.parquet"),
+        ("PUT", "trial.journal"),
+    ]
 
 
 def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened, client):
