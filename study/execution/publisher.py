@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from study.analysis.progress_rows import RowMaker
@@ -13,6 +16,7 @@ from study.config.search_space import NOTHING_FOUND
 from study.config.trial import Trial
 from study.execution.live_records import LiveRecords
 from study.storage.progress import OnProgress, Progress, progress_of
+from study.storage.records import TrialRecord
 from study.tracking import Tracker, TrackingError
 
 POLL_SECONDS = 1.0
@@ -21,10 +25,12 @@ RETRY_SECONDS = 10.0
 LIVE_SHARE = 0.05
 """How much of the driver's time may go into sending trials under way. The driver shares its cores with the
 workers. What has ended is sent at once."""
+TURN_SECONDS = 5.0
+"""After so long of sending, journals are read and the progress is reported before the rest is sent."""
 
 
 class Uploader:
-    """Sends records to a tracker; what the tracker refuses is sent again later.
+    """Sends records to a tracker, several at a time; what the tracker refuses is sent again later.
 
     Args:
         tracker: where to send them.
@@ -38,24 +44,28 @@ class Uploader:
         self.error: str | None = None
         self._tracker, self._may_send = tracker, may_send
         self._unsent: dict[str, None] = {}
+        """Keys, in the order in which they changed."""
         self._next_live = 0.0
-        self._final, self._final_seconds = 0, 0.0
+        self._final, self._final_seconds, self._live_seconds = 0, 0.0, 0.0
+        self._counting = threading.Lock()
         self._sent_search = NOTHING_FOUND
 
-    def send(self, live: LiveRecords, *, everything: bool = False) -> None:
-        """Send what changed since it was last sent.
+    def send(self, live: LiveRecords, *, everything: bool = False) -> bool:
+        """Send what changed since it was last sent; return whether there is more to send at once.
 
         Args:
             live: the records.
-            everything: send trials under way even if some were sent a short while ago.
+            everything: take as long as it takes, and send trials under way even if some were sent a short
+                while ago.
         """
         self.error = None
         self._unsent |= dict.fromkeys(live.take_changed())
         try:
             self._send_search(live)
-            self._send_records(live, everything)
+            return self._send_records(live, everything)
         except TrackingError as error:
             self.error = str(error)
+        return False
 
     def seconds_for(self, trials: int) -> float:
         """Return how long it takes to send so many trials that have ended; 0 before one was sent."""
@@ -71,26 +81,50 @@ class Uploader:
             self._tracker.log_search(live.search_state)
             self._sent_search = live.search_state
 
-    def _send_records(self, live: LiveRecords, everything: bool) -> None:
+    def _send_records(self, live: LiveRecords, everything: bool) -> bool:
         sends_live = everything or time.monotonic() >= self._next_live
-        spent = 0.0
-        for key in list(self._unsent):
-            record = live.record(key)
-            if not (sends_live or record.is_final):
-                continue
-            if not self._may_send():
+        due = deque(record for record in map(live.record, self._unsent) if sends_live or record.is_final)
+        senders = min(self._tracker.senders, len(due))
+        if not senders:
+            return False
+        until = math.inf if everything else time.monotonic() + TURN_SECONDS
+        before = self._live_seconds
+        leaving = threading.Event()
+        with ThreadPoolExecutor(senders, thread_name_prefix="sender") as pool:
+            try:
+                for _ in pool.map(lambda _: self._send_each(due, senders, until, leaving), range(senders)):
+                    pass
+            finally:
+                leaving.set()  # after an error, send no more than what is on its way
+        if sends_live:
+            spent = self._live_seconds - before
+            self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
+        return bool(due) and time.monotonic() >= until
+
+    def _send_each(
+        self, due: deque[TrialRecord], senders: int, until: float, leaving: threading.Event
+    ) -> None:
+        """Send one record after the other; several threads do."""
+        while time.monotonic() < until and not leaving.is_set() and self._may_send():
+            try:
+                record = due.popleft()
+            except IndexError:
                 return
             begun = time.monotonic()
-            if not self._tracker.is_complete(record):
-                self._tracker.publish(record)
-            del self._unsent[key]
-            if record.is_final:
-                self._final += 1
-                self._final_seconds += time.monotonic() - begun
-            else:
-                spent += time.monotonic() - begun
-        if sends_live:
-            self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
+            try:
+                if not self._tracker.is_complete(record):
+                    self._tracker.publish(record)
+            except BaseException:
+                leaving.set()
+                raise
+            seconds = time.monotonic() - begun
+            with self._counting:
+                del self._unsent[record.trial.key]
+                if record.is_final:
+                    self._final += 1
+                    self._final_seconds += seconds / senders
+                else:
+                    self._live_seconds += seconds
 
 
 class RunPublisher:
@@ -152,9 +186,11 @@ class RunPublisher:
         return self._report(is_over=True)
 
     def _follow(self) -> None:
-        while not self._stop.wait(RETRY_SECONDS if self._uploader.error else POLL_SECONDS):
+        pause = POLL_SECONDS
+        while not self._stop.wait(pause):
             self._live.refresh()
-            self._uploader.send(self._live)
+            has_more = self._uploader.send(self._live)
+            pause = RETRY_SECONDS if self._uploader.error else 0.0 if has_more else POLL_SECONDS
             self._report()
 
     def _report(self, *, is_over: bool = False) -> Progress:

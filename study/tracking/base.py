@@ -36,6 +36,10 @@ class Tracker(Protocol):
     def location(self) -> str:
         """The service's address, for people: without a password."""
 
+    @property
+    def senders(self) -> int:
+        """How many trials may be published at a time, each from a thread of its own."""
+
     def check(self) -> None:
         """Raise a TrackingError unless the service can be used; wait for one that is only busy."""
 

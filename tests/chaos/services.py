@@ -47,6 +47,12 @@ class Service:
         self._command, self._log, self._user = command, log, user
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its first process."""
+        assert self._process is not None
+        return self._process.pid
+
     def answers(self) -> bool:
         """Whether the service answers now."""
         raise NotImplementedError
@@ -135,13 +141,13 @@ class Postgres(Service):
 
 
 class MlflowServer(Service):
-    """An MLflow server that serves artifacts, over ``store``."""
+    """An MLflow server of so many processes that serves artifacts, over ``store``."""
 
-    def __init__(self, folder: Path, store: str, artifacts: Path) -> None:
+    def __init__(self, folder: Path, store: str, artifacts: Path, processes: int = 1) -> None:
         self.uri = f"http://127.0.0.1:{(port := free_port())}"
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
         command += ["--artifacts-destination", artifacts.as_uri(), "--host", "127.0.0.1", "--port", str(port)]
-        super().__init__([*command, "--workers", "1"], folder / "mlflow.log")
+        super().__init__([*command, "--workers", str(processes)], folder / "mlflow.log")
         os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         self.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ MOST_PICTURES = 100
 
 
 class TrialFiles:
-    """Writes the files of trials' runs.
+    """Writes the files of trials' runs; several may be written at the same time.
 
     Args:
         study: The study.
@@ -34,6 +35,7 @@ class TrialFiles:
         self._folder, self._with_journals = folder, with_journals
         self._first_seeds = {study.seeds[0], *(study.search.seeds[:1] if study.search else ())}
         self._pictures_left = MOST_PICTURES
+        self._drawing = threading.Lock()  # Matplotlib is for one thread at a time
 
     def write(self, record: TrialRecord, target: Path) -> None:
         """Write the files of a trial that has ended.
@@ -52,8 +54,11 @@ class TrialFiles:
             shutil.copyfile(journal, target / JOURNAL)
 
     def _draw(self, record: TrialRecord, path: Path) -> None:
-        if record.trial.seed in self._first_seeds and self._pictures_left:
-            from study.tracking.mlflow_backend import picture  # Matplotlib takes a second to import
+        if record.trial.seed not in self._first_seeds:
+            return
+        with self._drawing:
+            if self._pictures_left:
+                from study.tracking.mlflow_backend import picture  # Matplotlib takes a second to import
 
-            self._pictures_left -= 1
-            picture.draw(record, path)
+                self._pictures_left -= 1
+                picture.draw(record, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
@@ -28,6 +28,21 @@ class Kept:
     tags: dict[str, str]
     """Of the experiment."""
 
+    def look_again(self, client: MlflowClient, key: str) -> None:
+        """Take in the runs of one trial, after a request whose answer was lost; delete those too many.
+
+        Args:
+            client: Of its MLflow.
+            key: The trial's.
+        """
+        found, doubles = _one_per_trial(client.search_runs([self.experiment_id], f"tags.trial_key = '{key}'"))
+        self.runs.pop(key, None)
+        self.complete.pop(key, None)
+        self.runs |= found
+        self.complete |= _complete(found)
+        for run in doubles:
+            client.delete_run(run.info.run_id)
+
 
 def look_up(client: MlflowClient, experiment: Experiment) -> Kept:
     """Return what an experiment has.
@@ -39,8 +54,11 @@ def look_up(client: MlflowClient, experiment: Experiment) -> Kept:
     runs = list(all_runs(client, experiment.experiment_id))
     parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "study"), "")
     kept, doubles = _one_per_trial(runs)
-    complete = {key: status for key, run in kept.items() if (status := complete_status(run))}
-    return Kept(experiment.experiment_id, parent, kept, complete, doubles, experiment.tags)
+    return Kept(experiment.experiment_id, parent, kept, _complete(kept), doubles, experiment.tags)
+
+
+def _complete(runs: Mapping[str, Run]) -> dict[str, str]:
+    return {key: status for key, run in runs.items() if (status := complete_status(run))}
 
 
 def final_status(record: TrialRecord) -> str:

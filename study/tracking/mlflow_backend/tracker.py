@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from study.analysis import metrics as trial_metrics
 from study.config.loader import Study
 from study.config.search_space import Arm, SearchState
 from study.config.trial import default_label
@@ -20,17 +18,15 @@ from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 from study.tracking.base import Say, TrackingError
 from study.tracking.mlflow_backend import address, client, run_fields, views
-from study.tracking.mlflow_backend import metrics as content
-from study.tracking.mlflow_backend.address import CURVE_POINTS, is_server, ui_address
-from study.tracking.mlflow_backend.artifacts import CURVE_FILE, TrialFiles
+from study.tracking.mlflow_backend.address import is_server, ui_address
+from study.tracking.mlflow_backend.artifacts import CURVE_FILE
 from study.tracking.mlflow_backend.client import asking
 from study.tracking.mlflow_backend.kept import Kept, final_status, look_up
+from study.tracking.mlflow_backend.trial_runs import TrialRuns
 
-_BATCH = 1000
-# A point costs 0.2 ms in SQLite. Of a large study each curve keeps fewer: nobody looks at all of them, and
-# every iteration is in the Parquet file.
-_STUDY_POINTS = 30_000
-_LEAST_POINTS = 120
+_SENDERS = 4
+"""How many trials are sent to a server, or to a database of several writers, at a time. A request waits for
+the network, for the database and for others' requests, and a server may have several processes."""
 
 
 class MlflowTracker:
@@ -42,6 +38,9 @@ class MlflowTracker:
         folder: The study's folder. An embedded database keeps its artifacts beside it; a server is sent the
             journals as well, so that the study can be fetched from it.
         say: Called with a line when MLflow is waited for.
+
+    Attributes:
+        senders: See ``study.tracking.Tracker``. An SQLite database has one writer at a time.
     """
 
     def __init__(self, study: Study, uri: str, folder: StudyFolder, say: Say = lambda line: None) -> None:
@@ -51,13 +50,11 @@ class MlflowTracker:
         self._say = say
         self._opened: MlflowClient | None = None
         self._read: Kept | None = None
-        self._sent: dict[str, content.Sent] = {}
-        self._unsure = False
+        self._lock = threading.RLock()
+        """Around what opens MLflow or makes the study there, as trials may be published at the same time."""
         self._several_workloads = len({workload.use for workload in study.workloads}) > 1
-        self._names = run_fields.RunNames(study)
-        self._files = TrialFiles(study, folder, with_journals=is_server(uri))
-        each = _STUDY_POINTS // max(1, len(study.planned_trials()))
-        self._points = min(CURVE_POINTS, max(_LEAST_POINTS, each))
+        self._runs = TrialRuns(study, folder, with_journals=is_server(uri))
+        self.senders = 1 if uri.startswith("sqlite") else _SENDERS
 
     @property
     def location(self) -> str:
@@ -103,16 +100,9 @@ class MlflowTracker:
         Raises:
             TrackingError: MLflow refused or did not answer; what was sent may be sent again.
         """
-        if not record.attempt:
-            return
-        try:
+        if record.attempt:
             with asking(self._uri):
-                self._publish(record)
-        except TrackingError:
-            # Nobody knows how much of it arrived: it is all sent again, which doubles nothing.
-            self._sent.pop(record.trial.key, None)
-            self._unsure = True
-            raise
+                self._runs.publish(self._client, self._kept(), record)
 
     def log_search(self, state: SearchState) -> None:
         """Store with the parent run what the search has chosen so far; send a server its points as well.
@@ -188,9 +178,10 @@ class MlflowTracker:
 
     @property
     def _client(self) -> MlflowClient:
-        if self._opened is None:
-            self._opened = client.open_client(self._uri, self._say, self._folder.artifacts.as_uri())
-        return self._opened
+        with self._lock:
+            if self._opened is None:
+                self._opened = client.open_client(self._uri, self._say, self._folder.artifacts.as_uri())
+            return self._opened
 
     def _existing(self) -> Kept | None:
         """Return what MLflow has of the study; None, and change nothing, if it does not have it."""
@@ -204,20 +195,26 @@ class MlflowTracker:
 
     def _kept(self) -> Kept:
         """Return what MLflow has of the study, whose experiment and parent run are made if absent."""
-        if kept := self._existing():
-            return kept
-        with asking(self._uri):
-            if self._read is None:
-                root = self._folder.artifacts / self.study.name
-                location = None if is_server(self._uri) else root.as_uri()
-                made = self._client.create_experiment(self.study.name, artifact_location=location)
-                self._read = Kept(made, "", {}, {}, [], {})
-            tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
-            tags |= run_fields.standard_tags()
-            parent = self._client.create_run(self._read.experiment_id, tags=tags)
-            self._read.parent_id = parent.info.run_id
-            self._store_study(parent.info.run_id)
-        return self._read
+        with self._lock:
+            return self._existing() or self._make()
+
+    def _make(self) -> Kept:
+        try:
+            with asking(self._uri):
+                if self._read is None:
+                    root = self._folder.artifacts / self.study.name
+                    location = None if is_server(self._uri) else root.as_uri()
+                    made = self._client.create_experiment(self.study.name, artifact_location=location)
+                    self._read = Kept(made, "", {}, {}, [], {})
+                tags = {"study": self.study.name, "role": "study", MLFLOW_RUN_NAME: self.study.name}
+                tags |= run_fields.standard_tags()
+                parent = self._client.create_run(self._read.experiment_id, tags=tags)
+                self._read.parent_id = parent.info.run_id
+                self._store_study(parent.info.run_id)
+            return self._read
+        except TrackingError:
+            self._read = None  # it may have been made, and the answer lost
+            raise
 
     def _look_up(self) -> Kept | None:
         experiment = self._experiment()
@@ -264,72 +261,6 @@ class MlflowTracker:
                 except MlflowException:
                     return  # they are a convenience: a server may let a user log runs and nothing else
                 kept.tags[name] = value
-
-    def _publish(self, record: TrialRecord) -> None:
-        key = record.trial.key
-        if self._unsure:
-            # A run may have been made whose identifier was lost on the way.
-            self._forget_doubles()
-            self._unsure = False
-        kept = self._kept()
-        run = kept.runs.get(key)
-        if run is not None and run.data.tags.get("attempt") != record.attempt:
-            # Another attempt's points must not mix with these.
-            self._client.delete_run(run.info.run_id)
-            run = None
-            self._sent.pop(key, None)
-        known = run is not None
-        if run is None:
-            run = kept.runs[key] = self._start(record)
-        run_id = run.info.run_id
-        params: dict[str, Any] = {}
-        if key not in self._sent:
-            # A driver that died may have left the parameters out and the run as finished.
-            params = content.params(record.trial)
-            data = run_fields.dataset(record.trial.workload, record.trial.workload_args)
-            self._client.log_inputs(run_id, datasets=[data])
-            if known and not record.is_final:
-                self._client.update_run(run_id, status="RUNNING")
-        sent = self._sent.setdefault(key, content.Sent(self._points))
-        metrics = list(sent.fresh(record))
-        tags: dict[str, str] = {}
-        if record.is_final:
-            threshold = self.study.threshold(record.trial)
-            # Not of a failed trial: it may yet be run again, and a metric has one value.
-            failed = record.status == "failed"
-            summaries = {} if failed else trial_metrics.summarise(record, threshold)
-            metrics += [Metric(name, value, record.ended_ms, 0) for name, value in summaries.items()]
-            tags = run_fields.final_tags(self.study, record, summaries)
-        self._send(run_id, metrics, params, tags)
-        if record.is_final:
-            with tempfile.TemporaryDirectory() as files:
-                self._files.write(record, Path(files))
-                self._client.log_artifacts(run_id, files)
-            # Last: a run that says it is finished is not looked at again.
-            self._client.set_terminated(run_id, final_status(record), end_time=record.ended_ms)
-            if record.status != "failed":
-                kept.complete[key] = final_status(record)
-            del self._sent[key]
-
-    def _start(self, record: TrialRecord) -> Run:
-        return self._client.create_run(
-            self.experiment_id,
-            start_time=record.started_ms,
-            tags={MLFLOW_PARENT_RUN_ID: self.parent_id, **run_fields.trial_tags(self.study, record)},
-            run_name=self._names.of(record.trial),
-        )
-
-    def _send(
-        self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> None:
-        """In as few requests as there may be: each is a transaction of a dozen statements."""
-        given = [Param(name, str(value)) for name, value in params.items()]
-        marks = [RunTag(name, value) for name, value in tags.items()]
-        first = _BATCH - len(given) - len(marks)
-        if given or marks or metrics:
-            self._client.log_batch(run_id, metrics=metrics[:first], params=given, tags=marks)
-        for start in range(first, len(metrics), _BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
 
 def _called(arm: Arm, arms: Sequence[Arm]) -> str:

@@ -18,15 +18,19 @@ class Notes:
     """A tracker that notes what it is sent, and can be away."""
 
     def __init__(self):
-        self.sent, self.searches, self.away, self.seconds = [], 0, False, 0.0
-        self.whole = set()
+        self.sent, self.searches, self.away, self.seconds, self.senders = [], 0, False, 0.0, 1
+        self.whole, self.refused = set(), set()
+        self.before_sending = lambda: None
 
     def is_complete(self, record):
         return record.trial.key in self.whole
 
     def publish(self, record):
+        self.before_sending()
         if self.away:
             raise TrackingError("the tracker is away")
+        if record.trial.seed in self.refused:
+            raise TrackingError(f"seed {record.trial.seed} is refused")
         time.sleep(self.seconds)
         self.sent.append((record.trial.seed, record.status, len(record.epochs)))
         if record.is_complete:
@@ -95,6 +99,57 @@ def test_after_an_outage_everything_is_sent(study, folder):
     notes.away = False
     uploader.send(live)
     assert (uploader.error, notes.sent) == (None, [(0, "finished", 3), (1, "finished", 3)])
+
+
+def test_as_many_are_sent_at_a_time_as_the_tracker_takes(study, folder):
+    """Each of three senders waits for the two others: fewer would wait in vain, and fail."""
+    train(study.trials(), folder)
+    notes = Notes()
+    notes.senders = 3
+    together = threading.Barrier(3, timeout=60)
+    notes.before_sending = together.wait
+    uploader = Uploader(notes)
+    assert not uploader.send(LiveRecords(study, folder))
+    assert sorted(notes.sent) == [(seed, "finished", 3) for seed in range(3)]
+    assert uploader.unsent == 0
+
+
+def test_what_one_of_several_senders_could_not_send_is_sent_later(study, folder):
+    train(study.trials(), folder)
+    notes = Notes()
+    notes.senders = 3
+    together = threading.Barrier(3, timeout=60)
+    notes.before_sending = together.wait
+    notes.refused = {1}
+    uploader, live = Uploader(notes), LiveRecords(study, folder)
+    uploader.send(live)
+    assert uploader.error == "seed 1 is refused"
+    assert (sorted(notes.sent), uploader.unsent) == ([(0, "finished", 3), (2, "finished", 3)], 1)
+    notes.refused, notes.before_sending = set(), lambda: None
+    uploader.send(live)
+    assert (uploader.error, notes.sent[2:]) == (None, [(1, "finished", 3)])
+
+
+def test_after_an_error_no_more_is_sent_until_the_next_turn(study, folder):
+    train(study.trials(), folder)
+    notes = Notes()
+    notes.refused = {0}
+    uploader = Uploader(notes)
+    uploader.send(LiveRecords(study, folder))
+    assert (uploader.error, notes.sent, uploader.unsent) == ("seed 0 is refused", [], 3)
+
+
+def test_a_turn_of_sending_ends_and_the_next_one_sends_the_rest(study, folder, monkeypatch):
+    monkeypatch.setattr("study.execution.publisher.TURN_SECONDS", 0.5)
+    train(study.trials(), folder)
+    notes, live = Notes(), LiveRecords(study, folder)
+    notes.seconds = 0.6
+    uploader = Uploader(notes)
+    assert uploader.send(live)
+    assert notes.sent == [(0, "finished", 3)]
+    assert uploader.send(live)
+    assert not uploader.send(live, everything=True)
+    assert [seed for seed, _, _ in notes.sent] == [0, 1, 2]
 
 
 def test_a_driver_that_lost_its_study_sends_nothing(study, folder):

@@ -33,6 +33,8 @@ def show(uri, name, port, say):
 
 
 class MemoryTracker:
+    senders = 2
+
     def __init__(self, uri, study):
         self.location = uri
         self.study = study

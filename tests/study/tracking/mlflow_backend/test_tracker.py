@@ -3,15 +3,20 @@
 import dataclasses
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from study.cli import commands
 from study.cli.options import find_run
@@ -196,7 +201,7 @@ def test_curves_are_thinned_with_their_extremes_and_whole_in_an_artifact(study, 
 
 
 def test_each_curve_of_a_large_study_keeps_fewer_points(study, opened, client, monkeypatch):
-    monkeypatch.setattr("study.tracking.mlflow_backend.tracker._STUDY_POINTS", 130 * len(study.trials()))
+    monkeypatch.setattr("study.tracking.mlflow_backend.trial_runs._STUDY_POINTS", 130 * len(study.trials()))
     tracker = opened()
     trial = study.trials()[2]
     tracker.publish(record(trial))
@@ -224,6 +229,66 @@ def test_a_curve_sent_as_it_grows_is_the_curve_sent_at_once(study, opened, clien
     assert len(everything(client, grown)) == len(trials)
 
 
+def test_trials_sent_to_a_server_at_a_time_are_the_trials_sent_one_after_the_other(
+    study, opened, client, tmp_path, monkeypatch
+):
+    """All begin at once with nothing there: they make one experiment and one parent run."""
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    trials = study.trials()
+    alone = opened()
+    for trial in trials:
+        alone.publish(record(trial))
+    (tmp_path / "other").mkdir()
+    with serving(embedded_uri(tmp_path / "other"), port=0) as server:
+        tracker = open_tracker(study, server, StudyFolder(tmp_path / "other", study.name))
+        assert tracker.senders > 1
+        begin = threading.Barrier(len(trials), timeout=60)
+
+        def publish(trial):
+            begin.wait()
+            tracker.publish(record(trial, 2, status="running"))
+            tracker.publish(record(trial))
+
+        with ThreadPoolExecutor(len(trials)) as pool:
+            list(pool.map(publish, trials))
+        there = MlflowClient(tracking_uri=server)
+        runs = there.search_runs([tracker.experiment_id])
+        assert sorted(run.data.tags["role"] for run in runs) == ["study"] + ["trial"] * len(trials)
+        assert everything(there, tracker) == everything(client, alone)
+        for run in runs:
+            if run.data.tags["role"] == "trial":
+                names = {file.path for file in there.list_artifacts(run.info.run_id)}
+                assert names >= {"curve.parquet"}
+
+
+def test_a_trial_that_has_ended_is_six_requests_to_a_server(write_study, tmp_path, monkeypatch):
+    """A run, its data set, one batch, the curve's file, the journal, the run's end."""
+    monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
+    study, _ = write_study(optimizers=["adam-adam"], seeds=2)
+    folder = StudyFolder(tmp_path / "runs", study.name)
+    list(run_bundle(study.trials(), folder))
+    first, second = folder.records(study.trials())
+    with serving(embedded_uri(tmp_path), port=0) as server:
+        tracker = open_tracker(study, server, folder)
+        tracker.publish(first)
+        asked, request = [], requests.Session.request
+
+        def noted(session, method, url, **options):
+            asked.append((method, url.rpartition("/")[2].partition("?")[0]))
+            return request(session, method, url, **options)
+
+        monkeypatch.setattr(requests.Session, "request", noted)
+        tracker.publish(second)
+    assert sorted(asked) == [
+        ("POST", "create"),
+        ("POST", "log-batch"),
+        ("POST", "log-inputs"),
+        ("POST", "update"),
+        ("PUT", "curve.parquet"),
+        ("PUT", "trial.journal"),
+    ]
+
+
 def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened, client):
     trial = study.trials()[-1]
     first = opened()
@@ -243,29 +308,35 @@ def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened,
             assert len(points) == len(set(points))
 
 
-class Interrupted:
-    """A client whose call number ``when`` raises: before it does anything, or after, its answer lost."""
+class Interruption:
+    """Lets call number ``when`` raise: before it does anything, or after, its answer lost."""
 
-    def __init__(self, client, when, *, lost):
-        self._client, self._left, self._lost = client, when, lost
+    def __init__(self, when, *, lost):
+        self._left, self._lost = when, lost
+
+    def call(self, function, *args, **kwargs):
+        self._left -= 1
+        if self._left == 0 and not self._lost:
+            raise MlflowException("gone")
+        answer = function(*args, **kwargs)
+        if self._left == 0:
+            raise MlflowException("gone")
+        return answer
+
+
+class Interrupted:
+    """A client, or a store of artifacts, with an interruption."""
+
+    def __init__(self, inner, interruption):
+        self._inner, self._interruption = inner, interruption
 
     def __getattr__(self, name):
-        method = getattr(self._client, name)
-
-        def call(*args, **kwargs):
-            self._left -= 1
-            if self._left == 0 and not self._lost:
-                raise MlflowException("gone")
-            answer = method(*args, **kwargs)
-            if self._left == 0:
-                raise MlflowException("gone")
-            return answer
-
-        return call
+        found = getattr(self._inner, name)
+        return partial(self._interruption.call, found) if callable(found) else found
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, client, lost):
+def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, client, lost, monkeypatch):
     trial = study.trials()[-1]
     whole_client = open_client(embedded_uri(tmp_path), print, tmp_path.as_uri())
 
@@ -273,13 +344,24 @@ def test_wherever_mlflow_goes_away_all_arrives_once_it_is_back(study, tmp_path, 
         """What is kept of a trial that is told three times, the call number ``when`` failing."""
         named = study.model_copy(update={"name": name})
         tracker = open_tracker(named, embedded_uri(tmp_path), StudyFolder(tmp_path, name))
-        tracker._opened = Interrupted(whole_client, when, lost=lost)
+        interruption = Interruption(when, lost=lost)
+
+        def interrupted(*args, **kwargs):
+            return Interrupted(get_artifact_repository(*args, **kwargs), interruption)
+
+        tracker._opened = Interrupted(whole_client, interruption)
         failures = 0
-        for told in (record(trial, 1, status="running"), record(trial, 3, status="running"), record(trial)):
-            try:
-                tracker.publish(told)
-            except TrackingError:
-                failures += 1
+        with monkeypatch.context() as patch:
+            patch.setattr("study.tracking.mlflow_backend.trial_runs.get_artifact_repository", interrupted)
+            for told in (
+                record(trial, 1, status="running"),
+                record(trial, 3, status="running"),
+                record(trial),
+            ):
+                try:
+                    tracker.publish(told)
+                except TrackingError:
+                    failures += 1
         tracker._opened = whole_client
         if failures:
             tracker.publish(record(trial))
