@@ -44,12 +44,12 @@ class Study(StudyFile):
         """
         if self.search is None:
             return [
-                self._trial(workload, optimizer, alpha0, beta, seed)
+                trial
                 for workload in self.workloads
                 for optimizer in self.optimizers
                 for alpha0 in self.alpha0s(optimizer)
                 for beta in self.betas(optimizer)
-                for seed in self.seeds
+                for trial in self._trial(workload, optimizer, alpha0, beta, 0).seeded(self.seeds)
             ]
         trials: dict[Trial, None] = {}
         for arm in self.arms():
