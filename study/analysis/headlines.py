@@ -275,5 +275,5 @@ def _lowest(summary: pd.DataFrame) -> Iterator[Headline]:
             f"On {workload_label(setup)}, {paper_name(first['optimizer'])} had the lowest validation loss, "
             f"{format_number(first['best_val_loss'])}{over}, from α₀ = {format_setting(first['alpha0'])}"
         )
-        detail = f"{then}the best of all points, on the seeds that chose it."
+        detail = f"{then}each at its best α₀ and β, chosen on the same seeds."
         yield Headline(effect, f"{detail[0].upper()}{detail[1:]}", "")

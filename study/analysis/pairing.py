@@ -82,8 +82,9 @@ def baselines(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """Return the baselines of the optimizers of a table, by op, lop and rule.
 
     Hypergradient descent (lop SGD) has the plain optimizer, ``adam-sgd`` has ``adam``. The other learned ones
-    have hypergradient descent: by the same rule if that is there, or else by the additive one. Of variants
-    with labels of their own all are baselines, unless one has no label.
+    have hypergradient descent: by the same rule if that is there, or else by the additive one; and the plain
+    optimizer where there is none. Of variants with labels of their own all are baselines, unless one has no
+    label.
 
     Args:
         trials: From ``tables.trial_table``.
@@ -104,12 +105,9 @@ def baselines(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         for lop in LOPS:
             for label, name in shown.items():
                 if (name.op, name.lop) == (op, lop):
-                    plain, descent = OptimizerName(op), OptimizerName(op, "sgd", name.rule)
-                    found[label] = (
-                        tuple(base for base in called(plain) if base == op)
-                        if lop == "sgd"
-                        else called(descent) or called(OptimizerName(op, "sgd"))
-                    )
+                    plain = tuple(base for base in called(OptimizerName(op)) if base == op)
+                    descent = called(OptimizerName(op, "sgd", name.rule)) or called(OptimizerName(op, "sgd"))
+                    found[label] = plain if lop == "sgd" else descent or plain
     return {label: bases for label, bases in found.items() if bases}
 
 

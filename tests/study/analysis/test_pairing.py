@@ -70,6 +70,13 @@ def test_a_rule_is_compared_with_hypergradient_descent_by_the_same_rule():
     }
 
 
+def test_without_hypergradient_descent_the_plain_optimizer_is_the_baseline():
+    found = pairing.baselines(
+        table(optimizers=["adam", {"name": "adam-sgdn", "rule": "cosine"}, "sgd-adam", "adamw", "adamw-sgd"])
+    )
+    assert found == {"adam-sgdn cosine": ("adam",), "adamw-sgd": ("adamw",)}
+
+
 def test_a_rules_pairs_are_of_its_own_trials():
     found = pairs(optimizers=RULE_OPTIMIZERS)
     (first, second) = (p for p in found if p.method.optimizer == "adam-sgdn cosine")
