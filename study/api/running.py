@@ -34,7 +34,7 @@ def run(
     report: bool = True,
     progress: bool | Callable[[Progress], None] = True,
 ) -> Results:
-    """Run a study, or what is left of it, and return its results.
+    """Run a study, or resume it, and return its results.
 
     A study that was interrupted resumes: finished trials are not trained again. In a notebook a bar shows the
     progress; elsewhere a line on stderr does, every ten seconds.
@@ -89,7 +89,7 @@ def run(
     if local and (wrong := [name for name, value in given.items() if value is not None]):
         raise ValueError(f"local=True trains in this process, without Ray; leave out {' and '.join(wrong)}")
     if address is not None and (wrong := [name for name in ("cpus", "gpus") if given[name] is not None]):
-        raise ValueError(f"a cluster has the CPUs and GPUs that it has; leave out {' and '.join(wrong)}")
+        raise ValueError(f"a running cluster sets its own CPUs and GPUs; leave out {' and '.join(wrong)}")
     folder = StudyFolder(runs_folder(None if runs is None else Path(runs)), spec.name)
     shown: notebook.Display = notebook.Silent() if progress is False else notebook.display()
     if callable(progress):
@@ -193,7 +193,7 @@ def _run(
         where = f" ({failure.place})" if failure.place else ""
         shown.say(f"{pluralize(failure.trials, 'trial')} failed: {failure.cause}{where}")
     if ended.tracking_error:
-        shown.say(f"MLflow did not take everything: {ended.tracking_error}")
+        shown.say(f"MLflow does not have all results: {ended.tracking_error}")
     if report and ended.done:
         shown.say(f"report: {results.report()}")
         tracker.log_report(folder.report)

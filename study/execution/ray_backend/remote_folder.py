@@ -1,4 +1,4 @@
-"""Lets workers write the study's folder where they do not see it: through an actor on the driver's node.
+"""Lets workers that do not see the study's folder write it through an actor on the driver's node.
 
 The actor is the only process that writes for them. A worker keeps the lines of an epoch, sends them as one
 message, and waits for the answer before it sends the next. So the order stays, and whatever dies loses at
