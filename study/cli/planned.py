@@ -99,6 +99,7 @@ def show(
     if needs.gpus > 0 and any(len(pack) > 1 for pack in planned.packs):
         lines.append(capture.OFF)
     lines += _data_lines(todo, data_folder)
+    lines += _threshold_lines(study)
     lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
     if unchecked:
         names = join_names(list(unchecked))
@@ -172,6 +173,13 @@ def _data_lines(trials: Sequence[Trial], data_folder: Path | None) -> list[str]:
         there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
         lines.append(f"data: {data_folder}{there}")
     return lines
+
+
+def _threshold_lines(study: Study) -> list[str]:
+    """Return a line that names the workloads without a threshold, if there are any."""
+    pairs = ((workload.use, optimizer.name) for workload in study.workloads for optimizer in study.optimizers)
+    without = join_names(list(dict.fromkeys(pair[0] for pair in pairs if study.threshold_of(*pair) is None)))
+    return [f"threshold: none for {without}; write one to count the iterations to it"] if without else []
 
 
 def _search_line(study: Study, search: Search) -> str:
