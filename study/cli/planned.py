@@ -75,7 +75,7 @@ def show(
         planned = planning.plan(todo, max(1, slots), rates, limit)
         single = pack_limits.unpackable_reasons(todo) if study.pack != 1 else {}
     single |= {
-        name: "code of your own; whether it packs is seen when it runs"
+        name: "code of your own; run finds out whether it packs"
         for name in single
         if name in unchecked
     }
@@ -133,7 +133,7 @@ def _time(study: Study, estimated: TimeEstimate | None) -> str:
     if estimated is None:
         return "nothing is left to train"
     if estimated.unknown:
-        return f"not known before this has run here once: {join_names(list(estimated.unknown), 4)}"
+        return f"unknown until these have run here once: {join_names(list(estimated.unknown), 4)}"
     if estimated.seconds is None:
         return "not known before a study has run here once"
     about = f"about {duration(estimated.seconds)}, by earlier runs on this machine"

@@ -72,7 +72,7 @@ def test_plan_says_what_would_run_and_runs_nothing(say, write_study, tmp_path, m
     code, out, _ = say("plan", path, "--runs", tmp_path / "runs", "--cpus", 2)
     assert code == 0
     assert "6 trials to run, 0 done already" in out
-    assert "time: not known before this has run here once: digits-logreg with sgd" in out
+    assert "time: unknown until these have run here once: digits-logreg with sgd" in out
     assert f"iterations: {6 * 2 * 12}" in out  # 1437 digits in batches of 128, two epochs
     assert not (tmp_path / "runs").exists()
 

@@ -292,7 +292,7 @@ def test_plan_tells_the_time_by_what_ran_before(say, home, write_study):
     assert seconds() > 0
     assert seconds("--set", "epochs=20000") > seconds()
     _, out, _ = say("plan", path, "--runs", home / "others", "--set", "optimizers=[adam, sgd]")
-    assert "time: not known before this has run here once: digits-logreg with adam\n" in out
+    assert "time: unknown until these have run here once: digits-logreg with adam\n" in out
     _, out, _ = say("plan", path, "--runs", home / "runs", "--hours", 1)
     assert "time: nothing is left to train\n" in out
     assert "budget: 60 min: if it is up before the end, the run ends with a report; whole seeds first" in out
