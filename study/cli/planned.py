@@ -75,9 +75,7 @@ def show(
         planned = planning.plan(todo, max(1, slots), rates, limit)
         single = pack_limits.unpackable_reasons(todo) if study.pack != 1 else {}
     single |= {
-        name: "code of your own; run finds out whether it packs"
-        for name in single
-        if name in unchecked
+        name: "code of your own; run finds out whether it packs" for name in single if name in unchecked
     }
     _check_server(study, folder, tracking_uri)
     chains = (
