@@ -58,14 +58,14 @@ def run(
         data: The folder of the data sets. Default: ``HYPERGRAD_STUDY_DATA``, or a folder in the user's cache.
         tracking: MLflow's tracking URI. Default: ``MLFLOW_TRACKING_URI``, or SQLite in the folder of runs.
         local: Train in this process, without Ray, one trial or pack after the other.
-        address: Of a running Ray cluster to train on, such as ``"auto"``. Default: a Ray is started here.
-        cpus: CPUs of the Ray that is started here. Default: all that this process may use.
-        gpus: GPUs of the Ray that is started here. Default: all.
+        address: The address of a running Ray cluster to train on, such as ``"auto"``. Default: starts Ray.
+        cpus: CPUs for the Ray that this call starts. Default: all that this process may use.
+        gpus: GPUs for the Ray that this call starts. Default: all.
         checkpoints: Keep checkpoints in an object store, at a URI such as ``"s3://bucket/folder"``. Default:
             in the folder of runs.
         shared_folder: Whether all nodes of the cluster see the folder of runs, at the same path. Default:
-            look. Nodes that do not see it write through the node of this process.
-        preflight: Train one batch of everything here before the start.
+            find out. Nodes that do not see it write through the node of this process.
+        preflight: First try one batch of every workload with every optimizer here.
         report: Write the report and store it with MLflow, as the command ``run`` does. Takes seconds.
         progress: Show the progress; or a function to call with it once per second, from another thread.
 
@@ -80,7 +80,7 @@ def run(
         ExecutorError: Trials cannot be run as asked, or all workers are gone.
         BusyError: Another process runs this study.
         TrackingError: The tracker cannot be used.
-        ObjectStoreError: No checkpoints can be kept at ``checkpoints``.
+        ObjectStoreError: Checkpoints cannot be kept at ``checkpoints``.
         OSError: The study's folder cannot be written.
         KeyboardInterrupt: Interrupted; run the study again to resume it.
     """
