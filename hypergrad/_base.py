@@ -157,16 +157,16 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             for group in self.param_groups:
                 if not (group.get("capturable", True) or group["fused"]):
                     raise RuntimeError(
-                        f"a CUDA graph cannot capture what {type(self).__name__} counts on the host: "
-                        "give capturable=True"
+                        f"{type(self).__name__} counts its steps on the host, and a CUDA graph cannot "
+                        "capture that: give capturable=True"
                     )
         # A scheduler puts a step of its own into the instance.
         if hasattr(self.__dict__.get("step"), "_wrapped_by_lr_sched") and "_warned" not in self.__dict__:
             self._warned = True
             if any(group["lop"] is not None for group in self.param_groups):
                 warnings.warn(
-                    "a scheduler was given an optimizer that learns its learning rate, and will write over "
-                    "what it learns: give the scheduler optimizer.schedule, and it will multiply it",
+                    "the scheduler will overwrite the learning rate that this optimizer learns: give the "
+                    "scheduler optimizer.schedule instead, and it will multiply the learned rate",
                     stacklevel=4,
                 )
 

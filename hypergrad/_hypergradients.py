@@ -1,4 +1,4 @@
-"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor, where d is what α multiplied in the last step.
+"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor; d_{t−1} is the direction of the last step.
 
     d = s(u + λθ)        s: the schedule's factor, λ: decoupled weight decay; without both d = u
 

@@ -34,16 +34,16 @@ class SGD(HypergradientOptimizer):
               v ← μv + g_t;  g_t + μv           momentum μ, nesterov
         θ_t = θ_{t−1} − α_t u_t
 
-    That is ``rule="additive"``, the papers'. The default rule moves log α by a cosine, so that neither α₀ nor
-    β has to be chosen for a model:
+    That is ``rule="additive"``, the papers' rule. The default rule moves log α by a cosine, so that you need
+    not choose α₀ or β for a model:
 
         "cosine"            α_t = α_{t−1} exp(−β lop(c_t)),  c_t = h_t / (‖g_t‖ ‖u_{t−1}‖)
         "multiplicative"    α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))
         "additive"          α_t = α_{t−1} − β lop(h_t)
         "additive-cosine"   α_t = α_{t−1} − β lop(c_t)
 
-    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.SGD``. These options may be
-    combined with any rule:
+    With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.SGD``. You may combine these
+    options with any rule:
 
         trace_decay              h_t = −⟨g_t, z_{t−1}⟩, z_t = γz_{t−1} + u_t, and ‖z‖ in c_t
         max_relative_step        α_t‖u_t‖ ≤ c‖θ_{t−1}‖
@@ -68,25 +68,26 @@ class SGD(HypergradientOptimizer):
         weight_decay: The weight decay λ. λθ is added to g before everything else. Default 0.
         lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``, or ``None`` for a fixed α. Default
             ``"sgdn"``.
-        rule: What the lop moves, and by what: ``"cosine"``, the default, ``"multiplicative"``, ``"additive"``
-            or ``"additive-cosine"``. The norms of a cosine are over the parameters that share an α. A rule
+        rule: How the lop moves α: ``"cosine"``, the default, ``"multiplicative"``, ``"additive"`` or
+            ``"additive-cosine"``. The norms of a cosine are over the parameters that share an α. A rule
             that moves log α needs an ``lr`` above 0.
         hypergrad_lr: The learning rate β of α: a step in log α for ``"cosine"``, in the unit of α/h for
             ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.02 for
-            the default rule and lop. A β that is of another rule's size is warned of.
+            the default rule and lop. A β that fits another rule gives a warning.
         lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
         lop_betas: β₁ and β₂ of lops ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
         lop_eps: ε of lops ``"adam"`` and ``"adagrad"``. Positive, since h_1 = 0. Default 1e-8.
         granularity: ``"group"`` learns one α per parameter group, ``"tensor"`` one per parameter.
             ``"released"`` learns one per group and applies the rule once per parameter, with a state for
             each, as the code released with Mittal 2019 does for Adam.
-        trace_decay: γ, at least 0 and below 1: how long h looks back. At 0 to the last step, at 0.99 to about
-            the last hundred. Needs a buffer of the parameters' size. ``None``, the default, is 0.99 for rule
-            ``"cosine"`` and 0 for the others, for granularity ``"released"``, which has none, and for β 0.
+        trace_decay: γ, at least 0 and below 1: how many steps h looks back, at 0 only the last one, at 0.99
+            about the last hundred. Needs a buffer of the parameters' size. ``None``, the default, is 0.99 for
+            rule ``"cosine"`` and 0 for the others, for granularity ``"released"``, which has none, and for
+            β 0.
         max_relative_step: The largest α‖u‖/‖θ‖, above 0, over the parameters that share an α; ``math.inf``
             sets none. ``None``, the default, is 0.1 for rule ``"cosine"``, and none for the others.
-        first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: α₀ is moved into this
-            range. ``(0, math.inf)`` leaves α₀ as it is. ``None``, the default, is (0.025, 0.025) for rule
+        first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: the optimizer moves α₀
+            into this range. ``(0, math.inf)`` keeps α₀. ``None``, the default, is (0.025, 0.025) for rule
             ``"cosine"``, so that α₀ does not matter, and leaves α₀ for the others.
         lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
         decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
@@ -99,7 +100,7 @@ class SGD(HypergradientOptimizer):
             steps without a trace. Each group then needs parameters of one dtype on one device.
         differentiable: Must be ``False``: a step changes α in place.
 
-    A number may be of any type that ``float`` takes, such as one of numpy's.
+    A number may be of any type that ``float`` takes, such as a NumPy number.
 
     Raises:
         ValueError: If an option is unknown, out of range or not a number.

@@ -1,4 +1,4 @@
-"""The option ``rule``: what a lop moves, α or its logarithm, and by what, h or its cosine; β for each rule.
+"""The option ``rule``: a lop moves α or its logarithm, by h or its cosine; and the default β of each rule.
 
 To add a rule, name it in ``RULES`` and give it a β in ``default_hypergrad_lr``.
 """
@@ -121,7 +121,7 @@ def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
         if beta <= INERT:
             papers = default_hypergrad_lr("additive", op, lop)
             yield (
-                f"{given} leaves α as it is: give hypergrad_lr={right:g} or so, or rule='additive' for a β "
+                f"{given} hardly moves α: give hypergrad_lr={right:g} or so, or rule='additive' for a β "
                 f"like the papers' {papers:g}"
             )
         elif beta > 3:

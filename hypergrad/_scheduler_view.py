@@ -45,7 +45,7 @@ class Schedule(torch.optim.Optimizer):
         Raises:
             RuntimeError: Always.
         """
-        raise RuntimeError("a schedule takes no steps: call step of the optimizer that it belongs to")
+        raise RuntimeError("a schedule has no step of its own: call optimizer.step() instead")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the view is the view of the optimizer's copy.

@@ -26,13 +26,13 @@ def check_shapes(index: int, group: Mapping[str, Any], states: Sequence[Mapping[
                 which = f"parameter {names[place]!r}" if names else f"parameter {place} of group {index}"
                 raise ValueError(
                     f"{which} has shape {tuple(param.shape)}, but its {key!r} in the state has shape "
-                    f"{tuple(value.shape)}: the state is that of another model"
+                    f"{tuple(value.shape)}: the state belongs to another model"
                 )
     for key, tensor, shape in _of_alpha(group, len(params)):
         if tensor.shape != shape and not (key == "'lr'" and tensor.numel() == 1):
             raise ValueError(
                 f"group {index} has {len(params)} parameters and granularity {group['granularity']!r}, but "
-                f"its {key} in the state has shape {tuple(tensor.shape)}, not {shape}: the state is that of "
+                f"its {key} in the state has shape {tuple(tensor.shape)}, not {shape}: the state belongs to "
                 "another model"
             )
 

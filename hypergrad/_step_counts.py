@@ -1,4 +1,4 @@
-"""What the host knows of step counts on a device, which it must not read: which of them are equal.
+"""Tracks on the host which step counts on a device are equal, so that a step need not read them.
 
 Equal counts need one bias correction instead of one for each tensor. Counts that were made together and have
 always grown together are equal, however often a CUDA graph has been replayed. So each has a token, and those

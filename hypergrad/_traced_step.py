@@ -1,4 +1,4 @@
-"""A step whose h looks further back than one step, or whose size is held to that of the parameters.
+"""A step whose h looks back over several steps, or whose length is limited relative to the parameters.
 
     h_t = −⟨g_t, z_{t−1}⟩                 or the cosine of it, −⟨g_t, z_{t−1}⟩ / (‖g_t‖ ‖z_{t−1}‖)
     α_t = lop(α_{t−1}, h_t)

@@ -1,5 +1,5 @@
 # ruff: noqa: D102  (the methods are documented once, in Direction)
-"""Directions (ops): what the parameters move along, u_t, for lists of tensors.
+"""Directions (ops): the u_t that the parameters move along, for lists of tensors.
 
 A direction keeps one dict of state per parameter, under the names that ``torch.optim`` uses. A learned α also
 needs u_{t−1}. SGD and Nesterov momentum store it as ``direction``; heavy ball and Adam compute it from the

@@ -128,7 +128,7 @@ def update(
         RuntimeError: for a sparse gradient.
     """
     if found_inf is not None and not options.fused:
-        raise ValueError("found_inf needs fused=True; else leave the step out")
+        raise ValueError("found_inf needs fused=True; without it, skip the step")
     if schedule is not None and not isinstance(schedule, (float, Tensor)):
         schedule = as_float("schedule", schedule)
     if rate is None:

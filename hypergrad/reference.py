@@ -1,4 +1,4 @@
-"""The optimizers once more, in the report's notation: slow, float64, plain loops. The tests' oracle.
+"""The optimizers in the paper's notation, in slow float64 loops: the tests compare the others with them.
 
 Shares nothing with the fast modules, so that an error would have to be made twice.
 """

@@ -1,4 +1,4 @@
-"""A distributed study of hypergradient optimizers, run by Ray Tune and kept in MLflow.
+"""Distributed studies of hypergradient optimizers: Ray Tune runs the trials, MLflow keeps the results.
 
 ::
 

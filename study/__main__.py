@@ -1,4 +1,4 @@
-"""The program ``hypergrad-study``, which ``python -m study`` is too: runs the command line."""
+"""Runs the command line: the program ``hypergrad-study``, also called as ``python -m study``."""
 
 import atexit
 import gc

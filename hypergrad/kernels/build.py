@@ -110,7 +110,7 @@ def cache_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError) as error:
-        raise UnavailableError(f"the cache folder {folder} cannot be made ({error}): {advice}") from error
+        raise UnavailableError(f"cannot make the cache folder {folder} ({error}): {advice}") from error
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise UnavailableError(f"others can write to the cache folder {folder}: {advice}")
     return folder
@@ -143,7 +143,7 @@ def _compile(command: list[str], real: str, path: Path) -> None:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise UnavailableError(
-            f"the cache folder {path.parent} cannot be written to ({error.strerror}): "
+            f"cannot write to the cache folder {path.parent} ({error.strerror}): "
             "name another one in HYPERGRAD_CACHE"
         ) from error
     os.close(handle)

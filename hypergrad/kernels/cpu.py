@@ -331,7 +331,7 @@ def _functions(dtype: torch.dtype, name: str) -> _Functions:
 
 def _check(failed: int) -> None:
     if failed:
-        raise MemoryError("a hypergradient step found no memory for its sums")
+        raise MemoryError("not enough memory for the sums of a hypergradient step")
 
 
 def _suitable(

@@ -1,4 +1,4 @@
-"""The Triton kernels for a GPU: which devices, ops and lops have them, and what a step is for them.
+"""The Triton kernels for a GPU: which devices, ops and lops have them, and how they describe a step.
 
 Triton itself is imported when the first step is taken (``gpu_launcher``), not before.
 """

@@ -1,4 +1,4 @@
-"""The step of ``gpu.py`` as an operator, so that torch.compile calls it instead of looking into it."""
+"""The step of ``gpu.py`` as one operator, which torch.compile calls without tracing into it."""
 
 from collections import OrderedDict
 from typing import Optional

@@ -1,4 +1,4 @@
-"""What a notebook shows: progress that moves, and figures as pictures."""
+"""Progress bars and figures in a notebook."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def load(name: str | Path, *, runs: str | Path | None = None, tracking: str | No
         results.figure1()
 
     Args:
-        name: The study's name; or its file, to score its results again by what the file says now.
+        name: The study's name; or its file, to score its results again by the file as it is now.
         runs: The folder of runs. Default: ``HYPERGRAD_STUDY_RUNS``, or ``./runs``.
         tracking: Address of the MLflow server that has the study, ``http://…``. Its results are copied into
             ``runs`` if that is given, else into a temporary folder that lives as long as the results.
@@ -306,7 +306,7 @@ class Results:
         module = next(module for module in FIGURES if stem == module.STEM)
         evidence = self._evidence(self._trials if rows is None else rows)
         if (drawn := next(module.draw(evidence), None)) is None:
-            raise ValueError(f"{self.name}: no trials have ended that this figure could show")
+            raise ValueError(f"{self.name}: there are no finished trials that this figure can show")
         return drawn.figure
 
     def _evidence(self, rows: pd.DataFrame) -> Evidence:

@@ -34,7 +34,7 @@ def run(
     report: bool = True,
     progress: bool | Callable[[Progress], None] = True,
 ) -> Results:
-    """Run a study, or what is left of it, and return its results.
+    """Run a study, or resume it, and return its results.
 
     A study that was interrupted resumes: finished trials are not trained again. In a notebook a bar shows the
     progress; elsewhere a line on stderr does, every ten seconds.
@@ -58,14 +58,14 @@ def run(
         data: The folder of the data sets. Default: ``HYPERGRAD_STUDY_DATA``, or a folder in the user's cache.
         tracking: MLflow's tracking URI. Default: ``MLFLOW_TRACKING_URI``, or SQLite in the folder of runs.
         local: Train in this process, without Ray, one trial or pack after the other.
-        address: Of a running Ray cluster to train on, such as ``"auto"``. Default: a Ray is started here.
-        cpus: CPUs of the Ray that is started here. Default: all that this process may use.
-        gpus: GPUs of the Ray that is started here. Default: all.
+        address: The address of a running Ray cluster to train on, such as ``"auto"``. Default: starts Ray.
+        cpus: CPUs for the Ray that this call starts. Default: all that this process may use.
+        gpus: GPUs for the Ray that this call starts. Default: all.
         checkpoints: Keep checkpoints in an object store, at a URI such as ``"s3://bucket/folder"``. Default:
             in the folder of runs.
         shared_folder: Whether all nodes of the cluster see the folder of runs, at the same path. Default:
-            look. Nodes that do not see it write through the node of this process.
-        preflight: Train one batch of everything here before the start.
+            find out. Nodes that do not see it write through the node of this process.
+        preflight: First try one batch of every workload with every optimizer here.
         report: Write the report and store it with MLflow, as the command ``run`` does. Takes seconds.
         progress: Show the progress; or a function to call with it once per second, from another thread.
 
@@ -80,7 +80,7 @@ def run(
         ExecutorError: Trials cannot be run as asked, or all workers are gone.
         BusyError: Another process runs this study.
         TrackingError: The tracker cannot be used.
-        ObjectStoreError: No checkpoints can be kept at ``checkpoints``.
+        ObjectStoreError: Checkpoints cannot be kept at ``checkpoints``.
         OSError: The study's folder cannot be written.
         KeyboardInterrupt: Interrupted; run the study again to resume it.
     """
@@ -89,7 +89,7 @@ def run(
     if local and (wrong := [name for name, value in given.items() if value is not None]):
         raise ValueError(f"local=True trains in this process, without Ray; leave out {' and '.join(wrong)}")
     if address is not None and (wrong := [name for name in ("cpus", "gpus") if given[name] is not None]):
-        raise ValueError(f"a cluster has the CPUs and GPUs that it has; leave out {' and '.join(wrong)}")
+        raise ValueError(f"a running cluster sets its own CPUs and GPUs; leave out {' and '.join(wrong)}")
     folder = StudyFolder(runs_folder(None if runs is None else Path(runs)), spec.name)
     shown: notebook.Display = notebook.Silent() if progress is False else notebook.display()
     if callable(progress):
@@ -193,7 +193,7 @@ def _run(
         where = f" ({failure.place})" if failure.place else ""
         shown.say(f"{pluralize(failure.trials, 'trial')} failed: {failure.cause}{where}")
     if ended.tracking_error:
-        shown.say(f"MLflow did not take everything: {ended.tracking_error}")
+        shown.say(f"MLflow does not have all results: {ended.tracking_error}")
     if report and ended.done:
         shown.say(f"report: {results.report()}")
         tracker.log_report(folder.report)

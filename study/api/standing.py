@@ -1,4 +1,4 @@
-"""Tells how a study stands: finished, running or interrupted, and how its trials ended."""
+"""Finds the state of a study: finished, running or interrupted, and the outcomes of its trials."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
     known = sorted(path.parent.name for path in runs.glob("*/study.yaml"))
     here = ", ".join(known) if known else "none"
     asked = messages.one_line(source, 100) or repr("")
-    raise ConfigError([f"{asked}: no study of that name was run under {runs}; there: {here}"])
+    raise ConfigError([f"{asked}: no study of that name was run under {runs}; studies there: {here}"])
 
 
 def fetch(name: str, runs: Path, uri: str) -> dict[str, float]:

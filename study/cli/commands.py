@@ -57,12 +57,12 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Replace a setting of the study, e.g. epochs=3, beta.adam=1e-6; an empty value leaves it out.",
+        help="Replace a setting of the study, e.g. epochs=3, beta.adam=1e-6; an empty value removes it.",
     ),
 ]
 Hours = Annotated[
     float | None,
-    typer.Option(metavar="H", help="End after so many hours, with a report; as budget in the study file."),
+    typer.Option(metavar="H", help="End after H hours, with a report; like budget in the study file."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -108,8 +108,12 @@ def run(
         str | None,
         typer.Option(help="Ray cluster to train on, e.g. auto.", show_default="starts a Ray here"),
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the Ray that is started here.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the Ray that is started here.")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs for the Ray that this command starts.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs for the Ray that this command starts.")
+    ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Train in this process, without Ray, e.g. to debug.")
     ] = False,
@@ -118,7 +122,7 @@ def run(
         typer.Option(
             "--shared-folder/--no-shared-folder",
             help="Whether all nodes of the cluster see the folder of runs.",
-            show_default="looks; nodes that do not see it write through this one",
+            show_default="finds out; nodes that do not see it write through this one",
         ),
     ] = None,
     checkpoints: Annotated[
@@ -130,17 +134,17 @@ def run(
     ] = None,
     hours: Hours = None,
     preflight: Annotated[
-        bool, typer.Option(help="Train one batch of everything here before the start.")
+        bool, typer.Option(help="First try one batch of every workload with every optimizer here.")
     ] = True,
     no_imports: Annotated[
         bool,
-        typer.Option("--no-imports", help="Import no code that the study names: for strangers' files."),
+        typer.Option("--no-imports", help="Import no code that the study names; for files from strangers."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and what it would cost; run nothing.")
+        bool, typer.Option("--dry-run", help="Show the trials and their cost, as plan does; run nothing.")
     ] = False,
 ) -> None:
-    """Run a study, or what is left of it."""
+    """Run a study, or resume it."""
     spec = load_study(study, _with_hours(settings, hours))
     if dry_run:
         from study.cli import planned
@@ -202,7 +206,7 @@ def plan(
         bool, typer.Option("--imports", help="Import the code that the study names, to check it.")
     ] = False,
 ) -> None:
-    """Say what would run and what it would cost; run nothing."""
+    """Show which trials would run and what they cost; run nothing."""
     spec = load_study(study, _with_hours(settings, hours))
     with waiting("loading PyTorch and Optuna, to check the study"):
         from study.cli import planned
@@ -214,8 +218,10 @@ def plan(
 
 
 @app.command()
-def presets(name: Annotated[str | None, typer.Argument(help="Print this one's file.")] = None) -> None:
-    """List the presets, or print one to start a study file from."""
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print the file of this preset.")] = None,
+) -> None:
+    """List the presets, or print one as a start for a study file."""
     if name is None:
         for preset in preset_names():
             spec = load_study(preset)
@@ -230,7 +236,7 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's fi
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("my-study.yaml"),
 ) -> None:
-    """Write a study file with comments, to start a study from."""
+    """Write a commented study file as a start for your own."""
     from study.cli import new_study
 
     new_study.write(file)
@@ -245,9 +251,9 @@ def status(
         bool, typer.Option("--tracebacks", help="Print the whole traceback of each failure.")
     ] = False,
     as_json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until nobody runs it.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the run ends.")] = False,
 ) -> None:
-    """Say how a study stands, from its journals or from the MLflow server that has them."""
+    """Show the progress of a study, from its journals or from an MLflow server."""
     from study.cli import standings
 
     standings.show_status(name, runs, tracking_uri, tracebacks=tracebacks, as_json=as_json, watch=watch)
@@ -255,7 +261,7 @@ def status(
 
 @app.command("list")
 def list_studies(runs: Runs = None, as_json: Json = False) -> None:
-    """Say how all studies in the folder of runs stand."""
+    """Show the progress of all studies in the folder of runs."""
     from study.cli import standings
 
     standings.show_list(runs_folder(runs), as_json=as_json)
@@ -267,10 +273,10 @@ def report(
     runs: Runs = None,
     tracking_uri: Uri = None,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Draw the figures as PDF in a paper's column width as well.")
+        bool, typer.Option("--paper", help="Also draw the figures as PDF in a paper's column width.")
     ] = False,
 ) -> None:
-    """Draw the figures and write the tables and the page, from stored results."""
+    """Write figures, tables and an HTML page from stored results."""
     spec, folder, _ = find_study(name, runs, tracking_uri)
     from study import tracking
 
@@ -300,7 +306,7 @@ def ui(
     ] = 5000,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
-    """Serve the MLflow UI and open it where the runs are."""
+    """Serve the MLflow UI and open it at the runs."""
     from study import tracking
 
     folder = runs_folder(runs)

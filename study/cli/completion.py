@@ -1,4 +1,4 @@
-"""What a shell completes: names of presets and studies, and study files."""
+"""Shell completion: names of presets and studies, and study files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from study.storage.study_folder import runs_folder
 
 
 def studies(incomplete: str) -> list[str]:
-    """Return the presets and study files that begin with what was typed."""
+    """Return the presets and study files that begin with the typed text."""
     typed = Path(incomplete)
     folder = typed if incomplete.endswith("/") else typed.parent
     files = [str(path) for path in folder.glob("*") if path.suffix in (".yaml", ".yml")]
@@ -17,6 +17,6 @@ def studies(incomplete: str) -> list[str]:
 
 
 def names(incomplete: str) -> list[str]:
-    """Return the studies that were run whose names begin with what was typed."""
+    """Return the studies in the folder of runs whose names begin with the typed text."""
     known = sorted(path.parent.name for path in runs_folder().glob("*/study.yaml"))
     return [name for name in known if name.startswith(incomplete)]

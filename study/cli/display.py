@@ -1,4 +1,4 @@
-"""Tables and lists that commands print. Formats what it is given and works nothing out."""
+"""Tables and lists that commands print. It only formats; it computes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``init``: writes a study file with comments, to start one from."""
+"""The command ``init``: writes a commented study file as a start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from study.config.validators import is_study_name
 
 TEMPLATE = """\
 # A study: every optimizer with every alpha0, beta and seed on every workload.
-#   hypergrad-study plan {file}     says what it would run and cost
-#   hypergrad-study run {file}      runs it, or what is left of it
+#   hypergrad-study plan {file}     shows its trials and what they cost
+#   hypergrad-study run {file}      runs or resumes it
 name: {name}
 description: Does learning the learning rate help?
 
@@ -23,11 +23,11 @@ description: Does learning the learning rate help?
 # or a function of your own as module:function.
 workloads: [digits-logreg]
 
-# OP or OP-RULE: {ops}; the rule learns the learning rate: {lops}.
-# Any torch.optim.Optimizer by its path, too: torch.optim.AdamW
+# OP or OP-LOP. OP moves the parameters: {ops}. LOP learns the learning rate: {lops}.
+# Also any torch.optim.Optimizer by its path: torch.optim.AdamW
 optimizers: [sgd, sgd-sgd, adam, adam-adam]
 
-# The first learning rate. Every optimizer is run with each.
+# The first learning rate. Every optimizer runs with each.
 alpha0: [0.1, 0.01, 0.001]
 
 # The learning rate of the learning rate: one number, or one by op or by optimizer; lists are fine.
@@ -44,10 +44,10 @@ weight_decay: 1e-4
 # The report counts the iterations to this minibatch training loss; one number, or one by workload.
 threshold: 0.5
 
-# Of one process. Fractions share a device: gpus: 0.25
+# For each process. Fractions share a device: gpus: 0.25
 resources: {{cpus: 1, gpus: 0}}
 
-# A run ends after so many hours, with its report; the next one resumes the study.
+# A run ends after this many hours, with its report; the next one resumes the study.
 # budget: {{hours: 8}}
 
 # Instead of a grid, draw alpha0 and beta from ranges, alpha0: {{low: 1e-4, high: 1}}, with

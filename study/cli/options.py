@@ -1,4 +1,4 @@
-"""What the commands share: where they print, the options they have in common, how they refuse input."""
+"""Output, common options and errors, which all commands share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refuse(*problems: str) -> NoReturn:
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error says: of a file that cannot be used, the file and why."""
+    """Return the message of an error; for a file that cannot be used, its path and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -79,7 +79,7 @@ def process_start() -> float:
 
 
 def waiting(line: str) -> AbstractContextManager[object]:
-    """Return a context in which a terminal says what is waited for; the line goes away again."""
+    """Return a context in which a terminal shows what the program waits for; the line goes away again."""
     return err.status(line) if err.is_terminal else nullcontext()
 
 

@@ -69,9 +69,7 @@ def show(
         planned = planning.plan(todo, max(1, slots), rates, limit)
         single = pack_limits.unpackable_reasons(todo) if study.pack != 1 else {}
     single |= {
-        name: "code of your own; whether it packs is seen when it runs"
-        for name in single
-        if name in unchecked
+        name: "code of your own; run finds out whether it packs" for name in single if name in unchecked
     }
     _check_server(study, folder, tracking_uri)
     chains = (
@@ -93,6 +91,7 @@ def show(
     if needs.gpus > 0 and any(len(pack) > 1 for pack in planned.packs):
         lines.append(capture.OFF)
     lines += _data_lines(todo, data_folder)
+    lines += _threshold_lines(study)
     lines += [f"not packed: {name}: {reason}" for name, reason in single.items()]
     if unchecked:
         names = join_names(list(unchecked))
@@ -126,7 +125,7 @@ def _time(study: Study, estimated: TimeEstimate | None) -> str:
     if estimated is None:
         return "nothing is left to train"
     if estimated.unknown:
-        return f"not known before this has run here once: {join_names(list(estimated.unknown), 4)}"
+        return f"unknown until these have run here once: {join_names(list(estimated.unknown), 4)}"
     if estimated.seconds is None:
         return "not known before a study has run here once"
     about = f"about {duration(estimated.seconds)}, by earlier runs on this machine"
@@ -166,6 +165,13 @@ def _data_lines(trials: Sequence[Trial], data_folder: Path | None) -> list[str]:
         there = "" if data_folder.is_dir() else ", not there yet: data sets are downloaded into it"
         lines.append(f"data: {data_folder}{there}")
     return lines
+
+
+def _threshold_lines(study: Study) -> list[str]:
+    """Return a line that names the workloads without a threshold, if there are any."""
+    pairs = ((workload.use, optimizer.name) for workload in study.workloads for optimizer in study.optimizers)
+    without = join_names(list(dict.fromkeys(pair[0] for pair in pairs if study.threshold_of(*pair) is None)))
+    return [f"threshold: none for {without}; write one to count the iterations to it"] if without else []
 
 
 def _search_line(study: Study, search: Search) -> str:

@@ -1,4 +1,4 @@
-"""What the terminal shows while a study runs."""
+"""The live view in a terminal while a study runs."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def show(
         study: the study.
         folder: its folder.
         tracker: where it was published.
-        again: write a report that shows all of this already once more.
+        again: write the report even if it is up to date.
         paper: draw the figures for a paper as well.
 
     Raises:
@@ -75,7 +75,7 @@ def show(
             "figure": str(folder.report / "figure1.png"),
             **places,
             "curves": link or command_line("ui", study.name, *folder_options(folder)),
-            "once more": command_line("report", study.name, *folder_options(folder)),
+            "again": command_line("report", study.name, *folder_options(folder)),
         },
     )
 

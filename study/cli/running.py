@@ -1,4 +1,4 @@
-"""The command ``run``, once its options are read: what it does, in which order, and what it says."""
+"""The command ``run`` after its options are read: its steps, and the lines that it prints."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def check_options(
     Args:
         local: train in this process.
         address: of the Ray cluster.
-        cpus: CPUs of a Ray of its own.
-        gpus: GPUs of a Ray of its own.
+        cpus: CPUs for the Ray that the command starts.
+        gpus: GPUs for the Ray that the command starts.
         shared_folder: whether all nodes see the study's folder.
     """
     if local and shared_folder is not None:
@@ -49,7 +49,7 @@ def check_options(
     if local and (wrong := [name for name, value in given.items() if value is not None]):
         refuse(f"--local trains in this process, without Ray; leave out {' and '.join(wrong)}")
     if address is not None and (wrong := [name for name in ("--cpus", "--gpus") if given[name] is not None]):
-        refuse(f"{' and '.join(wrong)}: of a Ray of its own; a cluster has what it has, leave it out")
+        refuse(f"{' and '.join(wrong)}: only for a Ray that this command starts; leave it out with --address")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RunOptions:
         data_folder: of the data sets; None for the default.
         tracking_uri: of MLflow; None for the default.
         in_terminal: whether the user's own code may use the terminal, as a debugger does.
-        preflight: train one batch of everything here before the start.
+        preflight: first try one batch of every workload with every optimizer here.
         checkpoints: where in an object store to keep checkpoints; None keeps them in the study's folder.
         began: when the program began, in Unix seconds; None for now.
     """
@@ -158,7 +158,7 @@ def _run(
 
 
 def _out_of_time(study: Study, ended: Progress) -> str:
-    """Say what is left of a study whose time is up, and how to resume it."""
+    """Say how many trials are left when the budget of time is used up, and how to resume."""
     assert study.budget is not None
     words = sys.argv[1:]
     left = pluralize(ended.total - ended.done - ended.failed, "trial")
@@ -204,10 +204,10 @@ def _show_failures(
     if lost:
         lines.append(f"{pluralize(lost, 'trial')} did not end: worker processes died too often")
     if not ended.out_of_time and (left := ended.total - len(records)):
-        lines.append(f"{pluralize(left, 'trial')} of the search did not begin, as points before them failed")
+        lines.append(f"{pluralize(left, 'trial')} of the search did not begin, because earlier points failed")
     if ended.tracking_error:
-        lines.append(f"MLflow did not take everything: {ended.tracking_error}")
+        lines.append(f"MLflow does not have all results: {ended.tracking_error}")
     if lines:
-        lines.append(f"run what is left with: {again}")
+        lines.append(f"train the missing trials with: {again}")
     for line in lines:
         err.print(line)

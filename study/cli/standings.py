@@ -118,7 +118,7 @@ def _watch(found: Standing, read: Callable[[], Standing]) -> Standing:
 
 
 def _lines(found: Standing) -> RenderableType:
-    """Return a line for the whole study, who runs it, and a row per workload and optimizer."""
+    """Return a line for the whole study, its driver if it runs, and a row per workload and optimizer."""
     parts: list[RenderableType] = [Text(progress_text.describe(found.progress))]
     if found.driver is not None:
         parts.append(Text(f"run by {found.driver}"))

@@ -1,1 +1,1 @@
-"""What a study file says: read, validated, expanded into trials. Pure; begin with ``loader``."""
+"""Reads and validates study files, and expands them into trials. Pure; begin with ``loader``."""

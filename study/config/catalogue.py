@@ -1,4 +1,4 @@
-"""The built-in workloads: where each is made, and what planning knows of it without making it."""
+"""The built-in workloads: the function that makes each, and the facts that planning needs about it."""
 
 from __future__ import annotations
 

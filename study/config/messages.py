@@ -1,4 +1,4 @@
-"""Words for error messages: values shown short, near misses suggested, text kept on one line."""
+"""Helpers for error messages: shorten values, suggest close names, keep text on one line."""
 
 from __future__ import annotations
 

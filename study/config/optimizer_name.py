@@ -16,9 +16,9 @@ RULES = (ADDITIVE, "additive-cosine", "multiplicative", "cosine")
 MOVES_LOG_ALPHA = ("multiplicative", "cosine")
 """The rules that multiply α, which then stays positive."""
 INERT = 1e-5
-"""β up to which a rule that multiplies α leaves it as it is."""
+"""β up to which a rule that multiplies α hardly moves it."""
 
-# hypergrad.default_hypergrad_lr once more, since a study file is read without torch; a test compares the two.
+# A copy of hypergrad.default_hypergrad_lr, as study files are read without torch; a test compares the two.
 _BETAS: dict[str, dict[str, float]] = {
     "additive-cosine": {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5},
     "multiplicative": {"adam": 0.03, "adagrad": 0.1, "lion": 0.01},

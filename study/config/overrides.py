@@ -58,7 +58,7 @@ class Changed:
         changes: From ``parse``. A later one goes before an earlier one.
 
     Raises:
-        ConfigError: A change leads into what is not a mapping.
+        ConfigError: A change names a key below something that is not a mapping.
     """
 
     def __init__(self, source: Source, changes: Sequence[Change]) -> None:

@@ -1,8 +1,8 @@
 """Imports the code that a study file names: the user's own workloads and optimizers.
 
-Nothing else does. Whoever runs a study runs that code, with all their rights. To run a file from a stranger,
-refuse it: with ``--no-imports``, or with ``HYPERGRAD_STUDY_NO_IMPORTS=1`` in the environment, which worker
-processes inherit. Then a study can use only the catalogue's workloads and the optimizers of ``hypergrad`` and
+No other module does. If you run a study, this code runs with all your rights. To run a file from a stranger,
+forbid it with ``--no-imports``, or with ``HYPERGRAD_STUDY_NO_IMPORTS=1`` in the environment, which worker
+processes inherit. Then a study can use only the built-in workloads and the optimizers of ``hypergrad`` and
 ``torch.optim``.
 """
 
@@ -67,8 +67,8 @@ def find(
     """
     if imports_disabled() and not trusted:
         raise PluginImportError(
-            f"code that a study names is not imported here (--no-imports, {VARIABLE}); "
-            "left are the catalogue's workloads and the optimizers of hypergrad and torch.optim"
+            f"--no-imports or {VARIABLE} forbids code that a study names; "
+            "use the built-in workloads and the optimizers of hypergrad and torch.optim"
         )
     found = _module(module)
     if not hasattr(found, name):

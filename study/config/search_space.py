@@ -1,4 +1,4 @@
-"""The arms and points of a search, which a study may be instead of a grid.
+"""The arms and points of a search, the alternative to a grid.
 
 An *arm* is one optimizer on one workload. Each arm is searched by itself, with the same number of *points*:
 values of α₀ and β that a sampler proposes one after the other. A point is trained on each of the search's

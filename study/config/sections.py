@@ -115,11 +115,11 @@ class OptimizerSection(Model):
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
     β, no rule and no granularity; ``args`` are arguments of its constructor, checked against its signature
     when the study runs. ``schedule`` (see ``schedules``) multiplies α, also a learned one. ``rule`` says
-    how a lop moves α; with one other than ``additive`` the study's ``beta``, whose unit is another, does not
-    count, and an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables and
-    figures, and ``against`` names optimizers of the study, as they are shown, that the report compares it
-    with besides its baseline. ``default_alpha0`` is the α₀, one of those tried, that stands for the optimizer
-    without tuning. None of these three is part of a trial's identity.
+    how a lop moves α. The study's ``beta`` is for ``additive`` only, because β has another unit with the
+    other rules; an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables and
+    figures. ``against`` lists further optimizers that the report compares it with, by the names in tables.
+    ``default_alpha0`` is one of the α₀ that the study tries: the one that represents the optimizer without
+    tuning. None of these three is part of a trial's identity.
     """
 
     name: Annotated[str, BeforeValidator(validators.optimizer_name)]
@@ -155,13 +155,13 @@ class OptimizerSection(Model):
         if self.rule and not self.learned and not is_dotted(self.name):
             wrong.append(("rule", f"{self.name} does not learn its learning rate; leave it out"))
         if self.label and self.name in OPTIMIZERS and not self.learned and not self.schedule:
-            wrong.append(("label", f"{self.name} keeps its name, by which it is compared; leave it out"))
+            wrong.append(("label", f"{self.name} keeps its name, because claims need it; leave it out"))
         if self.rule and (old := [name for name in OF_VERSION_0_1 if name in self.args]):
-            wrong.append(("args", f"{' and '.join(old)} said the rule before rule did; leave it out"))
+            wrong.append(("args", f"{' and '.join(old)} repeats what rule says; leave it out"))
         largest = self.beta.high if isinstance(self.beta, Range) else max(self.beta or (math.inf,))
         if self.rule in MOVES_LOG_ALPHA and 0 < largest <= INERT:
             right = self.shown_name.default_beta or 0.1
-            wrong.append(("beta", f"{largest:g} leaves α as it is with rule {self.rule}; try {right:g}"))
+            wrong.append(("beta", f"{largest:g} hardly moves α with rule {self.rule}; try {right:g}"))
         refuse(((name,), message) for name, message in wrong)
         return self
 
@@ -219,9 +219,9 @@ class Resources(Model):
     @classmethod
     def _possible(cls, gpus: float, info: ValidationInfo) -> float:
         if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"{gpus:g} GPUs cannot be had; write a fraction of one, or a whole number")
+            raise ValueError(f"{gpus:g} GPUs are not possible; write a fraction of one, or a whole number")
         if gpus == 0 and info.data.get("cpus") == 0:
-            raise ValueError("a trial without CPU or GPU; write cpus: 1")
+            raise ValueError("a trial needs a CPU or a GPU; write cpus: 1")
         return gpus
 
 
@@ -290,7 +290,7 @@ def misfit(option: str, value: object, optimizer: str) -> str | None:
         return f"unknown option; {suggest(option, OPTIONS)}"
     part, names = OPTIONS[option]
     if getattr(OptimizerName.parse(optimizer), part) not in names:
-        return f"{optimizer} has no use for it; it belongs to {part} {' or '.join(names)}"
+        return f"{optimizer} does not use it; it is for {part} {' or '.join(names)}"
     return f"{show(value)} is not a number; write one such as 0.9" if isinstance(value, str) else None
 
 

@@ -23,8 +23,9 @@ class Study(StudyFile):
         >>> study.trials()[0].name
         'sgd α₀=0.01 seed=0'
 
-    A grid has all its trials from the start. A search finds them while it runs: what it has found so far is
-    its ``state``, which ``study.storage.study_folder.StudyFolder.search_state`` reads. A grid needs none.
+    A grid has all its trials from the start. A search chooses them while it runs. Its ``state`` has those
+    that it has chosen so far; ``study.storage.study_folder.StudyFolder.search_state`` reads it. A grid needs
+    none.
     """
 
     @model_validator(mode="after")
@@ -98,7 +99,7 @@ class Study(StudyFile):
         ]
 
     def named_baselines(self) -> dict[str, tuple[str, ...]]:
-        """Return what each optimizer is compared with besides its baseline, all as they are shown."""
+        """Return the further baselines of each optimizer, all by the names in tables."""
         found: dict[str, tuple[str, ...]] = {}
         for optimizer in self.optimizers:
             found[optimizer.shown_as] = found.get(optimizer.shown_as, ()) + (optimizer.against or ())
@@ -109,7 +110,7 @@ class Study(StudyFile):
         return self.threshold_of(trial.workload, trial.optimizer)
 
     def default_alpha0(self, trial: Trial) -> float | None:
-        """Return the α₀ that stands for the trial's optimizer without tuning; ``None`` if none does."""
+        """Return the α₀ that represents the trial's optimizer without tuning; ``None`` if there is none."""
         named = (o.default_alpha0 for o in self.optimizers if o.shown_as == trial.label)
         return next((default for default in named if default is not None), None)
 

@@ -33,7 +33,7 @@ def check(study: StudyFile) -> None:
         count = len(study.workloads) * len(study.optimizers) * per_arm
     if count > MAX_TRIALS:
         kind = "grid" if study.search is None else "search"
-        raise ValueError(f"the {kind} has {count:,} trials; at most {MAX_TRIALS:,} make a study")
+        raise ValueError(f"the {kind} has {count:,} trials; at most {MAX_TRIALS:,} are allowed")
     refuse(
         [
             *_repeated_trials(study),
@@ -126,7 +126,7 @@ def _alpha0_of_zero(study: StudyFile) -> Problems:
     """Find rules that multiply an α of 0."""
     for i, optimizer in enumerate(study.optimizers):
         if optimizer.rule in MOVES_LOG_ALPHA and 0.0 in study.alpha0s(optimizer):
-            problem = f"rule {optimizer.rule} multiplies α, which 0 stays; write an alpha0 above 0"
+            problem = f"rule {optimizer.rule} multiplies α, and 0 would stay 0; write an alpha0 above 0"
             yield ("optimizers", i, "alpha0" if optimizer.alpha0 else "rule"), problem
 
 
@@ -144,7 +144,7 @@ def _unknown_baselines(study: StudyFile) -> Problems:
 
 
 def _endless_warmups(study: StudyFile) -> Problems:
-    """Find schedules whose warm-up, or what it holds after it, takes the whole budget."""
+    """Find schedules whose warm-up and hold take the whole budget."""
     budget, unit = (study.epochs, "epochs") if study.epochs else (study.iterations or 0, "iterations")
     for i, optimizer in enumerate(study.optimizers):
         lengths = {name: (optimizer.schedule or {}).get(name, 0) for name in ("warmup", "hold")}
@@ -170,13 +170,16 @@ def _unknown_claims(study: StudyFile) -> Problems:
     if study.untuned is None:
         return
     if study.search is not None:
-        yield ("untuned",), "a search tries no α₀ on purpose; leave it out, or leave out the search"
+        yield (
+            ("untuned",),
+            "needs the α₀ of a grid, which a search has not; leave it out, or leave out the search",
+        )
     known = {optimizer.shown_as: optimizer for optimizer in study.optimizers}
     claimed, rivals = study.untuned.optimizers, study.untuned.rivals
     keys = dict.fromkeys(rivals, "rivals") | dict.fromkeys(claimed, "optimizers")
     compared = set(keys) if rivals else set()
     for name, key in ({study.untuned.against: "against"} | keys).items():
         if name not in known:
-            yield ("untuned", key), f"no optimizer is shown as {name}; there are {', '.join(known)}"
+            yield ("untuned", key), f"no optimizer here is called {name}; there are {', '.join(known)}"
         elif name in compared and known[name].default_alpha0 is None:
-            yield ("untuned", key), f"{name} has no default_alpha0 to be compared at; write one"
+            yield ("untuned", key), f"{name} needs a default_alpha0 for this comparison; write one"

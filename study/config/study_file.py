@@ -93,10 +93,14 @@ class StudyFile(sections.Model):
         unknown = [o for o in learned if o not in of_study and o.shown_name.default_beta is None]
         if unknown:
             names = ", ".join(dict.fromkeys(str(o.shown_name) for o in unknown))
-            raise ValueError(f"missing for {names}, where it is per unit of the loss; write it in the entry")
+            raise ValueError(
+                f"missing for {names}, whose β depends on the unit of the loss; "
+                "write it in the optimizer's entry"
+            )
         if beta and learned and not of_study:
             raise ValueError(
-                "counts for no optimizer here: it is for rule additive; write it in the optimizers' entries"
+                "has no effect: it is for rule additive, which no optimizer here has; "
+                "write it in the optimizers' entries"
             )
         return beta
 

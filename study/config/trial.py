@@ -1,4 +1,4 @@
-"""A trial, one training run of a study, and the key that identifies it for ever. Standard library only."""
+"""A trial, one training run of a study, and its key, which never changes. Standard library only."""
 
 from __future__ import annotations
 

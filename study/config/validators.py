@@ -41,7 +41,7 @@ def at_most(limit: int) -> AfterValidator:
         if not values:
             raise ValueError("an empty list; write at least one value")
         if len(values) > limit:
-            raise ValueError(f"{len(values)} values; at most {limit} fit")
+            raise ValueError(f"{len(values)} values; at most {limit} are allowed")
         return values
 
     return AfterValidator(check)
@@ -77,7 +77,9 @@ def pack_size(value: object) -> object:
     if value is None or value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{show(value)} is no number of trials; write auto, a whole number, or 1 for none")
+        raise ValueError(
+            f"{show(value)} is not a number of trials; write auto, a whole number, or 1 for none"
+        )
     return value
 
 
@@ -90,7 +92,7 @@ def study_name(value: str) -> str:
     """Check a study's name, which must be safe as a folder's."""
     if not is_study_name(value):
         raise ValueError(
-            f"{show(value)} is no name for a folder; "
+            f"{show(value)} is not a name for a folder; "
             "use up to 100 letters, digits, '.', '_', '-', beginning with a letter or digit, without '..'"
         )
     return value
@@ -130,8 +132,8 @@ def label(value: object) -> str:
     """Check the name of an optimizer in tables and figures."""
     if not isinstance(value, str) or not re.fullmatch(r"\w[\w .+()=/-]{0,39}", value):
         raise ValueError(
-            f"{show(value)} is no label; write up to 40 letters, digits, spaces and any of _ . + - ( ) = /, "
-            "beginning with a letter or digit"
+            f"{show(value)} is not a label; write up to 40 letters, digits, spaces and any of _ . + - ( ) = "
+            "/, beginning with a letter or digit"
         )
     return value
 

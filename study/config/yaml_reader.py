@@ -1,4 +1,4 @@
-"""Reads a YAML file that a person wrote, and knows on which line everything in it stands.
+"""Reads a YAML file that a person wrote, and remembers the line of every value for error messages.
 
 The scalars are those of YAML 1.2, in which ``1e-7`` is a number and ``no`` is text; there are no merge keys
 and no tags. Whatever is wrong becomes a line ``FILE:LINE: path.to.key: what is wrong; what would be right``.

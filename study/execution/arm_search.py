@@ -1,4 +1,4 @@
-"""Searches one arm: asks Optuna for its next points and tells it what they are worth."""
+"""Searches one arm: asks Optuna for its next points, and tells Optuna their scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ArmSearch:
         self.arm = arm
         self.folder = folder
         self.is_abandoned = False
-        """Whether it is asked for no further points."""
+        """Whether the arm needs no further points."""
         self._storage = storage
         self._threshold = study.threshold(arm.template)
         self._halving = None if study.scheduler is None else SuccessiveHalving(study.scheduler)
@@ -60,13 +60,13 @@ class ArmSearch:
         self._waiting = [self._points[trial.number] for trial in running]
         self._out: dict[int, PointScore | None] = {}
         self.settled = [score for score in scores if score.point not in self._waiting]
-        """What was told to the sampler."""
+        """The scores that the sampler knows."""
         for score in self.settled:
             self._replay(score)
 
     @property
     def is_over(self) -> bool:
-        """Whether no point is out and no further one is asked for."""
+        """Whether no point trains and the arm needs no further one."""
         if self._out and (not self.is_abandoned or None in self._out.values()):
             return False
         return self.is_abandoned or (len(self._points) >= self.arm.search.points and not self._waiting)
@@ -102,7 +102,7 @@ class ArmSearch:
         return self._halving is not None and self._halving.stops(point.number, epoch=epoch, value=value)
 
     def settle(self, score: PointScore) -> None:
-        """Take in what a point is worth; the sampler is told when all points asked together are settled."""
+        """Note the score of a point; the sampler gets the scores when all points asked together have one."""
         self._out[score.point.number] = score
         if self._waiting or None in self._out.values():
             return
@@ -128,7 +128,7 @@ class ArmSearch:
         return self._score(point).state == "open"
 
     def all_scores(self) -> list[PointScore]:
-        """Return the scores of all points that are settled, told to the sampler or not."""
+        """Return all scores, whether the sampler knows them yet or not."""
         return [*self.settled, *(score for score in self._out.values() if score is not None)]
 
     def failed_records(self) -> list[TrialRecord]:

@@ -16,7 +16,7 @@ class SuccessiveHalving:
 
     At ``grace`` epochs, and then each time the epochs have grown by the factor ``reduction``, lies a rung. A
     point stops at a rung if its value lies above the 1/``reduction`` quantile of the values that came there
-    before it. The first point at a rung always goes on.
+    before it. The first point at a rung always continues.
 
     Args:
         asha: the study's ``scheduler`` section.
@@ -40,7 +40,7 @@ class SuccessiveHalving:
         Args:
             point: the point's number.
             epoch: how many epochs it has trained, from 1.
-            value: what it is worth so far; smaller is better.
+            value: its score so far; smaller is better.
         """
         if not self._is_rung(epoch):
             return False

@@ -1,4 +1,4 @@
-"""What can be found out about a study before any worker starts."""
+"""Checks of a study before any worker starts."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def try_one_batch(
     for tried, trial in enumerate(_workloads_first(trials)):
         if time.monotonic() - begun > PREFLIGHT_SECONDS:
             left = len(trials) - tried
-            on_message(f"{left} combinations are not tried before the start: it takes too long")
+            on_message(
+                f"{left} combinations are not tried before the start, because that would take too long"
+            )
             break
         if failure := preflight(trial, data_folder, gpus=gpus, on_message=on_message):
             found[trial.kind] = failure

@@ -51,7 +51,7 @@ def check(
     Args:
         study: the study.
         pending: its trials that are to be trained; see ``planning.pending_trials``.
-        executor: what is to train it; None if nothing is to be trained.
+        executor: the executor that will train them; None if there are none.
         data_folder: of the data sets; None for the default.
         checkpoints: where in an object store to keep checkpoints; None for nowhere.
 
@@ -85,18 +85,18 @@ def run(
     on_progress: OnProgress = lambda progress: None,
     on_message: OnMessage = lambda line: None,
 ) -> Progress:
-    """Run what is left of ``study`` and publish everything; return how the study stands at the end.
+    """Run or resume ``study`` and publish its results; return its progress at the end.
 
-    Trials that have ended in earlier runs are not trained again, and their published runs are completed where
-    something is missing. A study with a budget of time ends when that is used up, and a later run resumes
-    it. Call ``check`` first.
+    Trials that ended in earlier runs do not train again, but the tracker gets whatever it lacks of them. A
+    run with a budget of time ends when the budget is used up, and a later run resumes it. Call ``check``
+    first.
 
     Args:
         study: the study.
         folder: its folder.
         tracker: where its runs are published.
-        executor: what trains it. It is shut down as soon as there is nothing more to train. None if
-            nothing is left to train.
+        executor: the executor that trains it, which is shut down after the last trial. None if no trial is
+            left.
         data_folder: of the data sets; None for the default.
         checkpoints: where in an object store to keep checkpoints; None keeps them in ``folder``.
         preflight: train one batch of every combination of workload and optimizer here, before the executor
@@ -159,14 +159,14 @@ class _Run:
     has_trained: bool = False
 
     def train(self, *, preflight: bool) -> None:
-        """Train what is left: of a grid its trials, of a search its points and then the best of them."""
+        """Train the missing trials of a grid, or the points of a search and then the best of them."""
         study, folder, executor = self.study, self.folder, self.executor
         _choose_best_points(study, folder)
         pending = _pending(study, folder)
         if not pending:
             return
         if executor is None:
-            raise ExecutorError(f"trials of {study.name} were added meanwhile; run it again")
+            raise ExecutorError(f"the study {study.name} got new trials meanwhile; run it again")
         if preflight:
             from study.execution import checks
 
@@ -212,7 +212,8 @@ class _Run:
             self._note_points()
             for workload in search.given_up:
                 self.on_message(
-                    f"the search of {workload} stops: the first point of every optimizer failed alike"
+                    f"the search of {workload} stops, because the first point of every optimizer failed "
+                    "in the same way"
                 )
 
     def _note_points(self) -> None:
@@ -296,7 +297,7 @@ def _failed_at_once(failing: Iterable[Failure]) -> Iterator[str]:
         cause = failure.cause + (f" ({failure.place})" if failure.place else "")
         hit.setdefault(cause, []).append(f"{failure.workloads[0]} with {failure.optimizers[0]}")
     for cause, names in hit.items():
-        yield f"not trained, as one batch fails: {join_names(names, 5)}: {cause}"
+        yield f"not trained, because one batch fails: {join_names(names, 5)}: {cause}"
 
 
 def _unused_gpus(capacity: Capacity) -> str:

@@ -1,4 +1,4 @@
-"""What an executor is: it trains trials and searches, wherever it runs them."""
+"""The interface of executors, which train trials and run searches, in this process or on Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans a study: what its trials will cost, and how workers share them. Pure: runs nothing."""
+"""Plans a study: the cost of its trials, and their division among workers. Pure: runs nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time of one run: when it must end, how long things took, and what later runs learn from that."""
+"""The time of one run: when it must end, and how long its parts took, which later estimates use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunClock:
         began: when the program began, in Unix seconds.
         stop_at: when training ends, in Unix seconds, so that the report is ready when the budget is used
             up; None without a budget.
-        speeds: what is known of this machine; None if trials train elsewhere.
+        speeds: the known speeds of this machine; None if trials train elsewhere.
     """
 
     study: Study
@@ -53,7 +53,7 @@ class RunClock:
         Args:
             study: the study.
             trials: how many it comes to.
-            known: what is known of this machine; None if trials train elsewhere.
+            known: the known speeds of this machine; None if trials train elsewhere.
             began: when the program began, in Unix seconds.
         """
         stop_at = None
@@ -88,7 +88,7 @@ class RunClock:
         self._slots, self._ready = slots, time.time()
 
     def expect(self, chains: Sequence[Chain]) -> None:
-        """Take in what is about to train, or has trained."""
+        """Note the trials that are about to train, or have trained."""
         self._packs += [pack for chain in chains for pack in chain]
 
     def expected_seconds(self) -> dict[str, float]:

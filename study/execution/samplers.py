@@ -1,4 +1,4 @@
-"""Makes Optuna's samplers as a study file names them, and restores what they know of an arm.
+"""Makes the Optuna samplers that a study file names, and restores their memory of an arm.
 
 A sampler's random draws depend on the search's seed, the arm and the number of the point alone, and
 everything else that it needs is in its storage. So a search that was interrupted asks for the points that it
@@ -114,12 +114,12 @@ class ArmSampler(BaseSampler):
                 sampler: BaseSampler = kind(**search.args, seed=int.from_bytes(digest[:4], "big"))
         except (TypeError, ValueError, ImportError) as error:
             reason = str(error).splitlines()[0]
-            raise SamplerError(f"search: the sampler {search.sampler} cannot be made: {reason}") from error
+            raise SamplerError(f"search: cannot make the sampler {search.sampler}: {reason}") from error
         return sampler
 
 
 def space(arm: Arm) -> dict[str, BaseDistribution]:
-    """Return what an arm searches, in Optuna's terms."""
+    """Return the search space of an arm as Optuna's distributions."""
     return {name: _distribution(values) for name, values in arm.space.items()}
 
 
@@ -158,7 +158,7 @@ def rename(storage: BaseStorage, arm: Arm) -> None:
 
 
 def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> None:
-    """Make Optuna's study of an arm say what the points and the journals say, unless it does.
+    """Make Optuna's study of an arm agree with the points and the journals.
 
     The journals are the truth. A storage may be lost, cut off between two writes, or have values by another
     threshold. If it agrees it is left alone, because some samplers keep more in it.

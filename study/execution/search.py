@@ -1,10 +1,10 @@
-"""Searches a study: which points are trained next, and what they are worth. Knows Optuna, but not Ray.
+"""Runs the search of a study: chooses the next points and scores them. Knows Optuna, but not Ray.
 
 An executor asks ``StudySearch`` for a *unit* of work, trains it, and tells it how the unit ended. A unit
-is points of different arms that one worker trains, as many as are worth the worker's start. Every arm has an
-Optuna study of its own. Its next points are asked for when all earlier ones are settled (``search.parallel``
-at a time), so which points are asked for does not depend on how many workers there are or how fast they are.
-What a point is worth is read from the journals.
+is the points of different arms that one worker trains, enough to make up for the start of the worker. Every
+arm has an Optuna study of its own. It asks for its next points when all earlier ones have scores
+(``search.parallel`` at a time), so the points do not depend on the number of workers or their speed. The
+scores come from the journals.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Unit:
         arms: the arms' keys.
         points: one point per arm.
         trials: of each point, its trials on the search's seeds.
-        objective: what is reported after every epoch, for a scheduler to decide by; None if none is.
+        objective: the value for a scheduler, reported after every epoch; None without a scheduler.
     """
 
     arms: tuple[str, ...]
@@ -46,7 +46,7 @@ class Unit:
 
 
 def open_search(study: Study, folder: StudyFolder, slots: int, stop_at: float | None = None) -> StudySearch:
-    """Return the search of ``study`` where it stands: it asks for what is left.
+    """Return the search of ``study`` in its current state.
 
     Points that were asked before and their trials count, wherever they got to; nothing is trained twice.
 
@@ -109,7 +109,7 @@ class StudySearch:
 
     @property
     def is_time_up(self) -> bool:
-        """Whether no further point is asked for, as the study's budget of time is used up."""
+        """Whether the search asks for no further points, because the study's budget of time is used up."""
         return self._stop_at is not None and time.time() >= self._stop_at
 
     @property
@@ -152,12 +152,12 @@ class StudySearch:
         return self.arms[unit.arms[0]].stops(unit.points[0], epoch, value)
 
     def settle(self, unit: Unit, *, stopped: bool) -> None:
-        """Take in that a unit has ended; its points are worth what their journals say.
+        """Note that a unit has ended, and score its points from their journals.
 
         Args:
             unit: what ``next`` returned. When the time is up, points of it may be unfinished; they stay
                 open, and a later run trains on.
-            stopped: whether what has not ended was stopped by ``stops``; otherwise its worker was lost.
+            stopped: whether ``stops`` stopped the trials that have not ended; else their worker was lost.
         """
         self._units_out -= 1
         for key, point in zip(unit.arms, unit.points, strict=True):

@@ -1,4 +1,4 @@
-"""Looks for a module and a name in it without running any code: for study files that come from a stranger."""
+"""Looks for a module and a name in it without running any code, for study files from strangers."""
 
 from __future__ import annotations
 

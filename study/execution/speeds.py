@@ -1,4 +1,4 @@
-"""Remembers how fast this machine trained, started and reported, so that the next plan can say how long.
+"""Remembers how fast this machine trained, started and reported, for the time estimate of the next plan.
 
 The file ``speeds.json`` in the folder of caches has a section per machine. It is an aid: if it is lost or
 damaged, times are unknown until something has run again.
@@ -86,7 +86,7 @@ def home() -> Path:
 
 
 def load(folder: Path) -> Speeds:
-    """Return what is known of this machine.
+    """Return the known speeds of this machine.
 
     Args:
         folder: of caches.
@@ -103,11 +103,11 @@ def load(folder: Path) -> Speeds:
 
 
 def save(folder: Path, speeds: Speeds) -> None:
-    """Write what is known of this machine; if it cannot be written, forget it.
+    """Write the speeds of this machine; if that fails, drop them.
 
     Args:
         folder: of caches.
-        speeds: what is known.
+        speeds: the speeds.
     """
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,13 +138,13 @@ def learn(
     slots: int,
     gpus: float,
 ) -> Speeds:
-    """Return what is known after a run, too.
+    """Return the speeds with those of a run added.
 
     Only packs count that began in this run, to their end or to where its budget of time ended them. A later
     run counts half of all that is known.
 
     Args:
-        speeds: what was known before.
+        speeds: the speeds before the run.
         packs: the trials that trained together; a trial by itself is a pack of one.
         records: of the trials, by key.
         since_ms: when the program began, in Unix milliseconds.

@@ -24,7 +24,7 @@ class TimeEstimate:
     Args:
         seconds: from the start of the program to its end; None if a part of it is not known.
         training: while trials train; None if that is not known.
-        unknown: what has not run on this machine before, as a workload with an optimizer.
+        unknown: the workloads with an optimizer that have not run on this machine before.
     """
 
     seconds: float | None
@@ -39,7 +39,7 @@ def estimate(study: Study, chains: Sequence[Chain], slots: int, speeds: Speeds) 
         study: the study.
         chains: what trains, in the order in which processes begin it.
         slots: how many processes run at a time; at least 1.
-        speeds: what is known of this machine.
+        speeds: the known speeds of this machine.
     """
     unknown: dict[str, None] = {}
     lengths = []
@@ -71,14 +71,14 @@ def chains_of(bundles: Iterable[Sequence[Trial]], limit: Limit) -> list[Chain]:
 
 
 def search_chains(study: Study, state: SearchState, limit: Limit) -> list[Chain]:
-    """Return, for each arm of a search, what is left of it: one point after the other, and then the best.
+    """Return, for each arm of a search, the trials that are left: those of its points, and then of the best.
 
     The seeds of a point train together, as far as they pack. A scheduler stops points nobody knows when, so
     these count whole.
 
     Args:
         study: has a search.
-        state: what it has found so far.
+        state: the points of the search so far.
         limit: how many trials of a trial's kind train together.
     """
     assert study.search is not None

@@ -1,4 +1,4 @@
-"""Finds a user's own modules in the current folder, for a cluster whose other nodes do not have them."""
+"""Finds a user's own modules in the current folder, to send them to the other nodes of a cluster."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _thresholds(trials: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
         cells = f" In these cells none did: {join_names(never)}." if never else ""
         yield (
             f"{short} of {pluralize(int(timed['seeds'].sum()), 'trial')} that ended did not reach their "
-            f"threshold within the budget. They are censored: later than the budget, by how much is unknown."
+            f"threshold within the budget. They are censored: they need an unknown number beyond it."
             f"{cells}"
         )
 
@@ -115,8 +115,8 @@ def _edges(widths: pd.DataFrame) -> Iterator[str]:
 def _machine(records: Sequence[TrialRecord]) -> Iterator[str]:
     if any(not record.machine.get("device", "cpu").startswith("cpu") for record in records):
         yield (
-            "Some trials ran on a GPU, whose libraries do not promise the same bits twice: running a trial "
-            "again gives a curve close to this one, not this one."
+            "Some trials ran on a GPU, whose libraries do not repeat results to the bit: a trial that runs "
+            "again gives a curve close to this one, but not the same."
         )
     if len({record.machine["kernels"] for record in records if "kernels" in record.machine}) > 1:
         yield (

@@ -1,4 +1,4 @@
-"""Lays out a study's claims for the report's page: by family, at a glance, and those about tuning."""
+"""Arranges a study's claims for the report's page: by family, in the overview, and those about tuning."""
 
 from __future__ import annotations
 

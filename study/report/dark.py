@@ -1,4 +1,4 @@
-"""Gives an SVG figure a second set of colours, for readers whose system is dark."""
+"""Gives an SVG figure a second set of colours, for dark mode."""
 
 from __future__ import annotations
 

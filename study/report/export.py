@@ -201,7 +201,7 @@ _LATEX: dict[str, _Columns] = {
 }
 _NUMBERS = ("α₀", "β", "p, corrected")
 _LEFT = ("workload", "optimizer", "outcome", "claim", "against", "verdict")
-# What LaTeX does not print as it is, beyond what pandas escapes.
+# Characters that LaTeX cannot print, beyond those that pandas escapes.
 _MATHEMATICS = str.maketrans(
     {
         "<": "$<$",

@@ -1,4 +1,4 @@
-"""Where the report's page links to: the web pages of a study's trials."""
+"""The links of the report's page to the web pages of a study's trials."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _both_names(optimizer: str) -> str:
 
 
 def what_ran(study: Study, trials: pd.DataFrame) -> str:
-    """Return one sentence that says what was run."""
+    """Return one sentence about the settings of the study."""
     names = list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))
     where = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     steps = sorted(set(trials["alpha0"]))
@@ -245,7 +245,7 @@ def failures(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 
 def _summary_cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the cells of a summary's row show."""
+    """Return the texts of the cells of a summary's row."""
     cells = {"method": _label(row)}
     for name in ("iterations", "smoothed_iterations"):
         low, high = (format_iterations(row[f"{name}_{end}"], row["budget"]) for end in ("low", "high"))

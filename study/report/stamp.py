@@ -1,4 +1,4 @@
-"""Says whether a report shows what a study's journals hold, so that it need not be drawn again."""
+"""Says whether a report is up to date with a study's journals, so that it need not be drawn again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONCLUSION = "conclusion.txt"
 
 
 def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
-    """Return a digest of all that a report is made from; None if that cannot be told.
+    """Return a digest of all inputs of a report; None if they cannot be read.
 
     Args:
         study: The study.
@@ -43,12 +43,12 @@ def is_current(folder: Path, made_from: str | None) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Forget what the report in ``folder`` was made from; call this before it is written again."""
+    """Delete the stamp of the report in ``folder``; call this before writing the report again."""
     (folder / FILE).unlink(missing_ok=True)
 
 
 def write(folder: Path, made_from: str | None) -> None:
-    """Note what the report in ``folder`` was made from, once all of it is written."""
+    """Write the stamp of the report in ``folder``, once all of the report is written."""
     if made_from is not None:
         (folder / FILE).write_text(made_from)
 

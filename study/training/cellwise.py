@@ -1,4 +1,4 @@
-"""Recurrent layers in operations that ``torch.func.vmap`` can map: it knows no rule for torch's own."""
+"""Recurrent layers made of operations that ``torch.func.vmap`` can map; it cannot map torch's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an epoch measured in every iteration, brought into the form that records keep. numpy only."""
+"""Converts an epoch's measurements of every iteration into the arrays of a record. numpy only."""
 
 from __future__ import annotations
 

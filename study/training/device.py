@@ -1,4 +1,4 @@
-"""The device that a process trains on, and what its trials record of it."""
+"""The device that a process trains on, and its description in the records of trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any model for all members at once, by ``torch.func.vmap``, with batch norm, dropout and GRUs.
+"""Runs any model for all members of a pack by ``torch.func.vmap``, with batch norm, dropout and GRUs.
 
 Buffers, such as the running means of batch norm, are stacked as parameters are, and each member has its own.
 Dropout is drawn outside of ``vmap``, by the layers themselves: whoever draws with a trial's own generator

@@ -1,4 +1,4 @@
-"""From a trial to the optimizer that trains it: one of ``hypergrad``'s, or any class by its dotted path.
+"""Makes the optimizer of a trial: one of ``hypergrad``'s, or any class by its dotted path.
 
 A class by its dotted path is made with ``lr=α₀`` and the trial's arguments; with the study's ``weight_decay``
 too if its signature has one and the arguments do not give another. The class decides what weight decay means:
@@ -101,7 +101,7 @@ def scheduler(trial: Trial, optimizer: torch.optim.Optimizer, epoch: int) -> Lam
     Args:
         trial: the trial.
         optimizer: the trial's optimizer; its α becomes that of the schedule's first iteration. A learned α is
-            multiplied, and goes on being learned.
+            multiplied, and the optimizer keeps learning it.
         epoch: iterations of an epoch.
     """
     if trial.schedule is None:

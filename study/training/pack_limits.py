@@ -1,4 +1,4 @@
-"""How many trials a pack may have: as many as pay, and as many as fit into the memory of the process.
+"""Limits the size of a pack: as many trials as is fastest, and as fit into the memory of the process.
 
 The planner and the workers ask ``planned_limit``, so that they cut the same packs. Only a worker knows
 its device and memory. Where those allow less than was planned, ``WorkerLimit`` says so.

@@ -1,4 +1,4 @@
-"""A member of a pack: its trial, how far it is, and what it has measured in the epoch that it is in."""
+"""A member of a pack: its trial, its progress, and its measurements of the current epoch."""
 
 from __future__ import annotations
 

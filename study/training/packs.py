@@ -1,4 +1,4 @@
-"""Which trials may train together in a pack, and how a list of them is cut into packs. Pure: runs nothing."""
+"""Decides which trials may train together, and divides a list of trials into packs. Pure: runs nothing."""
 
 from __future__ import annotations
 

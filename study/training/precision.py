@@ -1,4 +1,4 @@
-"""How a trial computes: in float32, in TF32, or under autocast to bfloat16. Needs torch only.
+"""The precision of a trial: float32, TF32, or autocast to bfloat16. Needs torch only.
 
 Parameters, their gradients, the loss, α, h and the optimizer's state are float32 in each of them.
 """

@@ -1,4 +1,4 @@
-"""Tries a trial on one batch before any worker starts, so that the commonest mistakes cost seconds."""
+"""Tries a trial on one batch before any worker starts, so that common mistakes show within seconds."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def preflight(
     Args:
         trial: what to try.
         data_folder: of the data sets; None for the default. The data are read as for training.
-        gpus: what the trial is to have of a GPU. Code that needs one cannot be tried here: what it says of
-            devices is no failure then.
+        gpus: the share of a GPU that the trial will have. Code that needs a GPU cannot be tried here, so its
+            errors about devices do not count as failures.
         on_message: called with one line if the trial is not tried, which says why.
 
     Returns:

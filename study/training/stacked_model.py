@@ -1,4 +1,4 @@
-"""Models of one architecture as one: which can be stacked on a leading member axis, and their forward pass.
+"""Stacks models of one architecture on a leading member axis, says which can be, and runs them as one.
 
 Members come in *streams*: those of one stream are given the same batch, so that their first linear layers are
 one matrix product. Parameters have shape (N, *shape) with members ordered by stream; a batch has shape

@@ -1,4 +1,4 @@
-"""Which members of a pack are given the same batch. Needs torch only."""
+"""Finds the members of a pack that get the same batch. Needs torch only."""
 
 from __future__ import annotations
 

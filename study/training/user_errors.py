@@ -1,4 +1,4 @@
-"""What a user's model, loss, data or optimizer raises, and how a trial keeps it."""
+"""Errors that a user's model, loss, data or optimizer raises, and their form in a trial's record."""
 
 from __future__ import annotations
 

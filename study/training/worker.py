@@ -135,9 +135,9 @@ def run_side_by_side(
 ) -> Iterator[tuple[int, list[Sequence[EpochRecord]]]]:
     """Train ``trials`` an epoch each at a time; yield, after each epoch, its number and all epochs so far.
 
-    Epochs that were trained before are yielded as well, so that what is yielded does not depend on where the
-    trials were interrupted. A trial that has no further epoch keeps those it has; one that failed before its
-    first epoch has none, and is left out. When the last epoch is yielded, all journals have ended.
+    It yields epochs of earlier attempts as well, so that its output does not depend on where the trials were
+    interrupted. A trial that has no further epoch keeps those it has; one that failed before its first epoch
+    has none, and is left out. When it yields the last epoch, all journals have ended.
 
     Args:
         trials: what to train.

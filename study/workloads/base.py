@@ -111,7 +111,7 @@ class Workload:
     draw on ``generator.device``. None: the model takes the inputs as they are stored."""
     stacks: bool = False
     """Whether ``torch.func.vmap`` can run the model, so that trials train together in packs. A sequence of
-    torch's usual layers packs without it, batch norm and dropout included. Say so of a module of your own if
+    torch's usual layers packs without it, batch norm and dropout included. Set it for a module of your own if
     its outputs follow from its parameters, its buffers and its inputs, and if all that it draws at random in
     training is drawn by dropout layers, each of them called once in a forward pass. Of recurrent layers only
     a GRU in one direction without dropout can be run."""

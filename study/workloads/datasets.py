@@ -152,7 +152,7 @@ def open_or_download(
     except Exception as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{what} is not whole in {folder / files}, and downloading it from {source} failed ({reason});"
+            f"{what} is incomplete in {folder / files}, and downloading it from {source} failed ({reason});"
             f" name the folder that has it with --data or {DATA_VARIABLE}"
         ) from error
 

@@ -85,7 +85,7 @@ def _split(root: Path, folder: Path, *names: str) -> Path:
     relative = f" (a relative path counts from the data folder {folder}: --data or {DATA_VARIABLE})"
     raise DataError(
         f"there is no folder {' or '.join(str(root / name) for name in names)};"
-        f" pictures lie in train/CLASS and in val/CLASS or test/CLASS{relative}"
+        f" put pictures into train/CLASS and into val/CLASS or test/CLASS{relative}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Problems whose loss stays where it begins for a while, and then falls. Made up: no download."""
+"""Problems with a plateau: the loss hardly changes at first, and then falls. Made-up data: no download."""
 
 from __future__ import annotations
 

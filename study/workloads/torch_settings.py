@@ -1,4 +1,4 @@
-"""Settings of the whole process, most of them torch's, that a workload's code may change.
+"""Settings of the whole process, mostly of torch, that a workload's code may change.
 
 Each workload has its own: what its code sets, such as ``torch.set_default_dtype(torch.float64)`` in ``load``,
 is in force whenever that workload is loaded, built or trained, and never for another workload of the same

@@ -502,7 +502,7 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(cache):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write to any folder")
 def test_a_folder_that_cannot_be_written_to(cache):
     cache.chmod(0o500)
-    assert "cannot be written to" in kernels.why_not()
+    assert "cannot write to" in kernels.why_not()
 
 
 def test_why_not_names_the_dtype_and_device():

@@ -159,7 +159,7 @@ def test_the_view(problem):
         "initial_lr"
     }
     assert len(group) == len(set(group))
-    with pytest.raises(RuntimeError, match="takes no steps"):
+    with pytest.raises(RuntimeError, match="has no step of its own"):
         view.step()
 
 

@@ -1,4 +1,4 @@
-"""The study's folder as a worker reaches it that does not see it: through the actor on the driver's node.
+"""Lets a worker that does not see the study's folder use it, through the actor on the driver's node.
 
 A worker keeps the lines of an epoch, sends them as one message, and waits for the answer before it sends the
 next. So the order stays, and whatever dies loses at most two messages that were not answered; the trial then

@@ -1,4 +1,4 @@
-"""Runs a search on Ray Tune: Tune only carries units of ``study.execution.search`` to worker processes."""
+"""Runs a search on Ray Tune, which only sends units of ``study.execution.search`` to worker processes."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def check(address: str) -> None:
         raise ExecutorError(f"the Ray cluster at {address} wants a token, and there is none here; {_PLACES}")
     if mode not in ("", "token"):
         raise ExecutorError(
-            f"the Ray cluster at {address} wants a token, but {MODE}={mode} keeps Ray from sending that in "
-            f"{found}; unset it"
+            f"the Ray cluster at {address} wants a token, but {MODE}={mode} keeps Ray from sending the one "
+            f"in {found}; unset {MODE}"
         )
     if not _accepts(address, "token"):
         raise ExecutorError(f"the Ray cluster at {address} refuses the token in {found}; {_PLACES}")

@@ -51,12 +51,12 @@ def _caption(rows: pd.DataFrame) -> str:
     )
     timed = (
         "Above, the first iteration whose minibatch training loss is at or below the threshold; an open "
-        "triangle: at least half of the trials did not get there within the budget. "
+        "triangle: at least half of the trials did not reach it within the budget. "
         if rows["threshold"].notna().any()
         else ""
     )
     lower = "Below, m" if timed else "M"
-    loss = f"{lower}ean training loss of the last epoch; trials that diverged count as above all others. "
+    loss = f"{lower}ean training loss of the last epoch; diverged trials count as worse than all others. "
     return f"{timed}{loss}Points: medians over seeds. {bars}Steps are not seconds; the tables give both."
 
 

@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """One figure, with what the page says of it."""
+    """One figure, with its title and caption for the page."""
 
     figure: Figure
     title: str

@@ -1,4 +1,4 @@
-"""The best of K points: what a tuning budget of K random points buys."""
+"""The expected best loss of K random points of α₀ and β: the gain from a tuning budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says what figures are drawn for, a page or a paper, and which optimizers are in colour."""
+"""The medium of the figures, a page or a paper, and the optimizers that are in colour."""
 
 from __future__ import annotations
 

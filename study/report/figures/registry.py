@@ -133,7 +133,7 @@ def figures(evidence: Evidence) -> Iterator[tuple[FigureModule, Drawn]]:
 
 
 def describe(figure: Figure) -> str:
-    """Return what a figure shows, in words: its axes, panels and lines."""
+    """Describe a figure in words: its axes, panels and lines."""
     panels = [panel for panel in figure.axes if panel.get_visible()]
     ups, acrosses, titles = (
         list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))

@@ -26,7 +26,7 @@ SECTION: Section = "budget"
 
 CAPTION = (
     "Share of trials, over all α₀ and seeds, that had reached the threshold by an iteration. A line that "
-    "does not come to 100 % has trials that did not reach it within the budget."
+    "ends below 100 % has trials that did not reach it within the budget."
 )
 
 
@@ -53,6 +53,6 @@ def runtime_figure(distribution: pd.DataFrame, trials: pd.DataFrame, name: str) 
             panel.set_title(title, parse_math=False)
             panel.set_xlabel("iterations")
             if left:
-                panel.set_ylabel("share of trials that got there")
+                panel.set_ylabel("share of trials that reached it")
         finish(figure, [o for _, lines in panels for o in lines["optimizer"]], name, note)
     return figure

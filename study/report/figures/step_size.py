@@ -26,8 +26,8 @@ SECTION: Section = "alpha0"
 
 CAPTION = (
     "Share of the α₀ tried at which N is at most τ times the best N of the same seed: above, the best of the "
-    "same optimizer (how little it minds its α₀); below, the best of any optimizer with the same threshold "
-    "(how fast it is as well)."
+    "same optimizer (how insensitive it is to α₀); below, the best of any optimizer with the same threshold "
+    "(how fast it is, too)."
 )
 
 

@@ -18,7 +18,7 @@ STEM = "untuned-profile"
 SECTION: Section = "untuned"
 
 LARGEST = 4.0
-"""The largest τ that is drawn; what is further off is of no use to anyone."""
+"""The largest τ that is drawn; worse results are of no use."""
 TICKS = (1, 1.2, 1.5, 2, 3, 4)
 
 TITLES = {

@@ -136,7 +136,7 @@ def test_a_figure_of_one_workload_has_its_trials_alone(ran):
     assert sorted(np.concatenate(drawn)) == pytest.approx(sorted(best))
     with pytest.raises(ValueError, match="several workloads; give workload= one of digits-logreg, digits"):
         ran.sensitivity()
-    with pytest.raises(ValueError, match="no trials have ended that this figure could show"):
+    with pytest.raises(ValueError, match="there are no finished trials that this figure can show"):
         study.load("kept-grid", runs=KEPT).sensitivity()
 
 

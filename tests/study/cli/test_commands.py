@@ -55,6 +55,16 @@ def test_presets_are_listed_and_printed_as_files_that_load(say, tmp_path):
         assert load_study(tmp_path / "copy.yaml") == load_study(name)
 
 
+@pytest.mark.parametrize(("workload", "without"), [("digits-mlp", True), ("digits-logreg", False)])
+def test_plan_names_workloads_without_a_threshold(say, tmp_path, workload, without):
+    settings = (f"workloads={workload}", "optimizers=[sgd, adam]", "seeds=1")
+    given = [word for setting in settings for word in ("--set", setting)]
+    code, out, _ = say("plan", "rivals", *given, "--runs", tmp_path / "runs", "--cpus", 2)
+    assert code == 0
+    assert (f"threshold: none for {workload};" in out) == without
+    assert ("threshold:" in out) == without
+
+
 def test_plan_says_what_would_run_and_runs_nothing(say, write_study, tmp_path, monkeypatch):
     # Nothing has run here, whatever other tests have run.
     monkeypatch.setenv("HYPERGRAD_STUDY_CACHE", str(tmp_path / "cache"))
@@ -62,7 +72,7 @@ def test_plan_says_what_would_run_and_runs_nothing(say, write_study, tmp_path, m
     code, out, _ = say("plan", path, "--runs", tmp_path / "runs", "--cpus", 2)
     assert code == 0
     assert "6 trials to run, 0 done already" in out
-    assert "time: not known before this has run here once: digits-logreg with sgd" in out
+    assert "time: unknown until these have run here once: digits-logreg with sgd" in out
     assert f"iterations: {6 * 2 * 12}" in out  # 1437 digits in batches of 128, two epochs
     assert not (tmp_path / "runs").exists()
 

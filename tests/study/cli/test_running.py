@@ -191,7 +191,7 @@ def test_on_ray_what_passes_the_first_batch_and_fails_later_is_said_as_well(home
                 "alpha0": {"low": 0.1, "high": 1},
                 "optimizers": ["sgd"],
             },
-            "the sampler tpe cannot be made: .*n_startup",
+            "cannot make the sampler tpe: .*n_startup",
         ),
     ],
 )
@@ -292,7 +292,7 @@ def test_plan_tells_the_time_by_what_ran_before(say, home, write_study):
     assert seconds() > 0
     assert seconds("--set", "epochs=20000") > seconds()
     _, out, _ = say("plan", path, "--runs", home / "others", "--set", "optimizers=[adam, sgd]")
-    assert "time: not known before this has run here once: digits-logreg with adam\n" in out
+    assert "time: unknown until these have run here once: digits-logreg with adam\n" in out
     _, out, _ = say("plan", path, "--runs", home / "runs", "--hours", 1)
     assert "time: nothing is left to train\n" in out
     assert "budget: 60 min: if it is up before the end, the run ends with a report; whole seeds first" in out
@@ -308,7 +308,10 @@ def test_plan_tells_the_time_by_what_ran_before(say, home, write_study):
             "--local trains in this process, without Ray; leave out --address",
         ),
         (["--local", "--cpus", "2", "--gpus", "0"], "leave out --cpus and --gpus"),
-        (["--address", "auto", "--cpus", "2"], "--cpus: of a Ray of its own; a cluster has what it has"),
+        (
+            ["--address", "auto", "--cpus", "2"],
+            "--cpus: only for a Ray that this command starts; leave it out",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(say, home, write_study, options, words):
@@ -372,7 +375,7 @@ def test_missing_data_are_said_in_the_last_line(home, write_study):
     done = command(*arguments, cwd=home, env={**os.environ, **nowhere})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: MNIST is not whole in {home / 'data' / 'MNIST' / 'raw'}")
+    assert line.startswith(f"error: MNIST is incomplete in {home / 'data' / 'MNIST' / 'raw'}")
     assert not (home / "runs").exists()
 
 
@@ -453,4 +456,4 @@ def test_a_study_file_that_was_never_run_is_named(say, home, write_study, comman
     _, path = write_study()
     code, _, err = say(command, path, "--runs", home / "runs")
     assert code == 2
-    assert err == f"error: {path}: no study of that name was run under {home / 'runs'}; there: none\n"
+    assert err == f"error: {path}: no study of that name was run under {home / 'runs'}; studies there: none\n"

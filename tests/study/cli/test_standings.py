@@ -182,7 +182,7 @@ def test_init_writes_a_file_that_loads_and_replaces_none(say, tmp_path, monkeypa
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_has_a_short_name(say, option):
-    assert "Run a study, or what is left of it." in say("run", option)
+    assert "Run a study, or resume it." in say("run", option)
 
 
 def test_the_version_is_printed(say):

@@ -87,7 +87,7 @@ def test_run_refuses_in_one_line_and_leaves_nothing(mine, by, write_study, monke
         commands.main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: optimizer mine.Optimizer: code that a study names is not imported here")
+    assert line.startswith("error: optimizer mine.Optimizer: --no-imports or ")
     assert not (mine / "imported").exists()
     assert not (mine / "runs" / "small" / "study.yaml").exists()
 

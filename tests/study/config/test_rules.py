@@ -100,20 +100,20 @@ def test_the_studys_beta_is_for_the_additive_rule(load):
         ([{"name": "torch.optim.Adam", "rule": "cosine"}], "torch.optim.Adam has none; leave it out"),
         (
             [{"name": "adam-sgd", "rule": "cosine", "args": {"normalize": True}}],
-            "normalize said the rule before rule did; leave it out",
+            "normalize repeats what rule says; leave it out",
         ),
         (
             [{"name": "adam-sgdn", "rule": "cosine", "beta": 1e-7}],
-            "1e-07 leaves α as it is with rule cosine; try 0.02",
+            "1e-07 hardly moves α with rule cosine; try 0.02",
         ),
         (
             [{"name": "adam-sgd", "rule": "multiplicative"}],
-            "missing for adam-sgd multiplicative, where it is per unit of the loss; write it in the entry",
+            "missing for adam-sgd multiplicative, whose β depends on the unit of the loss; ",
         ),
-        ([{"name": "adam-sgd", "rule": "cosine"}], "counts for no optimizer here: it is for rule additive"),
+        ([{"name": "adam-sgd", "rule": "cosine"}], "has no effect: it is for rule additive"),
         (
             ["sgd-sgd", {"name": "adam-sgd", "rule": "cosine", "alpha0": 0}],
-            "rule cosine multiplies α, which 0 stays; write an alpha0 above 0",
+            "rule cosine multiplies α, and 0 would stay 0; write an alpha0 above 0",
         ),
         (
             [

@@ -140,7 +140,7 @@ def test_what_fails_on_one_batch_is_said_at_once_and_the_rest_trains(write_study
     waited_for, line, *rest = said
     assert (waited_for, rest) == (TRYING, ["stopping the workers and sending the last results to MLflow"])
     assert line.startswith(
-        f"not trained, as one batch fails: {module}:make with sgd, {module}:make with adam: "
+        f"not trained, because one batch fails: {module}:make with sgd, {module}:make with adam: "
     )
     assert "mat1 and mat2 shapes cannot be multiplied" in line
 
@@ -285,7 +285,7 @@ def test_of_a_search_that_fails_in_part_at_once_only_the_rest_is_said_to_stop(wr
     study, _ = write_study(workloads=[wide, late], optimizers=["sgd"], batch_size=16, epochs=1, **SEARCH)
     _, said, records = run(study)
     assert [record.status for record in records] == ["failed"] * 2
-    assert len([line for line in said if "not trained, as one batch fails" in line]) == 1
+    assert len([line for line in said if "not trained, because one batch fails" in line]) == 1
     assert len([line for line in said if line.startswith(f"the search of {module}:make stops")]) == 1
 
 
@@ -303,7 +303,8 @@ def test_a_search_that_always_fails_stops_after_the_first_point_of_every_optimiz
     assert {record.trial.optimizer for record in failed} == {"sgd", "adam"}
     (failure,) = failures(records)
     assert failure.cause == "ValueError: batch 1 is wrong"
-    assert f"the search of {module}:make stops: the first point of every optimizer failed alike" in said
+    reason = "because the first point of every optimizer failed in the same way"
+    assert f"the search of {module}:make stops, {reason}" in said
     others = [record for record in records if record.trial.workload == "digits-logreg"]
     assert len(others) == 2 * (4 + 2)
     assert {record.status for record in others} == {"finished"}

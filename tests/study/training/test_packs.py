@@ -111,7 +111,7 @@ def test_a_pack_setting_of_the_study_is_kept_and_changes_no_key(write_study, tmp
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0, "0 is out of range"), ("all", "'all' is no number"), (1.5, "1.5 is no")]
+    ("value", "said"), [(0, "0 is out of range"), ("all", "'all' is not a number"), (1.5, "1.5 is not a")]
 )
 def test_another_pack_setting_is_refused(write_study, value, said):
     with pytest.raises(ConfigError) as refused:

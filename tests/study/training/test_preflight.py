@@ -101,7 +101,7 @@ def test_what_does_not_fit_into_the_driver_is_skipped_with_a_line(
     too_large, too_slow, absent = said
     assert too_large.startswith(f"{name} with adam-adam is not tried before the start: its model has 0 MB")
     assert "on the CPU" in too_slow
-    assert "MNIST is not whole in" in absent
+    assert "MNIST is incomplete in" in absent
 
 
 def offline(self):

@@ -196,7 +196,7 @@ def test_an_mnist_file_that_was_cut_off_is_not_read(
     write_idx(raw)
     file = raw / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(DataError, match="MNIST is not whole"):
+    with pytest.raises(DataError, match="MNIST is incomplete"):
         mnist.load(tmp_path)
 
 
