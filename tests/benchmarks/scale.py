@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000, help="a multiple of 20")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--folder", choices=("shared", "actor"), nargs="+", default=["shared", "actor"])
-    parser.add_argument("--server-processes", type=int, default=1)
+    parser.add_argument("--server-processes", type=int, default=2)
     parser.add_argument("--save", type=Path, help="a JSON file to which the rows are added")
     parser.add_argument("--from", dest="source", type=Path, help="measure nothing; take the rows from a file")
     parser.add_argument("--figure", type=Path)
@@ -246,7 +246,7 @@ class Watch:
         # A process that was the actor, or trained, may be idle when its kind is asked for.
         if self._kinds.get(process.pid) == "actor" or title.startswith("ray::FolderActo"):
             return "actor"
-        return "workers" if title.startswith("ray::") else "ray"
+        return "workers" if title.startswith("ray::") and "Agent" not in title else "ray"
 
 
 @contextlib.contextmanager
