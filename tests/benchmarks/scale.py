@@ -268,8 +268,9 @@ def served(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, str
 @contextlib.contextmanager
 def cluster(nodes: int) -> Iterator[str]:
     """Start a head without CPUs and so many nodes of one CPU; yield its address."""
-    # Ray would ask for a token if it found one of the user's. It reads this when it is imported.
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    # Ray would ask for a token if it found one of the user's. It would start processes ahead that nobody
+    # uses, as the driver wants some of another environment: at 32 nodes gigabytes. It reads this on import.
+    os.environ.update({"RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0"})
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
