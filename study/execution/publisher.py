@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -55,8 +54,7 @@ class Uploader:
 
         Args:
             live: the records.
-            everything: take as long as it takes, and send trials under way even if some were sent a short
-                while ago.
+            everything: send trials under way even if some were sent a short while ago.
         """
         self.error = None
         self._unsent |= dict.fromkeys(live.take_changed())
@@ -87,7 +85,7 @@ class Uploader:
         senders = min(self._tracker.senders, len(due))
         if not senders:
             return False
-        until = math.inf if everything else time.monotonic() + TURN_SECONDS
+        until = time.monotonic() + TURN_SECONDS
         before = self._live_seconds
         leaving = threading.Event()
         with ThreadPoolExecutor(senders, thread_name_prefix="sender") as pool:
@@ -182,7 +180,8 @@ class RunPublisher:
         """Stop following, send all that there is, and return how the study stands."""
         self.stop()
         self._live.refresh()
-        self._uploader.send(self._live, everything=True)
+        while self._uploader.send(self._live, everything=True):
+            self._report()
         return self._report(is_over=True)
 
     def _follow(self) -> None:

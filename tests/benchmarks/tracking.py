@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100, help="per epoch")
     parser.add_argument("--senders", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rate", type=float, nargs="+", default=[0, 5], help="trials/s; 0: all at once")
-    parser.add_argument("--server-processes", type=int, default=1)
+    parser.add_argument("--server-processes", type=int, default=2)
     parser.add_argument("--against", type=Path, help="another checkout, whose code sends first")
     parser.add_argument("--driver", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -27,10 +27,10 @@ from study.tracking.mlflow_backend.artifacts import TrialFiles
 from study.tracking.mlflow_backend.kept import Kept, final_status
 
 _BATCH = 1000
-# A point costs 0.2 ms in SQLite. Of a large study each curve keeps fewer: nobody looks at all of them, and
-# every iteration is in the Parquet file.
+# A point costs about 0.1 ms of a server's time. Of a large study each curve keeps fewer: a chart that shows
+# many of them has no room for more, and every iteration is in the Parquet file.
 _STUDY_POINTS = 30_000
-_LEAST_POINTS = 120
+_LEAST_POINTS = 60
 
 
 class TrialRuns:

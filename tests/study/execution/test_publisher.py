@@ -148,8 +148,22 @@ def test_a_turn_of_sending_ends_and_the_next_one_sends_the_rest(study, folder, m
     assert uploader.send(live)
     assert notes.sent == [(0, "finished", 3)]
     assert uploader.send(live)
-    assert not uploader.send(live, everything=True)
+    notes.seconds = 0.0
+    assert not uploader.send(live)
     assert [seed for seed, _, _ in notes.sent] == [0, 1, 2]
+
+
+def test_the_progress_is_reported_while_the_last_results_are_sent(study, folder, monkeypatch):
+    monkeypatch.setattr("study.execution.publisher.TURN_SECONDS", 0.5)
+    train(study.trials(), folder)
+    notes, sent = Notes(), []
+    notes.seconds = 0.6
+    publisher = RunPublisher(
+        LiveRecords(study, folder), Uploader(notes), lambda progress: sent.append(len(notes.sent))
+    )
+    publisher.finish()
+    assert sent[:2] == [1, 2]
+    assert sent[-1] == 3
 
 
 def test_a_driver_that_lost_its_study_sends_nothing(study, folder):
