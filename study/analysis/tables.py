@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from study.analysis import stored_trials
 from study.analysis.formatting import format_iterations, workload_label
-from study.analysis.metrics import SUMMARIES, outcome, summarise
+from study.analysis.metrics import SUMMARIES
 from study.analysis.pairing import CELL, METHOD, SETUP, cells, ended
 from study.analysis.stats import median_interval
 from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.storage.records import TrialRecord
+from study.storage.stored_records import trials_of
 
 __all__ = [
     "CELL",
@@ -30,6 +33,21 @@ __all__ = [
     "trial_table",
     "trial_workload_label",
 ]
+
+
+_SHARED = (
+    *("workload", "op", "lop", "batch_size", "drop_last", "precision", "weight_decay", "rule"),
+    "granularity",
+)
+"""Settings that trials of one kind share."""
+
+COLUMNS = (
+    *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
+    *("drop_last", "precision", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
+    *("threshold", "budget", "outcome", "default_alpha0"),
+    *SUMMARIES,
+)
+"""Columns of ``trial_table``."""
 
 
 def trial_workload_label(trial: Trial) -> str:
@@ -54,25 +72,15 @@ def trial_table(
     Raises:
         ValueError: Two records belong to one trial.
     """
-    by_key: dict[str, TrialRecord] = {}
-    for record in records:
-        if record.trial.key in by_key:
-            raise ValueError(f"two records of one trial: {record.trial.name}, key {record.trial.key}")
-        by_key[record.trial.key] = record
-    rows = [
-        _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial))
-        | {"default_alpha0": study.default_alpha0(trial)}
-        for trial in study.reported(state)
-    ]
-    columns = (
-        *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
-        *("drop_last", "precision", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
-        *("threshold", "budget", "outcome", "default_alpha0"),
-        *SUMMARIES,
-    )
-    table = pd.DataFrame(rows, columns=list(columns))
-    for name in ("alpha0", "default_alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
-        table[name] = table[name].astype(float)
+    trials = study.reported(state)
+    places = _places(trials, records)
+    columns = _settings(trials, study)
+    for name, column in stored_trials.measured(records, study).items():
+        nothing = "pending" if name == "outcome" else math.nan
+        columns[name] = np.append(column, nothing)[places]  # −1 is a trial without a record
+    for name in ("alpha0", "default_alpha0", "beta", "threshold", "epochs"):
+        columns[name] = np.array(columns[name], dtype=np.float64)
+    table = pd.DataFrame({name: columns[name] for name in COLUMNS})
     # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
     alike = ["workload", "workload_args", "batch_size", "drop_last", "precision", "epochs"]
     siblings = table.groupby(alike, sort=False)["budget"]
@@ -134,25 +142,37 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
-    trial = record.trial
-    return {
-        **trial.settings(),
-        "optimizer": trial.label,
-        "key": trial.key,
-        "op": trial.op,
-        "lop": trial.lop,
-        "drop_last": trial.drop_last,
-        "precision": trial.precision,
-        "rule": trial.rule,
-        "workload_args": _options(trial, "workload_args"),
-        "optimizer_args": _options(trial, "optimizer_args"),
-        "threshold": threshold,
-        "budget": record.budget,
-        "outcome": outcome(record, threshold),
-        "iterations": None,  # the setting of that name is the budget
-        **summarise(record, threshold),
+def _places(trials: Sequence[Trial], records: Sequence[TrialRecord]) -> NDArray[np.int64]:
+    """Return where the record of each trial is among ``records``; −1 if it has none."""
+    places: dict[str, int] = {}
+    for place, trial in enumerate(trials_of(records)):
+        if places.setdefault(trial.key, place) != place:
+            raise ValueError(f"two records of one trial: {trial.name}, key {trial.key}")
+    return np.array([places.get(trial.key, -1) for trial in trials], dtype=np.int64)
+
+
+def _settings(trials: Sequence[Trial], study: Study) -> dict[str, Any]:
+    """Return the columns of the trials' settings."""
+    shared: dict[str, dict[str, Any]] = {}
+    for trial in trials:
+        if trial.kind not in shared:
+            shared[trial.kind] = {name: getattr(trial, name) for name in _SHARED} | {
+                name: _options(trial, name) for name in ("workload_args", "optimizer_args")
+            }
+    defaults = {trial.label: trial for trial in trials}
+    alpha0s = {label: study.default_alpha0(trial) for label, trial in defaults.items()}
+    columns: dict[str, Any] = {
+        name: [shared[trial.kind][name] for trial in trials]
+        for name in (*_SHARED, "workload_args", "optimizer_args")
     }
+    columns |= {
+        name: [getattr(trial, name) for trial in trials] for name in ("key", "alpha0", "beta", "seed")
+    }
+    columns["epochs"] = [trial.epochs for trial in trials]
+    columns["optimizer"] = [trial.label for trial in trials]
+    columns["default_alpha0"] = [alpha0s[trial.label] for trial in trials]
+    columns["threshold"] = stored_trials.thresholds(study, trials)
+    return columns
 
 
 def _options(trial: Trial, name: str) -> str:

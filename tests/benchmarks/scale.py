@@ -1,9 +1,9 @@
 """What the commands take on a study of many trials: ``python tests/benchmarks/scale.py [--trials 100000]``.
 
-Fills a folder with a study whose results are MADE UP (``made_up_study.py``), runs the commands on it, each as a
-process of its own, and prints wall-clock seconds, processor seconds and the peak memory of its processes
-together, beside the goals. The first command after the study has been written reads every journal; it is on
-the line "first". The later ones find the summary that it left.
+Fills a folder with a study whose results are MADE UP (``made_up_study.py``), runs the commands on it, each
+as a process of its own, and prints wall-clock seconds, processor seconds and the peak memory of its processes
+together, beside the goals. The "first status" reads every journal. The commands after it find the summary
+that it wrote.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def measure(runs: Path, again: int) -> None:
 
 def row(name: str, found: Cost, goal: str) -> None:
     """Print a line of the table."""
-    print(f"| {name} | {found.wall:.1f} | {found.processor:.1f} | {found.megabytes:.0f} | {goal} |", flush=True)
+    print(
+        f"| {name} | {found.wall:.1f} | {found.processor:.1f} | {found.megabytes:.0f} | {goal} |", flush=True
+    )
 
 
 def cost(*arguments: str, runs: Path) -> Cost:

@@ -62,7 +62,7 @@ class Column(NamedTuple):
 
 def draw(evidence: Evidence) -> Iterator[Drawn]:
     """Yield the figure, if a trial that did not fail has finished an epoch; several of many workloads."""
-    shown = [r for r in evidence.records if r.epochs and r.status not in ("failed", "pruned")]
+    shown = [r for r in evidence.records if r.iterations and r.status not in ("failed", "pruned")]
     if not shown:
         return
     workloads = list(dict.fromkeys(trial_workload_label(record.trial) for record in shown))
@@ -165,7 +165,7 @@ def _blocks(cells: _Groups) -> list[list[Column]]:
 
 def _ordered(records: Sequence[TrialRecord], study: Study, state: SearchState) -> list[TrialRecord]:
     """Return the study's own records that have an epoch, in the study's order."""
-    by_key = {record.trial.key: record for record in records if record.epochs}
+    by_key = {record.trial.key: record for record in records if record.iterations}
     return [by_key[trial.key] for trial in study.trials(state) if trial.key in by_key]
 
 
@@ -267,7 +267,7 @@ def _epoch(column: Column) -> tuple[int, str]:
     records = [record for cell in column.cells.values() for record in cell]
     if all(record.trial.iterations is None for record in records):
         # A trial that diverged in its first epoch does not know how long an epoch is; others do.
-        return max(record.epochs[0].iterations for record in records), "epoch"
+        return max(record.epoch_length for record in records), "epoch"
     return 1, "iteration"
 
 
