@@ -134,7 +134,7 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     iterations = f"{', '.join(distinct('budget')) or 'unknown number of'} iterations"
     epochs = [pluralize(int(value), "epoch") for value in dict.fromkeys(trials["epochs"].dropna())]
     return [
-        ("Workloads", list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))),
+        ("Workloads", _workload_labels(trials)),
         ("Optimizers", [_both_names(name) for name in dict.fromkeys(trials["optimizer"])]),
         ("α₀", distinct("alpha0")),
         ("β", _betas(trials) or ["none"]),
@@ -148,6 +148,11 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     ]
 
 
+def _workload_labels(trials: pd.DataFrame) -> list[str]:
+    rows = trials[["workload", "workload_args"]].drop_duplicates().to_dict("records")
+    return [workload_label(row) for row in rows]
+
+
 def _both_names(optimizer: str) -> str:
     """Return an optimizer's name in papers, and the one in the study file if that is another."""
     name = paper_name(optimizer)
@@ -156,7 +161,7 @@ def _both_names(optimizer: str) -> str:
 
 def what_ran(study: Study, trials: pd.DataFrame) -> str:
     """Return one sentence that says what was run."""
-    names = list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))
+    names = _workload_labels(trials)
     where = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     steps = sorted(set(trials["alpha0"]))
     start = f"α₀ = {format_setting(steps[0])}"

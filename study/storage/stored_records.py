@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
@@ -92,6 +92,10 @@ class StoredRecord(TrialRecord):
         """Return what was measured of the trial, unless that was for another threshold."""
         table: StoredRecords = self.__dict__["_table"]
         return table.measures(self.__dict__["_row"], threshold)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it as a record with its epochs: other processes have no table."""
+        return TrialRecord, tuple(getattr(self, field.name) for field in fields(TrialRecord))
 
 
 class StoredRecords(Sequence[TrialRecord]):

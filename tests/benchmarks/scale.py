@@ -62,13 +62,16 @@ def measure(runs: Path, again: int) -> None:
     count = sum(1 for _ in folder.path.glob("trials/*.journal"))
     print(f"hypergrad-study {__version__}, {count} made-up trials, {os.cpu_count()} CPUs: {_processor()}\n")
     print("| command | wall, s | processor, s | memory, MB | goal |\n|---|---|---|---|---|", flush=True)
-    (folder.path / "summary.npz").unlink(missing_ok=True)
+    folder.summary.unlink(missing_ok=True)
     row("first status", cost("status", made_up_study.NAME, runs=runs), "")
+    file = str(folder.study_file)
     for command, goal in GOALS.items():
-        arguments = {"plan": [str(folder.study_file)], "list": []}.get(command, [made_up_study.NAME])
+        arguments = {"plan": [file], "list": []}.get(command, [made_up_study.NAME])
         times = 1 if command == "report" else again
         best = min((cost(command, *arguments, runs=runs) for _ in range(times)), key=lambda found: found.wall)
         row(command, best, f"{goal:g} s, {GOAL_MEGABYTES} MB")
+    with tempfile.TemporaryDirectory() as empty:
+        row("plan before the first run", cost("plan", file, runs=Path(empty)), f"{GOALS['plan']:g} s")
 
 
 def row(name: str, found: Cost, goal: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -147,7 +148,9 @@ def resume(path, trial):
 
 
 def tear(path, trial):
+    """Cut the end off, as of a file that was copied with its time and not whole."""
     path.write_bytes(path.read_bytes()[:-7])
+    os.utime(path, (OLD, OLD))
 
 
 def remove(path, trial):
@@ -263,6 +266,16 @@ def test_a_search_has_its_trials_and_those_ahead(searched, tmp_path):
     for _ in range(2):
         assert_same(stored_trials.read_planned(study, folder), folder.planned_records(study))
         assert_same(stored_trials.read(study, folder), folder.records(known))
+
+
+def test_a_record_travels_to_another_process_whole_and_alone(study, folder):
+    stored_trials.read(study, folder)
+    for record, expected in zip(
+        stored_trials.read(study, folder), folder.records(study.trials()), strict=True
+    ):
+        content = pickle.dumps(record)
+        assert len(content) < 1.1 * len(pickle.dumps(expected))
+        assert_same([pickle.loads(content)], [expected])
 
 
 def test_a_summary_moves_with_its_folder(study, folder, keys_read, tmp_path):
