@@ -64,7 +64,7 @@ MOST_NAMED = 3
 """The most workloads that the sentence at the top names."""
 MOST_CELLS, BEST_CELLS = 200, 5
 """Of a workload with more rows of medians, the page shows the best ones of each optimizer."""
-MOST_TRIALS = 2_000
+MOST_TRIALS = 1_000
 """Of a workload with more trials, the page lists none."""
 MOST_FAILURES = 50
 """Failed trials that are listed."""
