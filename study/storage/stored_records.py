@@ -131,6 +131,8 @@ class StoredRecords(Sequence[TrialRecord]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[TrialRecord]: ...
     def __getitem__(self, place: int | slice) -> TrialRecord | Sequence[TrialRecord]:
+        if isinstance(place, int) and "_records" not in self.__dict__:
+            return self._one(place)  # does not make all the others
         return self._records[place]
 
     def __iter__(self) -> Iterator[TrialRecord]:
@@ -139,8 +141,7 @@ class StoredRecords(Sequence[TrialRecord]):
     def having(self, *statuses: Status) -> list[TrialRecord]:
         """Return the records with one of these statuses."""
         wanted = np.isin(self.columns["status"], [STATUSES.index(status) for status in statuses])
-        rows = np.flatnonzero(wanted).tolist()
-        return [self._record(row, [self.columns[name][row].item() for name in _TYPES]) for row in rows]
+        return [self._one(row) for row in np.flatnonzero(wanted).tolist()]
 
     def whole(self, trial: Trial) -> TrialRecord:
         """Return the record of a trial with its epochs, from its journal."""
@@ -168,6 +169,9 @@ class StoredRecords(Sequence[TrialRecord]):
     @cached_property
     def _parsed(self) -> list[dict[str, Any]]:
         return [_parsed(text) for text in self._details]
+
+    def _one(self, row: int) -> StoredRecord:
+        return self._record(row, [self.columns[name][row].item() for name in _TYPES])
 
     def _record(self, row: int, entries: Sequence[Any]) -> StoredRecord:
         values = dict(zip(_TYPES, entries, strict=True))
