@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from study.storage.records import Array, TrialRecord
@@ -79,6 +78,8 @@ def smoothed(train_loss: Array, decay: float = SMOOTHING) -> NDArray[np.float64]
         train_loss: The loss of every iteration, shape (iterations,).
         decay: d, between 0 and 1.
     """
+    import pandas as pd  # takes a quarter of a second, and many commands do without
+
     loss = np.asarray(train_loss, dtype=np.float64)
     average = pd.Series(loss).ewm(alpha=1 - decay).mean().to_numpy(copy=True)
     unusable = ~np.isfinite(loss)
@@ -93,6 +94,9 @@ def outcome(record: TrialRecord, threshold: float | None) -> Outcome:
         return record.status
     if threshold is None:
         return "completed"
+    kept = record.measures(threshold)
+    if kept is not None:
+        return "reached" if "iterations_to_threshold" in kept else "not_reached"
     return "not_reached" if iterations_to_threshold(record.train_loss, threshold) is None else "reached"
 
 
@@ -115,6 +119,8 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
         record: The trial's record.
         threshold: Of the training loss; None if the study sets none.
     """
+    if (kept := record.measures(threshold)) is not None:
+        return dict(kept)
     if not record.epochs:
         return {}
     summary: dict[str, float | None] = {

@@ -54,10 +54,9 @@ def ended(trials: pd.DataFrame) -> pd.DataFrame:
     Trials that failed, were pruned, or are still to run have no rows here.
     """
     rows = trials[trials["outcome"].isin(MEASURED)].sort_index()
-    censored = {
-        name: rows[name].mask(rows[hit] > rows["budget"]) for hit, names in _HITS.items() for name in names
-    }
-    return rows.assign(**censored)
+    late = {hit: rows[hit] > rows["budget"] for hit in HITS}
+    censored = {name: rows[name].mask(late[hit]) for hit in HITS if late[hit].any() for name in HITS[hit]}
+    return rows.assign(**censored) if censored else rows
 
 
 class MethodPair(NamedTuple):
@@ -145,8 +144,8 @@ def _matching(
     return [base for base in bases if base[0].optimizer_args == method.optimizer_args] or bases
 
 
-# Which columns are censored by which hit.
-_HITS = {
+HITS = {
     "iterations_to_threshold": ("iterations_to_threshold", "seconds_to_threshold"),
     "smoothed_iterations_to_threshold": ("smoothed_iterations_to_threshold",),
 }
+"""Which columns are censored by which hit."""

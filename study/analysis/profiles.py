@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from study.analysis.pairing import METHOD, SETUP, cells, ended
-from study.analysis.sensitivity import costs, ratios
+from study.analysis.sensitivity import Floats, costs, ratios
 from study.analysis.stats import held_out_best, mean_interval
 
 PROFILE_WORKLOADS = 5
@@ -42,8 +42,9 @@ def step_size_profile(trials: pd.DataFrame) -> pd.DataFrame:
             overall = pd.concat(rivals, axis=1).min(axis=1).loc[table.index]
             own = ratios(table, table.min(axis=1))
             best = ratios(table, overall)
-            for tau in np.unique([1.0, *own[np.isfinite(own)], *best[np.isfinite(best)]]):
-                shares = {"share": (own <= tau).mean(), "share_overall": (best <= tau).mean()}
+            taus = np.unique([1.0, *own[np.isfinite(own)], *best[np.isfinite(best)]])
+            for tau, share, overall in zip(taus, _shares(own, taus), _shares(best, taus), strict=True):
+                shares = {"share": share, "share_overall": overall}
                 rows.append({**setup, **method, "tau": tau, **shares, "seeds": len(table)})
     return pd.DataFrame(rows, columns=[*SETUP, *METHOD, "tau", "share", "share_overall", "seeds"])
 
@@ -62,10 +63,16 @@ def runtime_distribution(trials: pd.DataFrame) -> pd.DataFrame:
     for setup, group in cells(done[done["threshold"].notna()], SETUP):
         for method, these in cells(group, METHOD):
             hits = these["iterations_to_threshold"].fillna(math.inf).to_numpy(dtype=np.float64)
-            for iterations in np.unique([*hits[np.isfinite(hits)], setup["budget"]]):
-                row = {"iterations": iterations, "share": (hits <= iterations).mean(), "trials": len(hits)}
+            steps = np.unique([*hits[np.isfinite(hits)], setup["budget"]])
+            for iterations, share in zip(steps, _shares(hits, steps), strict=True):
+                row = {"iterations": iterations, "share": share, "trials": len(hits)}
                 rows.append({**setup, **method, **row})
     return pd.DataFrame(rows, columns=[*SETUP, *METHOD, "iterations", "share", "trials"])
+
+
+def _shares(values: Floats, limits: Floats) -> Floats:
+    """Return the share of the values that are at most each limit."""
+    return np.asarray(np.searchsorted(np.sort(values, axis=None), limits, side="right") / values.size)
 
 
 def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ class _Measured:
 
     loss: float
     alpha: float
-    hit: int | None
+    hit: float | None
 
 
 class RowMaker:
@@ -46,11 +46,11 @@ class RowMaker:
         counts = dict.fromkeys(("running", "diverged", "failed", "finished", "pruned"), 0)
         for record in records:
             counts[record.status] = counts.get(record.status, 0) + 1
-        measured = [self._measured(r) for r in records if r.epochs and r.status != "diverged"]
+        measured = [self._measured(r) for r in records if r.iterations and r.status != "diverged"]
         losses = [each.loss for each in measured if math.isfinite(each.loss)]
         alphas = [each.alpha for each in measured if math.isfinite(each.alpha)]
         timed = self._threshold(records[0].trial) is not None
-        hits = [self._measured(r).hit if r.epochs else None for r in records if r.is_complete]
+        hits = [self._measured(r).hit if r.iterations else None for r in records if r.is_complete]
         return ProgressRow(
             workload=workload,
             optimizer=optimizer,
@@ -74,6 +74,9 @@ class RowMaker:
     def _measure(self, record: TrialRecord) -> _Measured:
         loss = math.nan if record.best_val_loss is None else record.best_val_loss
         threshold = self._threshold(record.trial)
+        kept = record.measures(threshold)
+        if kept is not None:
+            return _Measured(loss, kept.get("alpha_final", math.nan), kept.get("iterations_to_threshold"))
         hit = None if threshold is None else _first_hit(record, threshold)
         return _Measured(loss, float(record.epochs[-1].alpha[-1]), hit)
 
@@ -85,7 +88,7 @@ def _first_hit(record: TrialRecord, threshold: float) -> int | None:
     return None
 
 
-def _median_hit(hits: Sequence[int | None]) -> float:
+def _median_hit(hits: Sequence[float | None]) -> float:
     """Return the median, in which a trial that did not reach the threshold counts as infinite."""
     with np.errstate(invalid="ignore"):
         values = np.array([math.inf if hit is None else hit for hit in hits])

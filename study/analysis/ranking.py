@@ -1,4 +1,4 @@
-"""Ranks optimizers by the validation loss that each comes to at its best α₀ and β."""
+"""Ranks optimizers, and the α₀ and β of each, by the validation loss that they come to."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def best_optimizers(trials: pd.DataFrame, count: int) -> list[str]:
     best["rank"] = best.groupby(list(SETUP), dropna=False)["loss"].rank()
     order = best.groupby("optimizer", sort=False)["rank"].mean().sort_values(kind="stable")
     return [str(name) for name in order.index[:count]]
+
+
+def best_rows(summary: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the rows of each optimizer on each workload with the lowest median validation losses.
+
+    Args:
+        summary: From ``tables.summary_table``; its order is kept.
+        count: How many of each to return, at most.
+    """
+    by = ["workload", "workload_args", "optimizer"]
+    ranks = summary.groupby(by, sort=False)[MEASURE].rank(method="first", na_option="bottom")
+    return summary[ranks <= count]

@@ -40,10 +40,17 @@ def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
         by: ``["alpha0"]``, or also columns of the method.
     """
     point = trials[by[0]] if len(by) == 1 else trials.groupby(by, dropna=False).ngroup()
+    points = np.unique(point.to_numpy())
     done = ended(trials)
-    columns = {"seed": done["seed"], "point": point.loc[done.index], "cost": done[measure].fillna(math.inf)}
-    known = pd.DataFrame(columns).pivot(index="seed", columns="point", values="cost")
-    return known.reindex(columns=np.sort(point.unique())).dropna()
+    seeds, row = np.unique(done["seed"].to_numpy(), return_inverse=True)
+    column = np.searchsorted(points, point.loc[done.index].to_numpy())
+    if len(np.unique(row * len(points) + column)) < len(done):
+        raise ValueError("two trials of one seed at one point")
+    table = np.full((len(seeds), len(points)), math.nan)
+    table[row, column] = done[measure].fillna(math.inf).to_numpy(dtype=np.float64)
+    whole = ~np.isnan(table).any(axis=1)
+    index, columns = pd.Index(seeds[whole], name="seed"), pd.Index(points, name="point")
+    return pd.DataFrame(table[whole], index=index, columns=columns)
 
 
 def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:

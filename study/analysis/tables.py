@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from study.analysis import stored_trials
 from study.analysis.formatting import format_iterations, workload_label
-from study.analysis.metrics import SUMMARIES, outcome, summarise
-from study.analysis.pairing import CELL, METHOD, SETUP, cells, ended
+from study.analysis.metrics import MEASURED, SUMMARIES
+from study.analysis.pairing import CELL, HITS, METHOD, SETUP, ended
 from study.analysis.stats import median_interval
 from study.config.loader import Study, Trial
 from study.config.search_space import NOTHING_FOUND, SearchState
 from study.storage.records import TrialRecord
+from study.storage.stored_records import trials_of
 
 __all__ = [
     "CELL",
@@ -30,6 +33,21 @@ __all__ = [
     "trial_table",
     "trial_workload_label",
 ]
+
+
+_SHARED = (
+    *("workload", "op", "lop", "batch_size", "drop_last", "precision", "weight_decay", "rule"),
+    "granularity",
+)
+"""Settings that trials of one kind share."""
+
+COLUMNS = (
+    *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
+    *("drop_last", "precision", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
+    *("threshold", "budget", "outcome", "default_alpha0"),
+    *SUMMARIES,
+)
+"""Columns of ``trial_table``."""
 
 
 def trial_workload_label(trial: Trial) -> str:
@@ -54,25 +72,15 @@ def trial_table(
     Raises:
         ValueError: Two records belong to one trial.
     """
-    by_key: dict[str, TrialRecord] = {}
-    for record in records:
-        if record.trial.key in by_key:
-            raise ValueError(f"two records of one trial: {record.trial.name}, key {record.trial.key}")
-        by_key[record.trial.key] = record
-    rows = [
-        _row(by_key.get(trial.key, TrialRecord(trial)), study.threshold(trial))
-        | {"default_alpha0": study.default_alpha0(trial)}
-        for trial in study.reported(state)
-    ]
-    columns = (
-        *("key", "workload", "optimizer", "op", "lop", "alpha0", "beta", "seed", "epochs", "batch_size"),
-        *("drop_last", "precision", "weight_decay", "rule", "granularity", "workload_args", "optimizer_args"),
-        *("threshold", "budget", "outcome", "default_alpha0"),
-        *SUMMARIES,
-    )
-    table = pd.DataFrame(rows, columns=list(columns))
-    for name in ("alpha0", "default_alpha0", "beta", "threshold", "budget", "epochs", *SUMMARIES):
-        table[name] = table[name].astype(float)
+    trials = study.reported(state)
+    places = _places(trials, records)
+    columns = _settings(trials, study)
+    for name, column in stored_trials.measured(records, study).items():
+        nothing = "pending" if name == "outcome" else math.nan
+        columns[name] = np.append(column, nothing)[places]  # −1 is a trial without a record
+    for name in ("alpha0", "default_alpha0", "beta", "threshold", "epochs"):
+        columns[name] = np.array(columns[name], dtype=np.float64)
+    table = pd.DataFrame({name: columns[name] for name in COLUMNS})
     # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
     alike = ["workload", "workload_args", "batch_size", "drop_last", "precision", "epochs"]
     siblings = table.groupby(alike, sort=False)["budget"]
@@ -100,73 +108,112 @@ def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
     Args:
         trials: From ``trial_table``, rows in any order.
     """
+    if not len(trials):
+        return pd.DataFrame()
+    trials = trials.sort_index()
+    kinds = trials["outcome"].to_numpy()
+    is_done, is_pruned, is_diverged = np.isin(kinds, MEASURED), kinds == "pruned", kinds == "diverged"
+    values = _censored_columns(trials)
+    cell_of = trials.groupby(list(CELL), sort=False, dropna=False).ngroup().to_numpy()
+    order = np.argsort(cell_of, kind="stable")
+    starts = np.flatnonzero(np.diff(cell_of[order], prepend=-1))
+    settings = trials[list(CELL)].iloc[order[starts]].to_dict("records")
     rows = []
-    for settings, cell in cells(trials, CELL):
-        done = ended(cell)
-        pruned = int((cell["outcome"] == "pruned").sum())
-        threshold, budget = cell["threshold"].iloc[0], settings["budget"]
+    for setting, cell in zip(settings, np.split(order, starts[1:]), strict=True):
+        done = cell[is_done[cell]]
+        pruned = int(is_pruned[cell].sum())
+        threshold, budget = float(values["threshold"][cell[0]]), float(setting["budget"])
+        hits = values["iterations_to_threshold"][done]
         row: dict[str, Any] = {
-            **settings,
+            **{str(name): value for name, value in setting.items()},
             "threshold": threshold,
             "seeds": len(done),
             "missing": len(cell) - len(done) - pruned,
             "pruned": pruned,
-            "diverged": int((done["outcome"] == "diverged").sum()),
-            "reached": int(done["iterations_to_threshold"].notna().sum()),
+            "diverged": int(is_diverged[done].sum()),
+            "reached": int((~np.isnan(hits)).sum()),
         }
-        row |= _censored(done["iterations_to_threshold"], budget, threshold)
-        smooth = _censored(done["smoothed_iterations_to_threshold"], budget, threshold)
+        row |= _censored(hits, budget, threshold)
+        smooth = _censored(values["smoothed_iterations_to_threshold"][done], budget, threshold)
         row |= {f"smoothed_{name}": value for name, value in smooth.items() if name != "coverage"}
-        for name in (
-            "final_train_loss",
-            "best_val_loss",
-            "best_val_accuracy",
-            "alpha_final",
-            "alpha_min",
-            "alpha_max",
-        ):
-            values = done[name].dropna()
-            row |= {name: values.median(), f"{name}_min": values.min(), f"{name}_max": values.max()}
-        seconds = done["seconds_to_threshold"].fillna(math.inf).median()
-        row["seconds_to_threshold"] = seconds if math.isfinite(seconds) else math.nan
-        row["seconds"] = done["seconds"].median()
+        for name in _MEDIANS:
+            row |= dict(zip((name, f"{name}_min", f"{name}_max"), _spread(values[name][done]), strict=True))
+        seconds = values["seconds_to_threshold"][done]
+        middle = _spread(np.where(np.isnan(seconds), math.inf, seconds))[0]
+        row["seconds_to_threshold"] = middle if math.isfinite(middle) else math.nan
+        row["seconds"] = _spread(values["seconds"][done])[0]
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _row(record: TrialRecord, threshold: float | None) -> dict[str, Any]:
-    trial = record.trial
-    return {
-        **trial.settings(),
-        "optimizer": trial.label,
-        "key": trial.key,
-        "op": trial.op,
-        "lop": trial.lop,
-        "drop_last": trial.drop_last,
-        "precision": trial.precision,
-        "rule": trial.rule,
-        "workload_args": _options(trial, "workload_args"),
-        "optimizer_args": _options(trial, "optimizer_args"),
-        "threshold": threshold,
-        "budget": record.budget,
-        "outcome": outcome(record, threshold),
-        "iterations": None,  # the setting of that name is the budget
-        **summarise(record, threshold),
+_MEDIANS = (
+    *("final_train_loss", "best_val_loss", "best_val_accuracy"),
+    *("alpha_final", "alpha_min", "alpha_max"),
+)
+
+
+def _censored_columns(trials: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of numbers, with hits after the budget left out as in ``pairing.ended``."""
+    values = {name: trials[name].to_numpy(dtype=np.float64) for name in (*SUMMARIES, "threshold", "budget")}
+    for hit, names in HITS.items():
+        late = values[hit] > values["budget"]
+        values |= {name: np.where(late, math.nan, values[name]) for name in names}
+    return values
+
+
+def _spread(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the median, the smallest and the largest of the values that are not NaN; NaN if all are."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return math.nan, math.nan, math.nan
+    return float(np.median(known)), float(known.min()), float(known.max())
+
+
+def _places(trials: Sequence[Trial], records: Sequence[TrialRecord]) -> NDArray[np.int64]:
+    """Return where the record of each trial is among ``records``; −1 if it has none."""
+    places: dict[str, int] = {}
+    for place, trial in enumerate(trials_of(records)):
+        if places.setdefault(trial.key, place) != place:
+            raise ValueError(f"two records of one trial: {trial.name}, key {trial.key}")
+    return np.array([places.get(trial.key, -1) for trial in trials], dtype=np.int64)
+
+
+def _settings(trials: Sequence[Trial], study: Study) -> dict[str, Any]:
+    """Return the columns of the trials' settings."""
+    shared: dict[str, dict[str, Any]] = {}
+    for trial in trials:
+        if trial.kind not in shared:
+            shared[trial.kind] = {name: getattr(trial, name) for name in _SHARED} | {
+                name: _options(trial, name) for name in ("workload_args", "optimizer_args")
+            }
+    defaults = {trial.label: trial for trial in trials}
+    alpha0s = {label: study.default_alpha0(trial) for label, trial in defaults.items()}
+    columns: dict[str, Any] = {
+        name: [shared[trial.kind][name] for trial in trials]
+        for name in (*_SHARED, "workload_args", "optimizer_args")
     }
+    columns |= {
+        name: [getattr(trial, name) for trial in trials] for name in ("key", "alpha0", "beta", "seed")
+    }
+    columns["epochs"] = [trial.epochs for trial in trials]
+    columns["optimizer"] = [trial.label for trial in trials]
+    columns["default_alpha0"] = [alpha0s[trial.label] for trial in trials]
+    columns["threshold"] = stored_trials.thresholds(study, trials)
+    return columns
 
 
 def _options(trial: Trial, name: str) -> str:
-    options = sorted(trial.settings()[name].items())
+    options = sorted(getattr(trial, name).items())
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options)
 
 
-def _censored(iterations: pd.Series[float], budget: float, threshold: float) -> dict[str, Any]:
+def _censored(iterations: NDArray[np.float64], budget: float, threshold: float) -> dict[str, Any]:
     """Return a cell's columns of N; trials that did not reach the threshold count as above all others."""
     if math.isnan(threshold) or not len(iterations):
         names = ("iterations_median", "iterations_min", "iterations_max", "iterations_low", "iterations_high")
         nothing = dict.fromkeys((*names, "coverage", "hit_rate", "mean_iterations"), math.nan)
         return {**nothing, "iterations_text": ""}
-    ordered = np.sort(iterations.fillna(math.inf).to_numpy(dtype=float))
+    ordered = np.sort(np.where(np.isnan(iterations), math.inf, iterations))
     median, lowest, highest = float(np.median(ordered)), ordered[0], ordered[-1]
     interval = median_interval(ordered)
 

@@ -47,12 +47,12 @@ def training_left(
         expected: By key, how long trials took in earlier runs, for what has not begun. How these compare with
             this run is seen from what has.
     """
-    trained = [record for record in records if record.resumed_ms >= since_ms and record.epochs]
+    trained = [record for record in records if record.resumed_ms >= since_ms and record.iterations]
     done = sum(_seconds_since(record, since_ms) for record in trained)
     if not done:
         return None
     first = min(record.resumed_ms for record in records if record.resumed_ms >= since_ms)
-    last = max(record.epochs[-1].time_ms for record in trained)
+    last = max(record.last_ms for record in trained)
     elapsed = (last - first) / 1000
     if elapsed < LEAST_SECONDS:
         return None
@@ -101,7 +101,7 @@ def _costs_left(records: Sequence[TrialRecord], expected: Mapping[str, float]) -
             rate = sum(w for w, _ in alike) / len(alike), sum(u for _, u in alike) / len(alike)
         whole, used = rate
         for record in left:
-            begun = record.status == "running" or record.epochs
+            begun = record.status == "running" or record.iterations
             costs[record.trial.key] += whole * (1 - _share(record) if begun else used)
     return costs
 
@@ -124,7 +124,7 @@ def _scale(
 
 def _rates(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
     """Return what a whole trial of a kind costs, and which share of that a trial uses; None if unknown."""
-    begun = [record for record in records if record.epochs and record.budget]
+    begun = [record for record in records if record.iterations and record.budget]
     shares = [_share(record) for record in begun]
     if not sum(shares):
         return None

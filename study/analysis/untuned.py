@@ -42,10 +42,14 @@ def losses(trials: pd.DataFrame) -> pd.DataFrame:
         best = min(row["loss"] for row in found)
         if not 0 < best < math.inf:
             continue
+        methods: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in found:
-            own = [other for other in found if all(_same(other[name], row[name]) for name in METHOD)]
-            first = min(own, key=lambda other: (other["loss"], other["alpha0"]))
-            rows.append(row | {"ratio": row["loss"] / best, "is_best": row is first})
+            methods.setdefault(_method(row), []).append(row)
+        firsts = {
+            method: min(own, key=lambda row: (row["loss"], row["alpha0"])) for method, own in methods.items()
+        }
+        for row in found:
+            rows.append(row | {"ratio": row["loss"] / best, "is_best": row is firsts[_method(row)]})
     return pd.DataFrame(rows, columns=list(LOSSES))
 
 
@@ -129,5 +133,6 @@ def _cell(settings: dict[str, Any], done: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _same(one: Any, other: Any) -> bool:
-    return bool(one == other or (pd.isna(one) and pd.isna(other)))
+def _method(row: dict[str, Any]) -> tuple[str, ...]:
+    # As text, since NaN does not equal itself.
+    return tuple(str(row[name]) for name in METHOD)

@@ -94,9 +94,10 @@ def run(
     shown: notebook.Display = notebook.Silent() if progress is False else notebook.display()
     if callable(progress):
         shown = notebook.Calls(progress)
+    from study.analysis import stored_trials
     from study.execution import planning
 
-    pending = planning.pending_trials(spec, folder.planned_records(spec))
+    pending = planning.pending_trials(spec, stored_trials.read_planned(spec, folder))
     executor = None
     if pending:
         executor = make_executor(

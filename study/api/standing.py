@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from study.analysis.metrics import outcome
+import numpy as np
+
+from study.analysis import stored_trials
 from study.analysis.time_left import training_left
 from study.config.loader import ConfigError, Study, load_study
 from study.storage import driver_lock
 from study.storage.failures import Failure, failures
 from study.storage.progress import Progress, progress_of
 from study.storage.records import TrialRecord
+from study.storage.stored_records import columns_of, trials_of
 from study.storage.study_folder import StudyFolder
 
 State = Literal["finished", "running", "interrupted", "failed"]
@@ -88,7 +91,7 @@ def standing(study: Study, folder: StudyFolder, elsewhere: Mapping[str, float] |
         folder: Its folder.
         elsewhere: The share done, by key, of trials that run where their journals cannot be read.
     """
-    records = folder.planned_records(study)
+    records = stored_trials.read_planned(study, folder)
     progress = progress_of(records, elsewhere)
     driver = driver_lock.runner(folder.lock_file)
     state: State = "interrupted"
@@ -108,7 +111,7 @@ def standing(study: Study, folder: StudyFolder, elsewhere: Mapping[str, float] |
         progress,
         None if driver is None else str(driver),
         _outcomes(study, records, state, elsewhere or {}),
-        list(failures(records)),
+        list(failures(records.having("failed"))),
     )
 
 
@@ -123,13 +126,12 @@ def all_standings(runs: Path) -> Iterator[Standing | str]:
 
 
 def _outcomes(
-    study: Study, records: Iterable[TrialRecord], state: State, elsewhere: Mapping[str, float]
+    study: Study, records: Sequence[TrialRecord], state: State, elsewhere: Mapping[str, float]
 ) -> dict[tuple[str, str], dict[str, int]]:
     """Count outcomes: a trial that runs counts as running, or as interrupted if nobody runs the study."""
     counts: dict[tuple[str, str], Counter[str]] = {}
-    for record in records:
-        trial = record.trial
-        ended: str = outcome(record, study.threshold(trial))
+    ended: str
+    for trial, ended in zip(trials_of(records), stored_trials.outcomes(records, study), strict=True):
         if ended == "pending" and trial.key in elsewhere:
             ended = "running"
         if ended == "running" and state == "interrupted":
@@ -138,9 +140,9 @@ def _outcomes(
     return {name: {"total": count.total(), **count} for name, count in counts.items()}
 
 
-def _last_heard_of(records: Iterable[TrialRecord], lock_file: Path) -> int | None:
+def _last_heard_of(records: Sequence[TrialRecord], lock_file: Path) -> int | None:
     """Return when a trial was last written to, or else the lock file, in Unix milliseconds."""
-    times = [record.epochs[-1].time_ms if record.epochs else record.started_ms for record in records]
-    if last := max(times, default=0):
+    columns = columns_of(records)
+    if last := int(np.maximum(columns["last_ms"], columns["started_ms"]).max(initial=0)):
         return last
     return int(lock_file.stat().st_mtime * 1000) if lock_file.is_file() else None

@@ -38,6 +38,9 @@ _SHOWN = {
 }
 
 
+MOST_ROWS = 200
+"""Nobody reads more rows on a terminal."""
+
 _DROPPED = (4, 0, 3, 5, 1)
 """Which of these columns a narrow terminal goes without: those with larger numbers first; 0 for none."""
 _TITLES = {
@@ -51,12 +54,19 @@ _TITLES = {
 def show_summary(console: Console, summary: pd.DataFrame) -> None:
     """Print the table over seeds: medians, with their ranges if the terminal is wide enough for them.
 
-    A terminal that is too narrow for all medians gets fewer columns.
+    A terminal that is too narrow for all medians gets fewer columns. Of more than ``MOST_ROWS`` rows only the
+    best one of each optimizer on each workload is printed.
     """
+    note = ""
+    if (every := len(summary)) > MOST_ROWS:
+        from study.analysis.ranking import best_rows
+
+        summary = best_rows(summary, 1)
+        note = f" at the α₀ and β of {every} in all with the lowest best val loss"
     table = whole(_summary_columns(summary, _spread))
-    title = "Medians over seeds (range): "
+    title = f"Medians over seeds (range){note}: "
     if console.is_terminal and natural_width(console, table) > console.width:
-        table, title = fitting(console, _summary_columns(summary, _middle)), "Medians over seeds: "
+        table, title = fitting(console, _summary_columns(summary, _middle)), f"Medians over seeds{note}: "
     headings = [str(column.header) for column in table.columns]
     title += ", ".join(long for short, long in _TITLES.items() if short in headings)
     console.print(Text(title, "italic"), soft_wrap=not console.is_terminal)

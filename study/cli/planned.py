@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from study.analysis import stored_trials
 from study.analysis.formatting import join_names, pluralize
 from study.analysis.progress_text import duration
 from study.cli.options import out, refuse
@@ -54,7 +55,7 @@ def show(
     from study.training.process_limits import cpu_count
     from study.workloads.registry import WorkloadError
 
-    records = folder.planned_records(study)
+    records = stored_trials.read_planned(study, folder)
     todo = planning.pending_trials(study, records)
     needs = study.resources
     have = ((cpus or cpu_count(), needs.cpus), (gpus, needs.gpus))

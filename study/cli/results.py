@@ -35,17 +35,17 @@ def show(
         TrackingError: the tracker refused the report or did not answer.
         OSError: the report cannot be written.
     """
-    from study.analysis import tables
+    from study.analysis import stored_trials, tables
     from study.report import stamp
     from study.report.stamp import CONCLUSION
 
     state = folder.search_state()
-    records = folder.records(study.trials(state))
+    records = stored_trials.read(study, folder, state)
     if study.search is not None:
         from study.analysis import objective
 
         display.show_search(out, study, objective.standings(study, state, records))
-    if not any(record.epochs for record in records):
+    if not records.columns["iterations"].any():
         say("no trial has finished an epoch, so there is no report")
         return
     display.show_summary(out, tables.summary_table(tables.trial_table(records, study, state)))
@@ -96,7 +96,7 @@ def compare(
     tracking_uri: Uri = None,
 ) -> None:
     """Put studies or optimizers side by side; all are compared with the first."""
-    from study.analysis import comparison, tables
+    from study.analysis import comparison, stored_trials, tables
 
     found: dict[str, Any] = {}
     sides = []
@@ -104,7 +104,7 @@ def compare(
         if name not in found:
             spec, folder, _ = find_study(name, runs, tracking_uri)
             state = folder.search_state()
-            found[name] = tables.trial_table(folder.records(spec.trials(state)), spec, state)
+            found[name] = tables.trial_table(stored_trials.read(spec, folder, state), spec, state)
         sides.append(comparison.Side(name, found[name], optimizer))
     display.show_comparison(out, comparison.compare(sides))
 
@@ -122,7 +122,7 @@ def export(
     tracking_uri: Uri = None,
 ) -> None:
     """Write a study's tables or curves as a file for other programs."""
-    from study.analysis import tables
+    from study.analysis import stored_trials, tables
     from study.report import export as exports
     from study.storage import journal
 
@@ -142,7 +142,7 @@ def export(
                 (journal.read(folder.journal(trial), trial) for trial in trials), form, path
             )
         else:
-            table = tables.trial_table(folder.records(spec.trials(state)), spec, state)
+            table = tables.trial_table(stored_trials.read(spec, folder, state), spec, state)
             if what == "summary":
                 table = tables.summary_table(table)
             elif what == "claims":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.analysis import stored_trials
 from study.analysis.formatting import pluralize
 from study.analysis.progress_text import describe
 from study.cli import display, progress, results
@@ -82,7 +83,7 @@ def run(study: Study, folder: StudyFolder, make: Callable[[], Executor], options
         make: makes what trains it, if there is something to train. That takes seconds.
         options: how.
     """
-    pending = planning.pending_trials(study, folder.planned_records(study))
+    pending = planning.pending_trials(study, stored_trials.read_planned(study, folder))
     if not pending:
         say(f"{study.name}: all trials have ended; loading MLflow")
         return _run(study, folder, pending, None, options)
@@ -150,7 +151,7 @@ def _run(
     except _refused() as error:
         refuse(str(error))
     except KeyboardInterrupt:
-        stopped = progress_of(folder.planned_records(study))
+        stopped = progress_of(stored_trials.read_planned(study, folder))
         err.print(f"\nstopped with {describe(stopped)}\nresume with: {again}")
         return INTERRUPTED
     missing = ended.failed if ended.out_of_time else ended.total - ended.done
@@ -195,12 +196,12 @@ def _show_failures(
     study: Study, folder: StudyFolder, ended: Progress, again: str, *, tracebacks: bool
 ) -> None:
     """Say what is missing and why, before any result."""
-    records = folder.records(study.trials(folder.search_state()))
-    lines = display.failure_lines(failures(records), tracebacks=tracebacks)
+    records = stored_trials.read(study, folder)
+    lines = display.failure_lines(failures(records.having("failed")), tracebacks=tracebacks)
     if ended.failed and not tracebacks:
         where = results.folder_options(folder)
         lines.append(f"tracebacks: {command_line('status', study.name, '--tracebacks', *where)}")
-    lost = 0 if ended.out_of_time else sum(not record.is_final for record in records)
+    lost = 0 if ended.out_of_time else len(records.having("pending", "running"))
     if lost:
         lines.append(f"{pluralize(lost, 'trial')} did not end: worker processes died too often")
     if not ended.out_of_time and (left := ended.total - len(records)):

@@ -65,10 +65,10 @@ def show_status(
     for line in display.failure_lines(found.failures, tracebacks=tracebacks):
         err.print(line)
     if found.study.search is not None:
-        from study.analysis import objective
+        from study.analysis import objective, stored_trials
 
         spec, state = found.study, folder.search_state()
-        records = folder.planned_records(spec)
+        records = stored_trials.read_planned(spec, folder)
         display.show_search(out, spec, objective.standings(spec, state, records))
 
 

@@ -114,7 +114,7 @@ def try_one_batch(
         Why combinations fail, by ``Trial.kind``.
     """
     records = list(records)
-    known_good = {record.trial.kind for record in records if record.epochs}
+    known_good = {record.trial.kind for record in records if record.iterations}
     trials = [
         trial
         for trial in _one_per_kind(record.trial for record in records)

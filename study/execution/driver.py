@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.analysis import stored_trials
 from study.analysis.formatting import join_names
 from study.config.loader import Study, Trial
 from study.execution import planning, speeds
@@ -234,7 +235,7 @@ class _Run:
         from study.training import pack_limits
 
         study = self.study
-        records = self.folder.records(study.trials(self.folder.search_state()))
+        records = stored_trials.read(study, self.folder)
         todo = [
             record.trial
             for record in records
@@ -262,7 +263,7 @@ class _Run:
 
 def _pending(study: Study, folder: StudyFolder) -> list[TrialRecord]:
     """Return the records of all trials to train, with stand-ins for those that a search has yet to find."""
-    records = folder.planned_records(study)
+    records = stored_trials.read_planned(study, folder)
     keys = {trial.key for trial in planning.pending_trials(study, records)}
     return [record for record in records if record.trial.key in keys]
 
@@ -285,7 +286,7 @@ def _choose_best_points(study: Study, folder: StudyFolder) -> None:
     from study.analysis import objective
 
     state = folder.search_state()
-    for best in objective.best_points(study, state, folder.records(study.trials(state))):
+    for best in objective.best_points(study, state, stored_trials.read(study, folder, state)):
         if (best.arm, best.number) not in state.chosen:
             search_journal.choose(folder.search_journal, best)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from study.analysis import stored_trials
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND
 from study.storage.journal import JournalReader
@@ -28,15 +29,21 @@ class LiveRecords:
         self.search_state = NOTHING_FOUND
         self._folder = folder
         self._readers: dict[str, JournalReader] = {}
+        self._complete: dict[str, TrialRecord] = {}
         self._keys: list[str] = []
         self._ahead: list[TrialRecord] = []
         self._changed: set[str] = set()
+        # A study may have 100,000 trials from earlier runs, whose journals need not be read again.
+        for record in stored_trials.read(study, folder):
+            if record.is_complete:
+                self._complete[record.trial.key] = record
+                self._changed.add(record.trial.key)
         self.refresh()
 
     @property
     def records(self) -> list[TrialRecord]:
         """The records of all known trials, in the study's order."""
-        return [self._readers[key].record for key in self._keys]
+        return [self.record(key) for key in self._keys]
 
     @property
     def all_records(self) -> list[TrialRecord]:
@@ -47,10 +54,10 @@ class LiveRecords:
         """Take in what journals say by now, and trials that a search has found since."""
         self._take_in_new_trials()
         for key in self._keys:
-            reader = self._readers[key]
+            reader = self._readers.get(key)
             # A journal that cannot be read now is read the next time.
             with suppress(OSError):
-                if not reader.record.is_complete and reader.poll():
+                if reader is not None and not reader.record.is_complete and reader.poll():
                     self._changed.add(key)
 
     def take_changed(self) -> list[str]:
@@ -61,7 +68,8 @@ class LiveRecords:
 
     def record(self, key: str) -> TrialRecord:
         """Return the record of the trial with a key."""
-        return self._readers[key].record
+        complete = self._complete.get(key)
+        return self._readers[key].record if complete is None else complete
 
     def _take_in_new_trials(self) -> None:
         state = self._folder.search_state()
@@ -70,7 +78,7 @@ class LiveRecords:
         self.search_state = state
         trials = self.study.trials(state)
         for trial in trials:
-            if trial.key not in self._readers:
+            if trial.key not in self._readers and trial.key not in self._complete:
                 self._readers[trial.key] = JournalReader(self._folder.journal(trial), trial)
         self._keys = [trial.key for trial in trials]
         self._ahead = [TrialRecord(trial) for trial in self.study.placeholder_trials(state)]

@@ -65,7 +65,7 @@ def write_report(
     trials = tables.trial_table(records, study, state)
     known = {record.trial.key: record for record in records}
     own = [known[key] for key in trials["key"] if key in known]
-    if not any(record.epochs for record in own):
+    if not any(record.iterations for record in own):
         raise ValueError(f"study {study.name}: no trial has finished an epoch yet; nothing to report")
     found = claims(trials, named=study.named_baselines())
     untuned_found = untuned_claims(trials, study.untuned)

@@ -26,7 +26,8 @@ from study.analysis.formatting import (
     workload_label,
 )
 from study.analysis.metrics import MEASURED
-from study.analysis.tables import METHOD, SETUP
+from study.analysis.ranking import best_rows
+from study.analysis.tables import CELL, METHOD, SETUP
 from study.config.loader import Study
 from study.report import dark
 from study.report.links import Links, web_address
@@ -61,6 +62,12 @@ class Tables(NamedTuple):
 _UNIT = re.compile(r"(?<=[0-9]) (?=[%×]|seeds?|decades|comparisons)|(?<=%) (?=interval)")
 MOST_NAMED = 3
 """The most workloads that the sentence at the top names."""
+MOST_CELLS, BEST_CELLS = 200, 5
+"""Of a workload with more rows of medians, the page shows the best ones of each optimizer."""
+MOST_TRIALS = 1_000
+"""Of a workload with more trials, the page lists none."""
+MOST_FAILURES = 50
+"""Failed trials that are listed."""
 
 
 def render(**content: Any) -> str:
@@ -127,7 +134,7 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     iterations = f"{', '.join(distinct('budget')) or 'unknown number of'} iterations"
     epochs = [pluralize(int(value), "epoch") for value in dict.fromkeys(trials["epochs"].dropna())]
     return [
-        ("Workloads", list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))),
+        ("Workloads", _workload_labels(trials)),
         ("Optimizers", [_both_names(name) for name in dict.fromkeys(trials["optimizer"])]),
         ("α₀", distinct("alpha0")),
         ("β", _betas(trials) or ["none"]),
@@ -141,6 +148,11 @@ def facts(study: Study, trials: pd.DataFrame) -> list[tuple[str, list[str]]]:
     ]
 
 
+def _workload_labels(trials: pd.DataFrame) -> list[str]:
+    rows = trials[["workload", "workload_args"]].drop_duplicates().to_dict("records")
+    return [workload_label(row) for row in rows]
+
+
 def _both_names(optimizer: str) -> str:
     """Return an optimizer's name in papers, and the one in the study file if that is another."""
     name = paper_name(optimizer)
@@ -149,7 +161,7 @@ def _both_names(optimizer: str) -> str:
 
 def what_ran(study: Study, trials: pd.DataFrame) -> str:
     """Return one sentence about the settings of the study."""
-    names = list(dict.fromkeys(workload_label(row) for row in trials.to_dict("records")))
+    names = _workload_labels(trials)
     where = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     steps = sorted(set(trials["alpha0"]))
     start = f"α₀ = {format_setting(steps[0])}"
@@ -200,9 +212,14 @@ def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
     sections = []
     trials = tables.trials
     for key in dict.fromkeys(zip(trials["workload"], trials["workload_args"], strict=True)):
-        rows, singles = (_rows(table, key) for table in (tables.summary, trials))
+        cells, singles = (_of_workload(table, key) for table in (tables.summary, trials))
+        shown = cells if len(cells) <= MOST_CELLS else best_rows(cells, BEST_CELLS)
+        rows, trial_count = _rows(shown), len(singles)
+        if trial_count > MOST_TRIALS:
+            singles = singles.merge(shown[[*CELL]], on=[*CELL])
+        listed = _rows(singles)
         runs: dict[tuple[str, ...], list[tuple[int, str]]] = {}
-        for row in singles:
+        for row in listed:
             row |= {"method": _label(row), "outcome_text": OUTCOMES[row["outcome"]]}
             row["link"] = web_address(links.trial_link(row["key"]))
             row["curve"] = web_address(links.curve_link(row["key"]))
@@ -215,9 +232,11 @@ def workloads(tables: Tables, links: Links) -> list[dict[str, Any]]:
             {
                 "name": workload_label({"workload": key[0], "workload_args": key[1]}),
                 "summary": rows,
-                "trials": singles,
+                "trials": listed if trial_count <= MOST_TRIALS else [],
+                "trial_count": trial_count,
+                "cell_count": len(cells),
                 "thresholds": any(not math.isnan(row["threshold"]) for row in rows),
-                "linked": any(row["link"] for row in singles),
+                "linked": any(row["link"] for row in listed),
             }
         )
     return sections
@@ -233,15 +252,18 @@ def machine(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 
 def failures(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Return the name of every failed trial, and the last line of its traceback."""
-    return [
+    """Return the name of every failed trial, and the last line of its traceback; of many only the first."""
+    failed = [record for record in records if record.status == "failed"]
+    found = [
         (
             f"{record.trial.workload} {record.trial.name}",
             (record.error or "no error kept").strip().splitlines()[-1],
         )
-        for record in records
-        if record.status == "failed"
+        for record in failed[:MOST_FAILURES]
     ]
+    if len(failed) > MOST_FAILURES:
+        found.append((f"{len(failed) - MOST_FAILURES} more", "hypergrad-study status says why"))
+    return found
 
 
 def _summary_cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -279,11 +301,15 @@ def _thresholds(trials: pd.DataFrame) -> list[str]:
     return [f"{workload}, {paper_name(op)}: ≤ {threshold:g}" for workload, op, threshold in pairs]
 
 
-def _rows(table: pd.DataFrame, workload: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+def _of_workload(table: pd.DataFrame, workload: tuple[str, str]) -> pd.DataFrame:
+    if table.empty:
+        return table
+    return table[(table["workload"] == workload[0]) & (table["workload_args"] == workload[1])]
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     if table.empty:
         return []
-    if workload is not None:
-        table = table[(table["workload"] == workload[0]) & (table["workload_args"] == workload[1])]
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 

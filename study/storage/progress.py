@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from study.storage.records import TrialRecord
+from study.storage.stored_records import STATUSES, columns_of, trials_of
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Progress:
         return None if self.best is None else self.best.best_val_loss
 
 
+_DONE = ("finished", "diverged", "pruned")
+
 OnProgress = Callable[[Progress], None]
 """Called with the current progress."""
 
@@ -87,13 +91,21 @@ def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] |
         records: one per trial.
         elsewhere: the share done, by key, of trials that run where their journals cannot be read.
     """
-    counts: dict[str, int] = defaultdict(int)
-    shares = []
-    for record in records:
+    columns = columns_of(records)
+    counts = dict(
+        zip(STATUSES, np.bincount(columns["status"], minlength=len(STATUSES)).tolist(), strict=True)
+    )
+    done = np.isin(columns["status"], [STATUSES.index(status) for status in _DONE])
+    shares = float(done.sum())
+    for row in np.flatnonzero(~done).tolist():
+        record = records[row]
         share = (elsewhere or {}).get(record.trial.key) if record.status == "pending" else None
-        counts[record.status if share is None else "running"] += 1
-        shares.append(record.progress if share is None else share)
-    measured = [(loss, record) for record in records if (loss := record.best_val_loss) is not None]
+        if share is not None:
+            counts["pending"] -= 1
+            counts["running"] += 1
+        shares += record.progress if share is None else share
+    losses = columns["best_val_loss"]
+    kinds = {trial.kind: trial for trial in trials_of(records)}.values()
     return Progress(
         total=len(records),
         finished=counts["finished"],
@@ -101,9 +113,9 @@ def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] |
         failed=counts["failed"],
         pruned=counts["pruned"],
         running=counts["running"],
-        share=sum(shares) / max(1, len(records)),
+        share=shares / max(1, len(records)),
         seconds_left=None,
-        best=min(measured, key=lambda known: known[0])[1] if measured else None,
-        workloads=len({(record.trial.workload, str(record.trial.workload_args)) for record in records}),
-        last_ended_ms=max((record.ended_ms for record in records), default=0),
+        best=None if np.isnan(losses).all() else records[int(np.nanargmin(losses))],
+        workloads=len({(trial.workload, str(trial.workload_args)) for trial in kinds}),
+        last_ended_ms=int(columns["ended_ms"].max(initial=0)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -122,19 +123,29 @@ class TrialRecord:
         """
         return self.status in ("finished", "diverged")
 
-    @property
+    @cached_property
     def iterations(self) -> int:
-        """Iterations done."""
+        """Iterations done; 0 only before the first epoch has ended."""
         return self.epochs[-1].last_iteration if self.epochs else 0
+
+    @cached_property
+    def epoch_length(self) -> int:
+        """Iterations of the first epoch; 0 before it has ended."""
+        return self.epochs[0].iterations if self.epochs else 0
+
+    @cached_property
+    def last_ms(self) -> int:
+        """When the last epoch was recorded, in Unix milliseconds; 0 without one."""
+        return self.epochs[-1].time_ms if self.epochs else 0
 
     @property
     def budget(self) -> int | None:
         """Iterations of the whole trial; None if that takes an epoch's length and none is recorded yet."""
         if self.trial.iterations is not None:
             return self.trial.iterations
-        if not self.epochs or self.trial.epochs is None:
+        if not self.epoch_length or self.trial.epochs is None:
             return None
-        return self.trial.epochs * self.epochs[0].iterations
+        return self.trial.epochs * self.epoch_length
 
     @property
     def progress(self) -> float:
@@ -153,6 +164,13 @@ class TrialRecord:
     def seconds(self) -> float:
         """Wall-clock seconds spent training, validation apart."""
         return sum(epoch.seconds for epoch in self.epochs)
+
+    def measures(self, threshold: float | None) -> Mapping[str, float] | None:
+        """Return what was measured of the trial and kept, for this threshold; None if nothing was.
+
+        See ``study.storage.stored_records``.
+        """
+        return None
 
     def _joined(self, name: str) -> Array:
         if not self.epochs:

@@ -8,6 +8,7 @@
         study.yaml              the study as it was last run, resolved
         driver.lease            the lock: who runs it, or ran it last
         trials/KEY.journal      one journal per trial
+        summary.npz             what journals of trials that have ended come to; made again when it is gone
         checkpoints/KEY.pt      the last checkpoint of a trial under way
         search/points.journal   the points that a search has asked for and chosen
         search/optuna.db        Optuna's storage, which its own tools open as well
@@ -75,6 +76,11 @@ class StudyFolder:
     def lock_file(self) -> Path:
         """The lock that names who runs the study, or ran it last."""
         return self.path / "driver.lease"
+
+    @property
+    def summary(self) -> Path:
+        """What the journals of trials that have ended come to; see ``study.storage.stored_records``."""
+        return self.path / "summary.npz"
 
     @property
     def search_journal(self) -> Path:

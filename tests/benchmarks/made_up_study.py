@@ -2,9 +2,9 @@
 
     python tests/benchmarks/made_up_study.py RUNS [--trials 100000]
 
-For measuring how commands cope with many trials (``scale.py``). The journals are what a run leaves, written by
-the journal's own writer; the curves are formulas with noise and say nothing about any optimizer. Every machine
-entry says ``made up``. A few trials have diverged and a few have failed.
+For measuring how commands cope with many trials (``scale.py``). The journals are like those of a run,
+written by the journal's own writer; the curves are formulas with noise and say nothing about any optimizer.
+Every journal's machine says ``made up``. Some trials have diverged, and a few have failed.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def _curves(trial: Trial, random: np.random.Generator) -> tuple[Array, Array, Ar
     count = EPOCHS * ITERATIONS
     steps = np.arange(count)
     best = {"sgd": -1.0, "adam": -2.5}[trial.op] + 0.1 * WORKLOADS.index(trial.workload)
-    drift = 0.0 if trial.beta is None else (best - math.log10(trial.alpha0)) * 0.08 * (9 + math.log10(trial.beta))
+    drift = (
+        0.0 if trial.beta is None else (best - math.log10(trial.alpha0)) * 0.08 * (9 + math.log10(trial.beta))
+    )
     alpha = trial.alpha0 * 10 ** (drift * (1 - np.exp(-steps / 60)))
     distance = np.log10(alpha) - best
     speed = np.cumsum(0.06 * np.exp(-0.5 * distance**2))

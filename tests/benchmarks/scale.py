@@ -1,9 +1,9 @@
 """What the commands take on a study of many trials: ``python tests/benchmarks/scale.py [--trials 100000]``.
 
-Fills a folder with a study whose results are MADE UP (``made_up_study.py``), runs the commands on it, each as a
-process of its own, and prints wall-clock seconds, processor seconds and the peak memory of its processes
-together, beside the goals. The first command after the study has been written reads every journal; it is on
-the line "first". The later ones find the summary that it left.
+Fills a folder with a study whose results are MADE UP (``made_up_study.py``), runs the commands on it, each
+as a process of its own, and prints wall-clock seconds, processor seconds and the peak memory of its processes
+together, beside the goals. The "first status" reads every journal. The commands after it find the summary
+that it wrote.
 """
 
 from __future__ import annotations
@@ -62,18 +62,23 @@ def measure(runs: Path, again: int) -> None:
     count = sum(1 for _ in folder.path.glob("trials/*.journal"))
     print(f"hypergrad-study {__version__}, {count} made-up trials, {os.cpu_count()} CPUs: {_processor()}\n")
     print("| command | wall, s | processor, s | memory, MB | goal |\n|---|---|---|---|---|", flush=True)
-    (folder.path / "summary.npz").unlink(missing_ok=True)
+    folder.summary.unlink(missing_ok=True)
     row("first status", cost("status", made_up_study.NAME, runs=runs), "")
+    file = str(folder.study_file)
     for command, goal in GOALS.items():
-        arguments = {"plan": [str(folder.study_file)], "list": []}.get(command, [made_up_study.NAME])
+        arguments = {"plan": [file], "list": []}.get(command, [made_up_study.NAME])
         times = 1 if command == "report" else again
         best = min((cost(command, *arguments, runs=runs) for _ in range(times)), key=lambda found: found.wall)
         row(command, best, f"{goal:g} s, {GOAL_MEGABYTES} MB")
+    with tempfile.TemporaryDirectory() as empty:
+        row("plan before the first run", cost("plan", file, runs=Path(empty)), f"{GOALS['plan']:g} s")
 
 
 def row(name: str, found: Cost, goal: str) -> None:
     """Print a line of the table."""
-    print(f"| {name} | {found.wall:.1f} | {found.processor:.1f} | {found.megabytes:.0f} | {goal} |", flush=True)
+    print(
+        f"| {name} | {found.wall:.1f} | {found.processor:.1f} | {found.megabytes:.0f} | {goal} |", flush=True
+    )
 
 
 def cost(*arguments: str, runs: Path) -> Cost:

@@ -62,15 +62,16 @@ class Column(NamedTuple):
 
 def draw(evidence: Evidence) -> Iterator[Drawn]:
     """Yield the figure, if a trial that did not fail has finished an epoch; several of many workloads."""
-    shown = [r for r in evidence.records if r.epochs and r.status not in ("failed", "pruned")]
+    shown = [r for r in evidence.records if r.iterations and r.status not in ("failed", "pruned")]
     if not shown:
         return
+    chosen = _choose(evidence.records, evidence.study, evidence.search_state, None)
     workloads = list(dict.fromkeys(trial_workload_label(record.trial) for record in shown))
     crowded = has_panel_per_op(record.trial.label for record in shown)
     each = 1 if crowded else COLUMNS
     parts = [workloads[start : start + each] for start in range(0, len(workloads), each)]
     for number, part in enumerate(parts, start=1):
-        figure = figure1(evidence.records, evidence.study, workloads=part, state=evidence.search_state)
+        figure = _draw(chosen, evidence.study, part)
         title = "Learning rate and losses" + (f", {join_names(part)}" if len(parts) > 1 else "")
         yield Drawn(figure, title, _caption(evidence.trials, crowded), f"-{number}" if number > 1 else "")
 
@@ -98,7 +99,6 @@ def figure1(
     study: Study,
     alpha0: float | None = None,
     *,
-    workloads: Collection[str] | None = None,
     state: SearchState = NOTHING_FOUND,
 ) -> Figure:
     """Draw the paper's Figure 1 for a study: α_t, training and validation loss from the first iteration on.
@@ -114,13 +114,16 @@ def figure1(
         study: Gives the order of workloads and optimizers.
         alpha0: The α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
             first is shown; the title names what was chosen.
-        workloads: Labels of the workloads to show, as ``tables.trial_workload_label`` has them. Default: all.
         state: What the study's search has found; a grid needs none.
 
     Raises:
         ValueError: No record has an epoch, or the study has no such α₀.
     """
-    chosen = _choose(records, study, state, alpha0)
+    return _draw(_choose(records, study, state, alpha0), study)
+
+
+def _draw(chosen: Choice, study: Study, workloads: Collection[str] | None = None) -> Figure:
+    """Draw Figure 1 of the workloads with these labels; None for all."""
     cells = {key: cell for key, cell in chosen.cells.items() if workloads is None or key[0] in workloads}
     blocks = _blocks(cells)
     wide = max(map(len, blocks))
@@ -165,7 +168,7 @@ def _blocks(cells: _Groups) -> list[list[Column]]:
 
 def _ordered(records: Sequence[TrialRecord], study: Study, state: SearchState) -> list[TrialRecord]:
     """Return the study's own records that have an epoch, in the study's order."""
-    by_key = {record.trial.key: record for record in records if record.epochs}
+    by_key = {record.trial.key: record for record in records if record.iterations}
     return [by_key[trial.key] for trial in study.trials(state) if trial.key in by_key]
 
 
@@ -188,7 +191,10 @@ def _choose(records: Sequence[TrialRecord], study: Study, state: SearchState, al
             continue
         step = wanted if wanted in steps else steps[(len(steps) - 1) // 2]
         first = next(member.trial for member in members if member.trial.alpha0 == step)
-        cells[group] = [member for member in members if _settings(member.trial) == _settings(first)]
+        near = (
+            member for member in members if member.trial.alpha0 == step and member.trial.beta == first.beta
+        )
+        cells[group] = [member for member in near if _settings(member.trial) == _settings(first)]
     shown = {name: cell[0].trial for (_, name), cell in cells.items()}
     used = sorted({cell[0].trial.alpha0 for cell in cells.values()})
     parts = [f"α₀ = {used[0]:g}"] if len(used) == 1 else [_each("α₀", shown, "alpha0")]
@@ -208,7 +214,7 @@ def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
         shown = {
             paper_name(group[1]): members[0].trial.settings()[name] or "default"
             for group, members in cells.items()
-            if any(r.trial.settings()[name] != members[0].trial.settings()[name] for r in groups[group])
+            if any(getattr(r.trial, name) != getattr(members[0].trial, name) for r in groups[group])
         }
         if shown:
             parts.append(
@@ -267,7 +273,7 @@ def _epoch(column: Column) -> tuple[int, str]:
     records = [record for cell in column.cells.values() for record in cell]
     if all(record.trial.iterations is None for record in records):
         # A trial that diverged in its first epoch does not know how long an epoch is; others do.
-        return max(record.epochs[0].iterations for record in records), "epoch"
+        return max(record.epoch_length for record in records), "epoch"
     return 1, "iteration"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from study.analysis.claims import claims
 from study.analysis.formatting import paper_name
 from study.analysis.headlines import conclusion, headlines, pilot
-from study.analysis.ranking import best_optimizers
+from study.analysis.ranking import best_optimizers, best_rows
 from study.analysis.stats import mean_interval
 from study.analysis.tables import summary_table, trial_table
 from study.analysis.untuned_claims import untuned_claims
@@ -177,3 +179,16 @@ def test_optimizers_are_ranked_by_their_best_point_over_workloads():
 )
 def test_names_are_those_of_papers(name, paper):
     assert paper_name(name) == paper
+
+
+def test_the_best_rows_are_those_of_the_lowest_losses_in_the_order_of_the_summary():
+    summary = pd.DataFrame(
+        {
+            "workload": ["a"] * 5 + ["b"],
+            "workload_args": "",
+            "optimizer": ["sgd"] * 4 + ["adam", "sgd"],
+            "best_val_loss": [3.0, math.nan, 1.0, 2.0, 9.0, math.nan],
+        }
+    )
+    assert list(best_rows(summary, 2).index) == [2, 3, 4, 5]
+    assert list(best_rows(summary, 9).index) == [0, 1, 2, 3, 4, 5]

@@ -442,3 +442,30 @@ def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(ValueError, match="study made-up: no trial has finished an epoch yet"):
         builder.write_report([TrialRecord(study.trials()[0]), stranger], study, tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+def test_of_many_configurations_the_page_shows_the_best_and_the_tables_have_all(write, monkeypatch):
+    monkeypatch.setattr(builder.page, "MOST_CELLS", 10)
+    monkeypatch.setattr(builder.page, "BEST_CELLS", 2)
+    monkeypatch.setattr(builder.page, "MOST_TRIALS", 30)
+    alphas = [round(0.001 * n, 3) for n in range(1, 9)]
+    study = make_study(optimizers=["adam", "adam-sgd"], alpha0=alphas)
+    best = {0.003: 0.1, 0.007: 0.2}
+    files, page = write([trained(trial, best.get(trial.alpha0, 0.4)) for trial in study.trials()], study)
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    medians = [row[:2] for row in rows if row[0] in ("Adam", "Adam-HD") and len(row) == 10]
+    assert medians == [["Adam", "0.003"], ["Adam", "0.007"], ["Adam-HD", "0.003"], ["Adam-HD", "0.007"]]
+    assert "Of 16 combinations of optimizer, α₀ and β" in page.text
+    assert "Each of the 32 trials has a line in trials.csv" in page.text
+    assert len(pd.read_csv(files.tables["summary"])) == 16
+    assert len(pd.read_csv(files.tables["trials"])) == 32
+
+
+def test_of_many_failed_trials_the_page_names_the_first(write, monkeypatch):
+    monkeypatch.setattr(builder.page, "MOST_FAILURES", 2)
+    study = make_study(seeds=6)
+    first, *others = study.trials()
+    failed = [TrialRecord(trial, status="failed", error="ValueError: no") for trial in others[:5]]
+    _, page = write([trained(first), *failed], study)
+    assert page.parts["failed"].count("ValueError: no") == 2
+    assert "3 more" in page.parts["failed"]
