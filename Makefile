@@ -17,10 +17,14 @@ test: .venv/.ready  ## all tests but those of test-triton, test-cluster and test
 test-unit: .venv/.ready  ## of these, those that need neither Ray nor a browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not (ray or browser or cluster or chaos or triton)'
 
-test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest
+test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest*
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos or triton)'
+	$(PYTHON) -m venv .venv-lowest-hypergrad
+	.venv-lowest-hypergrad/bin/python -m pip install --quiet --constraint constraints-lowest-hypergrad.txt \
+		--editable . numpy scikit-learn hypothesis pytest pytest-timeout pytest-xdist
+	.venv-lowest-hypergrad/bin/python -m pytest --numprocesses 2 --dist loadfile tests/hypergrad
 
 test-examples: .venv/.ready  ## examples in Lightning, the HF Trainer, Accelerate, TensorBoard and W&B
 	$(BIN)/python tools/install.py '.[examples,dev]'
@@ -77,4 +81,4 @@ cluster-down:  ## stop it; what was run is kept
 	touch $@
 
 clean:  ## remove what was set up and built; leaves runs/ alone
-	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-lowest-hypergrad build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

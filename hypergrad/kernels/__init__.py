@@ -8,12 +8,12 @@ The hook, for ``functional.update``: between the two calls α is learned as it a
         ...                           # products → h → α, in torch
         kernel.move(alpha)            # pass 2: θ ← θ − α u_t
 
-or, for the report's three rules with no options, ``kernel.step``, which does it all in one call: at ten
-thousand parameters, calls are what takes the time. T tensors may stack members, with an α each.
+or, for the paper's three rules with no options, ``kernel.step``, which does it all in one call: at ten
+thousand parameters, calls take most of the time. T tensors may stack members, with an α each.
 
-It is given gradients as they come: coupled weight decay and the sign of ``maximize`` are applied in pass 1. A
-kernel is good for one step, and its two methods are called once each, in this order. ``None`` means that the
-caller goes on without: for tensors on other devices, of other dtypes or subclasses, with gaps, under
+It takes gradients as they come: pass 1 applies coupled weight decay and the sign of ``maximize``. A kernel
+serves one step; call its two methods once each, in this order. ``None`` means that the caller continues
+without it: for tensors on other devices, of other dtypes or subclasses, with gaps, under
 torch.compile, for a direction that has no kernel, or where none can be compiled (``why_not`` says why).
 
 ========================  ==========================================================================

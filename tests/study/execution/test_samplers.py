@@ -55,8 +55,8 @@ class TestSamplers:
     @pytest.mark.parametrize(
         ("search", "words"),
         [
-            ({"args": {"n_startup": 3}}, "search: the sampler tpe cannot be made: .*n_startup"),
-            ({"sampler": "cmaes"}, "search: the sampler cmaes cannot be made: .*cmaes"),
+            ({"args": {"n_startup": 3}}, "search: cannot make the sampler tpe: .*n_startup"),
+            ({"sampler": "cmaes"}, "search: cannot make the sampler cmaes: .*cmaes"),
         ],
     )
     def test_one_that_cannot_be_made_is_refused_before_anything_runs(self, searched, search, words):
