@@ -299,33 +299,35 @@ def draw(rows: list[Measured], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharex=True)
-    rates, times, memory, lag = axes.flat
-    for shared, style in ((True, "o-"), (False, "s--")):
-        chosen = sorted((each for each in rows if each.shared == shared), key=lambda each: each.nodes)
-        if not chosen:
-            continue
-        nodes = [each.nodes for each in chosen]
-        way = "shared folder" if shared else "through the actor"
-        for panel, names in (
-            (rates, {"trained_rate": "trained", "sent_rate": "in MLflow"}),
-            (times, {"driver": "driver", "actor": "folder's actor", "mlflow": "MLflow and PostgreSQL"}),
-            (memory, {"memory": "driver"}),
-            (lag, {"lag": "median", "most_lag": "most"}),
-        ):
-            for number, (name, label) in enumerate(names.items()):
-                if name == "actor" and shared:
-                    continue
-                values = [getattr(each, name) for each in chosen]
-                panel.plot(nodes, values, style, color=f"C{number}", label=f"{label}, {way}")
-    rates.set(ylabel="trials per second")
-    times.set(ylabel="processor time, ms per trial")
-    memory.set(xlabel="nodes", ylabel="driver's memory, MB")
-    lag.set(xlabel="nodes", ylabel="MLflow behind the journals, s")
-    for panel in axes.flat:
-        panel.set(xlim=(0, None), ylim=(0, 1.1 * panel.dataLim.y1))
+    panels = {
+        "trials per second": {"trained_rate": "trained", "sent_rate": "in MLflow"},
+        "processor time, ms per trial": {
+            "driver": "driver",
+            "actor": "folder's actor",
+            "mlflow": "MLflow, PostgreSQL",
+        },
+        "driver's memory, MB": {"memory": "driver"},
+        "MLflow behind the journals, s": {"lag": "median", "most_lag": "most"},
+    }
+    styles = {True: ("o-", "shared folder"), False: ("s--", "through the actor")}
+    for panel, (title, names) in zip(axes.flat, panels.items(), strict=True):
+        for number, (name, label) in enumerate(names.items()):
+            panel.plot([], [], color=f"C{number}", label=label)
+            for shared, (style, _) in styles.items():
+                chosen = sorted((each.nodes, getattr(each, name)) for each in rows if each.shared == shared)
+                if chosen and not (name == "actor" and shared):
+                    panel.plot(*zip(*chosen, strict=True), style, color=f"C{number}")
+        panel.set(ylabel=title, xlim=(0, None), ylim=(0, 1.3 * panel.dataLim.y1))
         panel.grid(True, alpha=0.3)
-        panel.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
+        panel.legend(frameon=False, ncols=len(names), loc="upper center", fontsize="small")
+    for panel in axes[1]:
+        panel.set_xlabel("nodes")
+    keys = [
+        plt.Line2D([], [], color="gray", marker=style[0], ls=style[1:], label=label)
+        for style, label in styles.values()
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
