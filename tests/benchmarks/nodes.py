@@ -1,9 +1,9 @@
 """A study on 1, 8 and 32 simulated nodes: what saturates, with and without a shared folder.
 
-    python tests/benchmarks/scale.py                                     # minutes, and about 20 GB of memory
-    python tests/benchmarks/scale.py --nodes 1 4 --trials 400
-    python tests/benchmarks/scale.py --save measured.json                # adds its rows to the file
-    python tests/benchmarks/scale.py --from measured.json --figure docs/scale.png
+    python tests/benchmarks/nodes.py                                     # minutes, and about 20 GB of memory
+    python tests/benchmarks/nodes.py --nodes 1 4 --trials 400
+    python tests/benchmarks/nodes.py --save measured.json                # adds its rows to the file
+    python tests/benchmarks/nodes.py --from measured.json --figure docs/scale.png
 
 The nodes are Ray nodes of one CPU each on this machine (``ray.cluster_utils.Cluster``), beside a head
 without CPUs that the driver joins. So more nodes are more processes on the same cores: the figures say what
