@@ -1,11 +1,5 @@
-"""What the commands take on a study of many trials: ``python tests/benchmarks/scale.py [--trials 100000]``.
+"""A study on 1, 8 and 32 simulated nodes: what saturates, with and without a shared folder.
 
-<<<<<<<< HEAD:tests/benchmarks/scale.py
-Fills a folder with a study whose results are MADE UP (``made_up_study.py``), runs the commands on it, each
-as a process of its own, and prints wall-clock seconds, processor seconds and the peak memory of its processes
-together, beside the goals. The "first status" reads every journal. The commands after it find the summary
-that it wrote.
-========
     python tests/benchmarks/nodes.py                                     # minutes, and about 20 GB of memory
     python tests/benchmarks/nodes.py --nodes 1 4 --trials 400
     python tests/benchmarks/nodes.py --save measured.json                # adds its rows to the file
@@ -19,132 +13,244 @@ the driver, the folder's actor and MLflow take, not how fast such a cluster trai
 Trials per second count from the start of the first trial to the end of the last, in the journals and in
 MLflow. Lag is from the end of a trial in its journal to the end of its run in MLflow, as the database says
 it, which is asked every half second. Processor time and memory are as of the same span.
->>>>>>>> mlflowrate:tests/benchmarks/nodes.py
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import made_up_study
+import numpy as np
 import psutil
+import sqlalchemy
 
-from study import __version__
-from study.storage.study_folder import StudyFolder
+TESTS = Path(__file__).parents[1]
+MEGABYTE = 1e6
+SAMPLE_SECONDS = 0.5
+KINDS = ("driver", "mlflow", "actor", "workers", "ray")
+ENDED_TRIALS = """
+SELECT runs.run_uuid, runs.end_time FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid
+WHERE runs.status = 'FINISHED' AND tags.key = 'role' AND tags.value = 'trial'
+"""
 
-GOAL_MEGABYTES = 2000
-GOALS = {"plan": 10.0, "status": 2.0, "list": 2.0, "report": 120.0}
-"""Seconds, for 100,000 trials."""
+
+@dataclass(frozen=True)
+class Measured:
+    """A run of a study; a row of the table."""
+
+    nodes: int
+    shared: bool
+    trials: int
+    start: float
+    """Seconds from the driver's start to that of the first trial."""
+    trained_rate: float
+    """Trials per second, until the last journal ended."""
+    sent_rate: float
+    """Trials per second, until the last run in MLflow ended."""
+    driver: float
+    """Processor time of the driver, in ms per trial."""
+    memory: float
+    """Most resident memory of the driver, in MB."""
+    actor: float
+    """Processor time of the folder's actor, in ms per trial."""
+    workers: float
+    """Processor time of the processes that train, in ms per trial."""
+    nodes_own: float
+    """Processor time of Ray's own processes on all nodes, in ms per trial."""
+    mlflow: float
+    """Processor time of the MLflow server and its database, in ms per trial."""
+    lag: float
+    """Median lag of MLflow behind the journals, in s."""
+    most_lag: float
 
 
-class Cost(NamedTuple):
-    """What a command took."""
+HEADER = (
+    "| nodes | folder | trials | first trial after | trials/s: trained | in MLflow | driver, ms "
+    "| driver, MB | folder's actor, ms | workers, ms | Ray, ms | MLflow, ms | lag, median and most |"
+)
 
-    wall: float
-    processor: float
-    megabytes: float
+
+def row(measured: Measured) -> str:
+    cells = [
+        measured.nodes,
+        "shared" if measured.shared else "through the actor",
+        measured.trials,
+        f"{measured.start:.0f} s",
+        f"{measured.trained_rate:.1f}",
+        f"{measured.sent_rate:.1f}",
+        f"{measured.driver:.0f}",
+        f"{measured.memory:.0f}",
+        "–" if measured.shared else f"{measured.actor:.1f}",
+        f"{measured.workers:.0f}",
+        f"{measured.nodes_own:.0f}",
+        f"{measured.mlflow:.0f}",
+        f"{measured.lag:.1f} s, {measured.most_lag:.1f} s",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> None:
-<<<<<<<< HEAD:tests/benchmarks/scale.py
-    """Measure and print a table in Markdown."""
-========
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended
->>>>>>>> mlflowrate:tests/benchmarks/nodes.py
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--runs", type=Path, help="use this folder, filled already, and keep it")
-    parser.add_argument("--again", type=int, default=3, help="times that plan, status and list are repeated")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--trials", type=int, default=2000, help="a multiple of 20")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--folder", choices=("shared", "actor"), nargs="+", default=["shared", "actor"])
+    parser.add_argument("--server-processes", type=int, default=2)
+    parser.add_argument("--save", type=Path, help="a JSON file to which the rows are added")
+    parser.add_argument("--from", dest="source", type=Path, help="measure nothing; take the rows from a file")
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    if options.runs:
-        measure(options.runs.resolve(), options.again)
-        return
-    with tempfile.TemporaryDirectory(prefix="made-up-") as name:
-        folder = StudyFolder(Path(name), made_up_study.NAME)
-        begun = time.perf_counter()
-        count = made_up_study.write(folder, made_up_study.study(options.trials))
-        print(f"{count} made-up trials written in {time.perf_counter() - begun:.0f} s", flush=True)
-        measure(folder.runs, options.again)
+    rows = load(options.source) if options.source else []
+    print(HEADER, "|---" * (HEADER.count("|") - 1) + "|", *map(row, rows), sep="\n", flush=True)
+    if not options.source:
+        for nodes in options.nodes:
+            for folder in options.folder:
+                rows.append(measure(nodes, folder == "shared", options))
+                print(row(rows[-1]), flush=True)
+                if options.save:
+                    known = load(options.save) if options.save.exists() else []
+                    options.save.write_text(
+                        json.dumps([asdict(each) for each in [*known, rows[-1]]], indent=1)
+                    )
+    if options.figure:
+        draw(rows, options.figure)
 
 
-def measure(runs: Path, again: int) -> None:
-    """Run every command on the made-up study in ``runs`` and print what it took."""
-    folder = StudyFolder(runs, made_up_study.NAME)
-    count = sum(1 for _ in folder.path.glob("trials/*.journal"))
-    print(f"hypergrad-study {__version__}, {count} made-up trials, {os.cpu_count()} CPUs: {_processor()}\n")
-    print("| command | wall, s | processor, s | memory, MB | goal |\n|---|---|---|---|---|", flush=True)
-    folder.summary.unlink(missing_ok=True)
-    row("first status", cost("status", made_up_study.NAME, runs=runs), "")
-    file = str(folder.study_file)
-    for command, goal in GOALS.items():
-        arguments = {"plan": [file], "list": []}.get(command, [made_up_study.NAME])
-        times = 1 if command == "report" else again
-        best = min((cost(command, *arguments, runs=runs) for _ in range(times)), key=lambda found: found.wall)
-        row(command, best, f"{goal:g} s, {GOAL_MEGABYTES} MB")
-    with tempfile.TemporaryDirectory() as empty:
-        row("plan before the first run", cost("plan", file, runs=Path(empty)), f"{GOALS['plan']:g} s")
+def load(path: Path) -> list[Measured]:
+    return [Measured(**each) for each in json.loads(path.read_text())]
 
 
-def row(name: str, found: Cost, goal: str) -> None:
-    """Print a line of the table."""
-    print(
-        f"| {name} | {found.wall:.1f} | {found.processor:.1f} | {found.megabytes:.0f} | {goal} |", flush=True
+def measure(nodes: int, shared: bool, options: argparse.Namespace) -> Measured:
+    trials = options.trials // 20 * 20
+    # A socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="scale-", dir="/tmp") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        os.environ["RAY_TMPDIR"] = name
+        database, uri, pids = stack.enter_context(served(folder, options))
+        address = stack.enter_context(cluster(nodes))
+        path = write_study(folder, trials, options.epochs)
+        command = [sys.executable, "-m", "study", "run", str(path), "--runs", str(folder / "runs")]
+        command += ["--tracking-uri", uri, "--address", address]
+        command += ["--shared-folder" if shared else "--no-shared-folder"]
+        began = time.time()
+        with (folder / "driver.log").open("wb") as log:
+            driver = psutil.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+            stack.callback(end, driver)
+            watch = Watch(driver, pids, database)
+            while driver.poll() is None:
+                watch.look()
+                time.sleep(SAMPLE_SECONDS)
+        if driver.returncode:
+            said = (folder / "driver.log").read_text()
+            raise SystemExit(f"the driver ended with {driver.returncode}:\n{said[:1500]}\n…\n{said[-1500:]}")
+        return sum_up(watch, folder, path, nodes, shared, trials, began)
+
+
+def end(process: psutil.Popen) -> None:
+    """End a process, unless it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def sum_up(
+    watch: Watch, folder: Path, path: Path, nodes: int, shared: bool, trials: int, began: float
+) -> Measured:
+    from study.config.loader import load_study
+    from study.storage.study_folder import StudyFolder
+
+    records = StudyFolder(folder / "runs", "scale").records(load_study(path).trials())
+    assert all(record.is_complete for record in records)
+    first = min(record.started_ms for record in records) / 1000
+    trained = max(record.ended_ms for record in records) / 1000
+    watch.look()
+    assert len(watch.seen) == trials, f"MLflow has {len(watch.seen)} runs that have ended"
+    sent = max(seen for seen, _ in watch.seen.values())
+    lags = [seen - ended_ms / 1000 for seen, ended_ms in watch.seen.values()]
+    spent = {name: 1000 * watch.spent(name, first, sent) / trials for name in KINDS}
+    return Measured(
+        nodes=nodes,
+        shared=shared,
+        trials=trials,
+        start=first - began,
+        trained_rate=trials / (trained - first),
+        sent_rate=trials / (sent - first),
+        driver=spent["driver"],
+        memory=max(memory for when, memory in watch.memory if when <= sent + 1) / MEGABYTE,
+        actor=spent["actor"],
+        workers=spent["workers"],
+        nodes_own=spent["ray"],
+        mlflow=spent["mlflow"],
+        lag=float(np.median(lags)),
+        most_lag=max(lags),
     )
 
 
-def cost(*arguments: str, runs: Path) -> Cost:
-    """Run a command to its end; its memory is the largest sum of its processes that was seen, every 20 ms."""
-    command = [sys.executable, "-m", "study", *arguments, "--runs", str(runs)]
-    begun = time.perf_counter()
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    peak = 0
-    usage = None
-    while usage is None:
-        time.sleep(0.02)
-        peak = max(peak, _memory(process))
-        ended, status, resources = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            usage = resources
-    wall = time.perf_counter() - begun
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"{' '.join(arguments)} failed: {process.stderr.read()}")
-    peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-    return Cost(wall, usage.ru_utime + usage.ru_stime, peak / 1e6)
+class Watch:
+    """Samples processor time, the driver's memory, and which runs have ended in MLflow's database."""
+
+    def __init__(self, driver: psutil.Process, server: list[int], database: str) -> None:
+        self._driver = driver
+        self._server = [psutil.Process(pid) for pid in server]
+        self._engine = sqlalchemy.create_engine(database)
+        self._kinds: dict[int, str] = {}
+        self._samples: list[tuple[float, dict[int, float]]] = []
+        """When, in Unix seconds, and the processor time of each process until then."""
+        self.memory: list[tuple[float, float]] = []
+        """When, in Unix seconds, and how many bytes the driver had."""
+        self.seen: dict[str, tuple[float, int]] = {}
+        """By run, when it was first seen to have ended, and when its trial ended, in Unix ms."""
+
+    def look(self) -> None:
+        """Take a sample."""
+        now = time.time()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.memory.append((now, self._driver.memory_info().rss))
+        server = [each for root in self._server for each in [root, *root.children(recursive=True)]]
+        spent: dict[int, float] = dict(self._samples[-1][1]) if self._samples else {}
+        for process in [self._driver, *server, *psutil.Process().children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                self._kinds[process.pid] = self._kind(process, {each.pid for each in server})
+                spent[process.pid] = sum(process.cpu_times()[:2])
+        self._samples.append((now, spent))
+        # The tables may not be there yet.
+        with contextlib.suppress(sqlalchemy.exc.DBAPIError), self._engine.connect() as connection:
+            for run, ended_ms in connection.execute(sqlalchemy.text(ENDED_TRIALS)):
+                self.seen.setdefault(run, (now, ended_ms))
+
+    def spent(self, kind: str, begin: float, end: float) -> float:
+        """Return the processor time that a kind of process took between two times, in s."""
+        whens = [when for when, _ in self._samples]
+        totals = [
+            sum(seconds for pid, seconds in spent.items() if self._kinds[pid] == kind)
+            for _, spent in self._samples
+        ]
+        return float(np.interp(end, whens, totals) - np.interp(begin, whens, totals))
+
+    def _kind(self, process: psutil.Process, server: set[int]) -> str:
+        if process.pid == self._driver.pid:
+            return "driver"
+        if process.pid in server:
+            return "mlflow"
+        title = process.name()
+        # A process that was the actor, or trained, may be idle when its kind is asked for.
+        if self._kinds.get(process.pid) == "actor" or title.startswith("ray::FolderActo"):
+            return "actor"
+        return "workers" if title.startswith("ray::") and "Agent" not in title else "ray"
 
 
-<<<<<<<< HEAD:tests/benchmarks/scale.py
-def _memory(process: psutil.Process) -> int:
-    total = 0
-    for each in [process, *_children(process)]:
-        try:
-            total += each.memory_info().rss
-        except psutil.Error:
-            continue
-    return total
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-    return names[0] if names else "unknown processor"
-========
 @contextlib.contextmanager
 def served(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, str, list[int]]]:
     """Start what keeps the runs; yield the database, the tracking URI, and the processes of both."""
@@ -222,7 +328,6 @@ def draw(rows: list[Measured], path: Path) -> None:
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
->>>>>>>> mlflowrate:tests/benchmarks/nodes.py
 
 
 if __name__ == "__main__":
