@@ -11,7 +11,6 @@ from study.config.catalogue import CATALOGUE, BuiltIn
 from study.config.optimizer_name import OPTIMIZERS
 from study.config.trial import Trial
 from study.execution import load_balancing, order
-from study.storage.stored_records import StoredRecords
 from study.training import packs
 from study.training.packs import Limit
 
@@ -71,6 +70,8 @@ def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
         study: the study.
         records: the records of everything that it comes to.
     """
+    from study.storage.stored_records import StoredRecords  # it imports numpy, which a plan does without
+
     if isinstance(records, StoredRecords):
         records = records.having("pending", "running", "failed", "pruned")
     pruned_counts = study.scheduler is not None
