@@ -118,7 +118,7 @@ PUT = (
             SECRET,
             {"RAY_AUTH_MODE": "disabled"},
             "the Ray cluster at {address} wants a token, but RAY_AUTH_MODE=disabled keeps Ray from sending "
-            "that in {home}/.ray/auth_token; unset it",
+            "the one in {home}/.ray/auth_token; unset RAY_AUTH_MODE",
         ),
         ("closed", None, {"RAY_AUTH_MODE": "token"}, f"RAY_AUTH_MODE=token, but there is no token; {PUT}"),
         ("open", None, {}, ""),
