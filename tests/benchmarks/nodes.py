@@ -34,6 +34,9 @@ import numpy as np
 import psutil
 import sqlalchemy
 
+from study.config.loader import load_study
+from study.storage.study_folder import StudyFolder
+
 TESTS = Path(__file__).parents[1]
 MEGABYTE = 1e6
 SAMPLE_SECONDS = 0.5
@@ -168,9 +171,6 @@ def end(process: psutil.Popen) -> None:
 def sum_up(
     watch: Watch, folder: Path, path: Path, nodes: int, shared: bool, trials: int, began: float
 ) -> Measured:
-    from study.config.loader import load_study
-    from study.storage.study_folder import StudyFolder
-
     records = StudyFolder(folder / "runs", "scale").records(load_study(path).trials())
     assert all(record.is_complete for record in records)
     first = min(record.started_ms for record in records) / 1000
