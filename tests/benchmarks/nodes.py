@@ -324,7 +324,8 @@ def draw(rows: list[Measured], path: Path) -> None:
         panel.set_xlabel("nodes")
     keys = [
         plt.Line2D([], [], color="gray", marker=style[0], ls=style[1:], label=label)
-        for style, label in styles.values()
+        for shared, (style, label) in styles.items()
+        if any(each.shared == shared for each in rows)
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
