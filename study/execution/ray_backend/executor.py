@@ -67,9 +67,14 @@ class RayExecutor:
             return ""
         return f"{blind} of {nodes} nodes do not see {folder.path}: they write through this node"
 
+    @property
+    def _nodes_see_ours(self) -> bool:
+        """Whether all nodes are known to see the files of this one."""
+        return self.is_local if self.shared_folder is None else self.shared_folder
+
     def _places_of(self, folder: StudyFolder) -> SharedPlaces | None:
         """Return how workers reach ``folder``, None if all see it. The first call opens the way."""
-        if self.shared_folder or (self.is_local and self.shared_folder is None):
+        if self._nodes_see_ours:
             return None
         if folder.path not in self._places:
             from study.execution.ray_backend import shared_places
@@ -79,7 +84,7 @@ class RayExecutor:
 
     def _data(self, workloads: Iterable[str], options: WorkerOptions) -> SentData | None:
         """Return the data sets that nodes may lack; None where all see those of this node."""
-        if self.shared_folder or (self.is_local and self.shared_folder is None):
+        if self._nodes_see_ours:
             return None
         from study.execution.ray_backend import sent_data
 
