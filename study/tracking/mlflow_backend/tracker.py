@@ -50,6 +50,7 @@ class MlflowTracker:
         self._say = say
         self._opened: MlflowClient | None = None
         self._read: Kept | None = None
+        self._has_published = False
         self._lock = threading.RLock()
         """Around what opens MLflow or makes the study there, as trials may be published at the same time."""
         self._several_workloads = len({workload.use for workload in study.workloads}) > 1
@@ -101,6 +102,7 @@ class MlflowTracker:
             TrackingError: MLflow refused or did not answer; what was sent may be sent again.
         """
         if record.attempt:
+            self._has_published = True
             with asking(self._uri):
                 self._runs.publish(self._client, self._kept(), record)
 
@@ -222,7 +224,8 @@ class MlflowTracker:
 
     def _forget_doubles(self) -> None:
         """Delete further runs of a trial, and know what is there."""
-        self._read = self._look_up() or self._read
+        if self._has_published:  # if not, it is known since the study began
+            self._read = self._look_up() or self._read
         kept = self._kept()
         while kept.doubles:
             self._client.delete_run(kept.doubles[-1].info.run_id)
