@@ -127,7 +127,7 @@ def run(
         try:
             this_run.train(preflight=preflight)
             if this_run.has_trained:
-                on_message("stopping the workers and sending the last results to MLflow")
+                on_message("sending the last results to MLflow")
         finally:
             if executor is not None:
                 executor.shutdown()

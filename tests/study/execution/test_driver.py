@@ -138,7 +138,7 @@ def test_what_fails_on_one_batch_is_said_at_once_and_the_rest_trains(write_study
     assert (progress.failed, progress.done) == (4, 4)
     assert {record.status for record in records if not record.trial.workload_args} == {"finished"}
     waited_for, line, *rest = said
-    assert (waited_for, rest) == (TRYING, ["stopping the workers and sending the last results to MLflow"])
+    assert (waited_for, rest) == (TRYING, ["sending the last results to MLflow"])
     assert line.startswith(
         f"not trained, because one batch fails: {module}:make with sgd, {module}:make with adam: "
     )
