@@ -170,6 +170,7 @@ def _run(
     from study import tracking
     from study.api.results import Results
     from study.execution import driver
+    from study.report.lock import only_writer
 
     data_folder = None if data is None else Path(data)
     store = None if checkpoints is None else ObjectStore(checkpoints)
@@ -196,6 +197,7 @@ def _run(
     if ended.tracking_error:
         shown.say(f"MLflow does not have all results: {ended.tracking_error}")
     if report and ended.done:
-        shown.say(f"report: {results.report()}")
-        tracker.log_report(folder.report)
+        with only_writer(folder.report, shown.say):
+            shown.say(f"report: {results.report()}")
+            tracker.log_report(folder.report)
     return results

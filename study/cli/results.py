@@ -22,7 +22,8 @@ def show(
 ) -> None:
     """Print a study's table, write its report, store it with the tracker, and say where everything is.
 
-    Before a trial has finished an epoch, print only that there is nothing to report.
+    Before a trial has finished an epoch, print only that there is nothing to report. While another program
+    writes the report, wait for it.
 
     Args:
         study: the study.
@@ -35,6 +36,13 @@ def show(
         TrackingError: the tracker refused the report or did not answer.
         OSError: the report cannot be written.
     """
+    from study.report.lock import only_writer
+
+    with only_writer(folder.report, say):
+        _show(study, folder, tracker, again=again, paper=paper)
+
+
+def _show(study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool, paper: bool) -> None:
     from study.analysis import stored_trials, tables
     from study.report import stamp
     from study.report.stamp import CONCLUSION

@@ -56,8 +56,9 @@ def _known(error: BaseException, uri: str) -> Problem | None:
     if isinstance(error, SQLAlchemyError | CommandError | sqlite3.Error):
         return database_problem(error, uri)
     if isinstance(error, OSError) and not is_server(uri):
+        file = f": {error.filename}" if error.filename else ""
         return Problem(
-            f"MLflow's database at {where}: {error.strerror or _said(error)}; check its folder and its "
+            f"MLflow's database at {where}: {error.strerror or _said(error)}{file}; check its folder and its "
             f"permissions, {_OTHER}"
         )
     if isinstance(error, ModuleNotFoundError):

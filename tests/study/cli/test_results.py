@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from study.cli import commands
 from study.config.loader import load_study
+from study.report.lock import only_writer
 from study.storage import search_journal
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, open_tracker
@@ -201,3 +203,15 @@ def test_bad_input_is_one_line_and_writes_nothing(say, tmp_path, arguments, says
     assert line.startswith("error:")
     assert says in line
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_report_waits_for_another_program_that_writes_it(runs):
+    command = [sys.executable, "-m", "study", "report", "small", "--runs", str(runs)]
+    report = runs / "small" / "report"
+    with only_writer(report):
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert "another program writes this report; waiting for it\n" in iter(waiting.stdout.readline, "")
+        assert not report.exists()
+    waiting.communicate()
+    assert waiting.returncode == 0
+    assert (report / "index.html").is_file()
