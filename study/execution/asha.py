@@ -14,9 +14,9 @@ from study.config.sections import Asha
 class SuccessiveHalving:
     """Decides after each epoch whether a point stops.
 
-    Rungs lie at ``grace`` epochs, and at each further multiple by the factor ``reduction``. A point stops at
-    a rung if its value is above the 1/``reduction`` quantile of the values of the points that reached the
-    rung before it. The first point at a rung always continues.
+    Rungs lie at ``grace`` epochs, then at ``grace`` × ``reduction``, ``grace`` × ``reduction``² and so on. A
+    point stops at a rung if its value is above the 1/``reduction`` quantile of the values of the points that
+    reached the rung before it. The first point at a rung always continues.
 
     Args:
         asha: The study's ``scheduler`` section.

@@ -87,12 +87,10 @@ class Connection:
     """A Ray that starts in the background, once ``start`` is called.
 
     Args:
-        address: Address of a running cluster, as for ``ray.init``. Default: start a Ray here, until
-            ``shutdown``.
+        address: Address of a running cluster, as for ``ray.init``. Default: start a Ray of our own here.
         cpus: Logical CPUs of a Ray of our own. Default: all that this process may use.
         gpus: Logical GPUs of a Ray of our own. Default: those that Ray finds.
-        prestart: Whether a Ray of our own starts a process per CPU at once, which imports the worker's
-            modules.
+        prestart: Whether a Ray of our own starts a process per CPU at once, with the worker's imports done.
         modules: The user's Python files and package folders, to send to the nodes of a running cluster.
     """
 
@@ -124,8 +122,7 @@ class Connection:
     def check(self, resources: Resources) -> None:
         """Raise an error at once if no cluster accepts us at the address, or has no room for one worker.
 
-        Ray itself would try again for 20 s to 2 min at an address. Once started, ``wait`` raises these
-        errors.
+        Ray itself would try an address again for 20 s to 2 min. Once started, ``wait`` raises the errors.
 
         Args:
             resources: The resources that one worker takes.
@@ -164,8 +161,7 @@ class Connection:
         """Start Ray, wait until it is ready, and return its resources.
 
         Raises:
-            ExecutorError: No Ray answers at the address, or one with other versions; or a local Ray does not
-                start.
+            ExecutorError: No Ray answers at the address, or one with other versions; or none starts here.
         """
         self.start()
         assert self._starting is not None
