@@ -15,10 +15,10 @@ from study.workloads.base import Data, Workload
 __all__ = ["Factors", "factors", "load"]
 
 TRAIN, VAL = 12_800, 3200
-"""Ratings for training and for validation."""
+"""Numbers of ratings for training and for validation."""
 USERS, ITEMS = 300, 200
 RANK = 4
-"""Tastes that the users differ in."""
+"""Number of tastes in which the users differ."""
 NOISE = 0.5
 """Standard deviation of the noise in the ratings."""
 
@@ -42,7 +42,7 @@ def load(folder: Path) -> Data:
 
 
 def factors(rank: int = 8) -> Workload:
-    """Matrix factorisation with offsets: 4,500 parameters at rank 8."""
+    """Return matrix factorisation with offsets: 4,500 parameters at rank 8."""
     return Workload("ratings-factors", load, partial(Factors, USERS, ITEMS, rank), F.mse_loss, stacks=True)
 
 
