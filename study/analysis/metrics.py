@@ -76,7 +76,7 @@ def smoothed(train_loss: Array, decay: float = SMOOTHING) -> NDArray[np.float64]
 
     Args:
         train_loss: The loss of every iteration, shape (iterations,).
-        decay: d, between 0 and 1.
+        decay: The decay d, between 0 and 1.
     """
     import pandas as pd  # takes a quarter of a second, and many commands do not need it
 

@@ -98,7 +98,7 @@ def find_study(
 ) -> tuple[Study, StudyFolder, dict[str, float]]:
     """Return a study that was run, its folder, and the progress of trials that run elsewhere.
 
-    The study is first fetched from its server, if it has one; see ``study.tracking.fetch``.
+    If ``tracking_uri`` is a server's, the study is fetched from it first; see ``study.tracking.fetch``.
     """
     folder = runs_folder(runs)
     elsewhere: dict[str, float] = {}

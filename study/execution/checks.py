@@ -69,7 +69,7 @@ def check_data(study: Study, trials: Iterable[Trial], data_folder: Path | None) 
     Args:
         study: The study.
         trials: Trials of the study that are to be trained on this machine.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
 
     Raises:
         DataError: Data are missing and cannot be downloaded.
@@ -105,7 +105,7 @@ def try_one_batch(
 
     Args:
         records: Records of the trials that are to be trained.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         gpus: GPUs per trial; may be a fraction.
         is_local: Whether the trials run on this machine.
         on_message: Called with one line if time runs out before all combinations were tried.

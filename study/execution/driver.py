@@ -53,7 +53,7 @@ def check(
         study: The study.
         pending: Trials of the study that are to be trained; see ``planning.pending_trials``.
         executor: The executor that will train them; None if there are none.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         checkpoints: The object store that will keep the checkpoints. Default: the study's folder will.
 
     Raises:
@@ -97,7 +97,7 @@ def run(
         tracker: The tracker that gets the results.
         executor: The executor that trains the trials. It is shut down after the last one. None if no trial is
             left.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         checkpoints: The object store that keeps the checkpoints. Default: ``folder`` keeps them.
         preflight: Whether to train one batch of every combination of workload and optimizer here, before the
             executor starts. Trials of the combinations that fail are marked as failed, and the others train.

@@ -41,7 +41,7 @@ class Speeds:
     rates: dict[str, tuple[float, int]] = field(default_factory=dict)
     """By ``work_name``: the time of an iteration, and the iterations of an epoch. For trials that train in
     packs, the time is per member of a large pack: an iteration of k members takes k + ``PACK_START`` times
-        it."""
+    it."""
 
     def end(self, trials: int) -> float | None:
         """Return the time after the last of this many trials, from the past run of the most similar size."""

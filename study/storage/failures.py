@@ -34,8 +34,7 @@ class Failure:
     Attributes:
         cause: Type and message of the exception, on one line.
         place: ``FILE:LINE`` of the user's code that raised it, or that called the code that raised it. None
-            if
-            no such frame is known.
+            if no such frame is known.
         workloads: Names of the workloads that failed, in the order of the trials.
         optimizers: Labels of the optimizers that failed, in the order of the trials.
         trials: Number of trials that failed.

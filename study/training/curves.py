@@ -25,7 +25,7 @@ class Curves:
         Args:
             train_loss: Minibatch loss of every iteration, shape (n,).
             alpha: α of every iteration, shape (n,), or (n, tensors) with an α per tensor.
-            hypergradient: h of every iteration, shape (n, …), of which the sum counts; None if α is not
+            hypergradient: The h of every iteration, shape (n, …), of which the sum counts; None if α is not
                 learned.
         """
         tensors = None

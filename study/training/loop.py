@@ -61,7 +61,7 @@ class Loop:
     Args:
         folder: The folder with the journals and checkpoints of the trials.
         device: The device to train on.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         checkpoint_seconds: Least seconds between two checkpoints; 0 for one after every epoch.
         run: Identifier of the run of the study, for the journals.
         stop_at: When training ends, in Unix seconds, as the study's budget of time is used up. A trial that

@@ -61,7 +61,7 @@ class WorkerLimit:
         cpus: CPU cores of this process.
         gpus: This process's share of a GPU, as the planner knows it.
         device: The device on which this process trains.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         alone: Trials that train by themselves, even if they could train in a pack.
     """
 

@@ -47,7 +47,7 @@ def preflight(
 
     Args:
         trial: The trial to try.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         gpus: The share of a GPU that the trial will have. Code that needs a GPU cannot be tried here, so its
             errors about devices do not count as failures.
         on_message: Called with one line that says why, if the trial is not tried.

@@ -51,7 +51,7 @@ class WorkerOptions:
     Args:
         cpus: CPU cores of this process; it trains with as many threads, at least one.
         gpus: This process's share of a GPU; 0 trains on the CPU, even if there are GPUs.
-        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         retries: Number of times that a trial starts again after an error.
         checkpoint_seconds: Least seconds of training between two checkpoints of a trial, so that shorter
             trials write none; 0 for a checkpoint after every epoch.

@@ -35,7 +35,7 @@ class SentData:
         If the folder cannot be written, the workload reports that when it loads its data.
 
         Args:
-            data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_folder``.
+            data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         """
         folder = datasets.data_dir(data_folder)
         for download, reference in self.sets:
@@ -52,7 +52,7 @@ def send(workloads: Iterable[str], data_folder: Path | None) -> SentData:
 
     Args:
         workloads: Names of workloads.
-        data_folder: The driver's folder of data sets. Default: see ``study.workloads.datasets.data_folder``.
+        data_folder: The driver's folder of data sets. Default: see ``study.workloads.datasets.data_dir``.
 
     Raises:
         OSError: A file cannot be read.
