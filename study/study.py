@@ -37,8 +37,7 @@ def leave(folder: Path) -> None:
 
 
 def arguments(given: list[str]) -> list[str]:
-    """Return the arguments for the command line. Call it before ``leave``, so that files get their full
-    paths."""
+    """Return the arguments for the command line. Call it before ``leave``, to give files their full paths."""
     given = [os.path.abspath(word) if _is_study_file(word) else word for word in given]
     chosen = any(word.partition("=")[0] in ("--address", "--local") for word in given)
     if given[:1] != ["run"] or chosen:

@@ -17,9 +17,8 @@ to α₀": the width in decades of the range of α₀ within 2 × the method's o
 
 **Test.** The claims have a direction, so the exact sign test over seeds is one-sided. It assumes nothing
 else, and censored seeds can enter as a sign, or as unclear, which counts against the claim. Six seeds that
-all
-agree give p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for three comparisons leaves
-below 0.05.) Wilcoxon's p is also given and decides nothing.
+all agree give p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for three comparisons
+leaves below 0.05.) Wilcoxon's p is also given and decides nothing.
 
 **Correction.** Holm's, over the comparisons of one claim in one setup (a workload) and family. There are
 three families: the new optimizers against hypergradient descent, hypergradient descent against a fixed α, and

@@ -10,8 +10,7 @@ from study.config.optimizer_name import ADDITIVE, OPS, OptimizerName
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` if it is not
-    finite."""
+    """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` if not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 1000:  # 9.9999e-5 is 0.000100, and nobody rounds 1234 to 1230

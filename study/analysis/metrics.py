@@ -108,13 +108,12 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
     time to a target ends when the target is met (Dahl et al. 2023, AlgoPerf,
     https://arxiv.org/abs/2306.07179).
 
-    ``smoothed_iterations_to_threshold`` is the first iteration whose ``smoothed`` loss is ≤ the
-    threshold. ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold:
-    a study has no other, and a threshold for each measure would be one more thing to choose afterwards. It
-    has no minibatch noise, but counts whole epochs. A pruned trial has none of these: trials that were pruned
-    before the threshold are missing, and not by chance. ``seconds_to_threshold`` is the training time,
-    without validation, up to ``iterations_to_threshold``; it assumes that an epoch's iterations take equally
-    long.
+    ``smoothed_iterations_to_threshold`` is the first iteration whose ``smoothed`` loss is ≤ the threshold.
+    ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold: a study has
+    no other, and a threshold for each measure would be one more thing to choose afterwards. It has no
+    minibatch noise, but counts whole epochs. A pruned trial has none of these: trials that were pruned before
+    the threshold are missing, and not by chance. ``seconds_to_threshold`` is the training time, without
+    validation, up to ``iterations_to_threshold``; it assumes that an epoch's iterations take equally long.
 
     Args:
         record: The trial's record.

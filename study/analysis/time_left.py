@@ -123,8 +123,7 @@ def _scale(
 
 
 def _rates(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """Return the cost of a whole trial of a kind, and the mean share of it that trials use; None if
-    unknown."""
+    """Return the cost of a whole trial of a kind, and the mean share that trials use; None if unknown."""
     begun = [record for record in records if record.iterations and record.budget]
     shares = [_share(record) for record in begun]
     if not sum(shares):

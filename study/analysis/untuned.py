@@ -78,9 +78,9 @@ def profile(table: pd.DataFrame) -> pd.DataFrame:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return the profile in a few numbers, a row per method, the smallest median over every α₀ first.
 
-    For each of ``SHARES`` there are ``…_small`` and ``…_large``, the shares of points within
-    ``SMALL`` and ``LARGE`` × the best tuned loss, and ``…_median``, the median ratio. ``workloads``
-    counts the workloads on which all methods have ended, ``diverged`` the trials on them that diverged.
+    For each of ``SHARES`` there are ``…_small`` and ``…_large``, the shares of points within ``SMALL`` and
+    ``LARGE`` × the best tuned loss, and ``…_median``, the median ratio. ``workloads`` counts the workloads on
+    which all methods have ended, ``diverged`` the trials on them that diverged.
 
     Args:
         table: From ``losses``.

@@ -50,8 +50,7 @@ class Standing:
 
     @property
     def interrupted_at(self) -> str | None:
-        """When an interrupted study last did something, in ISO 8601 with the offset from UTC; otherwise
-        None."""
+        """When an interrupted study last did something, in ISO 8601 with UTC offset; otherwise None."""
         at = self.progress.interrupted_ms
         if at is None:
             return None
@@ -143,8 +142,7 @@ def _outcomes(
 
 
 def _last_heard_of(records: Sequence[TrialRecord], lock_file: Path) -> int | None:
-    """Return when a trial last recorded an epoch or started, otherwise when the lock file changed, in Unix
-    ms."""
+    """Return when a trial last recorded something, or when the lock file changed, in Unix milliseconds."""
     columns = columns_of(records)
     if last := int(np.maximum(columns["last_ms"], columns["started_ms"]).max(initial=0)):
         return last

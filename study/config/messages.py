@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 
 def show(value: object) -> str:
-    """Return a short form of a value for a message, never the content of a list, which aliases may blow
-    up."""
+    """Return a short form of a value for a message, without the content of lists, which may be endless."""
     match value:
         case None:
             return "nothing"

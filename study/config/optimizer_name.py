@@ -84,6 +84,5 @@ OPTIMIZERS: tuple[str, ...] = tuple(str(OptimizerName(op, lop)) for op in OPS fo
 
 
 def is_dotted(optimizer: str) -> bool:
-    """Return whether an optimizer is a class by its dotted path, ``torch.optim.AdamW``; nothing is
-    imported."""
+    """Return whether an optimizer is a class by its dotted path, ``torch.optim.AdamW``; imports nothing."""
     return len(optimizer) <= 200 and _DOTTED.fullmatch(optimizer) is not None

@@ -35,8 +35,7 @@ def imports_disabled() -> bool:
 
 @contextmanager
 def disable_imports() -> Iterator[None]:
-    """Forbid the user's code within the context, so that a command that only reads a study runs none of
-    it."""
+    """Forbid the user's code within the context, for a command that only reads a study."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "1"
     try:

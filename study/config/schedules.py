@@ -71,8 +71,7 @@ def normalised(schedule: object) -> dict[str, Any]:
 
 
 def text(schedule: Mapping[str, Any]) -> str:
-    """Return a few words for a normalised schedule, such as ``step every=10``; different for different
-    ones."""
+    """Return a normalised schedule in a few words, ``step every=10``, which identify it."""
     options = (f"{key}={value:.12g}" for key, value in schedule.items() if key != "name")
     return " ".join([schedule["name"], *options])
 

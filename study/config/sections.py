@@ -238,8 +238,7 @@ class Budget(Model):
 
 
 def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
-    """Raise all problems together, each at its place below the value under validation; do nothing without
-    any."""
+    """Raise all problems together, each at its place below the value under validation, if there are any."""
     details = [
         InitErrorDetails(
             type=PydanticCustomError("study", "{message}", {"message": message}), loc=loc, input=None
@@ -322,7 +321,7 @@ FIRST_SEED = 1000
 
 
 class Search(Model):
-    """How a study is searched: ``optuna``, a sampler's name, or a mapping with these keys."""
+    """The search of a study: ``optuna``, a sampler's name, or a mapping with these keys."""
 
     sampler: Annotated[str, BeforeValidator(validators.one_of("a sampler", SAMPLERS))] = "tpe"
     args: Arguments = {}

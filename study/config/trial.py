@@ -203,8 +203,7 @@ _OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
 
 
 def default_label(optimizer: str, schedule: Mapping[str, Any] | None, rule: str = ADDITIVE) -> str:
-    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine``, where cosine is its rule, ``AdamW``, ``AdamW
-    cosine``.
+    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine`` (cosine is its rule), ``AdamW``, ``AdamW cosine``.
 
     A learned optimizer with a schedule is ``adam-sgd cosine along step every=10``.
     """

@@ -56,8 +56,7 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def seeds_from(first: int) -> Callable[[object], object]:
-    """Return a function that turns a count n of seeds into first … first + n − 1, and accepts a list as it
-    is."""
+    """Return a function that turns a count n of seeds into first … first + n − 1, and accepts a list."""
 
     def seeds(value: object) -> object:
         if isinstance(value, list | tuple):
@@ -120,8 +119,7 @@ def workload_name(value: object) -> str:
 
 
 def optimizer_name(value: object) -> str:
-    """Check that a value is one of ``hypergrad``'s optimizers or a class's dotted path; nothing is
-    imported."""
+    """Check that a value is one of ``hypergrad``'s optimizers or a class's dotted path; imports nothing."""
     if isinstance(value, str) and (value in OPTIMIZERS or is_dotted(value)):
         return value
     hint = suggest(value.replace("_", "-") if isinstance(value, str) else value, OPTIMIZERS)

@@ -102,8 +102,7 @@ class ArmSearch:
         return self._halving is not None and self._halving.stops(point.number, epoch=epoch, value=value)
 
     def settle(self, score: PointScore) -> None:
-        """Record the score of a point; the sampler gets the scores once all points asked together have
-        one."""
+        """Record the score of a point; tell the sampler when all points asked together have one."""
         self._out[score.point.number] = score
         if self._waiting or None in self._out.values():
             return

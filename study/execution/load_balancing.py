@@ -24,7 +24,7 @@ PACK_START = 20
 LEAST_PIECE = 8
 """Fewest members of a pack; smaller packs do not pay."""
 WORTH_CUTTING = 0.99
-"""A pack is split if the makespan falls to this share of the former one, or lower."""
+"""A pack is split if the makespan falls to this share of its previous value, or lower."""
 
 
 def bundles(

@@ -1,6 +1,6 @@
 """Orders the trials of a study that may not end, so that all optimizers have about the same coverage.
 
-The trials of a grid are split into waves, and a wave begins when no trial of the former wave is left to
+The trials of a grid are split into waves, and a wave begins when no trial of the one before it is left to
 begin. A wave is one seed, or several later on, with all workloads, optimizers and α₀: whole seeds come before
 more seeds, as comparisons are made seed by seed. Within a wave the trials that do not train in packs come by
 α₀, the coarse grid first: the middle, the ends, and then the values between.

@@ -129,8 +129,7 @@ def plan(
         trials: Distinct trials.
         slots: Number of trials that can run at once; at least 1.
         rates: Seconds per iteration by (workload, optimizer), measured in earlier runs. Default, also for
-            missing
-            entries: the rough rates of the catalogue.
+            missing entries: the rough rates of the catalogue.
         limit: Returns how many trials of a trial's kind may train together. Default: one.
 
     Returns:

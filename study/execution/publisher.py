@@ -50,8 +50,7 @@ class Uploader:
         self._sent_search = NOTHING_FOUND
 
     def send(self, live: LiveRecords, *, everything: bool = False) -> bool:
-        """Send the records that changed since they were last sent; return whether more are to be sent at
-        once.
+        """Send the records that changed since they were last sent; return whether more are due at once.
 
         Args:
             live: The records.

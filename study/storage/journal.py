@@ -1,10 +1,10 @@
 """A trial's own append-only record on disk, which survives the loss of the process that writes it.
 
 One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the text. Events are ``start``
-(settings, machine, host, attempt), ``epoch`` (the arrays of ``records.EpochRecord``) and ``end``
-(status). Every event gets its time once, when it is appended, so a reader can send it any number of times and
-each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
-before it. A reader ignores keys of an event that it does not know.
+(settings, machine, host, attempt), ``epoch`` (the arrays of ``records.EpochRecord``) and ``end`` (status).
+Every event gets its time once, when it is appended, so a reader can send it any number of times and each
+point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record before
+it. A reader ignores keys of an event that it does not know.
 
 An *attempt* is one uninterrupted training, as far as its numbers tell. A trial that resumes on the same kind
 of CPU machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its
@@ -96,9 +96,8 @@ class Journal:
             present.
         trial: The trial that the journal belongs to.
         machine: Versions and device that the trial trains with, kept in the start event. The host's name is
-            kept
-            beside it but is no part of it: a trial that resumes on another host with the same kind of machine
-            repeats its numbers.
+            kept beside it but is no part of it: a trial that resumes on another host with the same kind of
+            machine repeats its numbers.
         repeatable: Whether training again gives the same numbers, bit for bit.
         resumed: Number of epochs in the checkpoint from which the training resumes; 0 without one.
         notes: Notes for people: damaged files found before the start, and departures from the plan.

@@ -91,8 +91,7 @@ def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] |
     Args:
         records: Records, one per trial.
         elsewhere: Share done, 0 to 1, by key, of trials that run where their journals cannot be read.
-            Default:
-            there are none.
+            Default: there are none.
     """
     columns = columns_of(records)
     counts = dict(

@@ -57,8 +57,7 @@ class CheckpointFiles(Protocol):
     """The last two checkpoints of one trial, as bytes."""
 
     def write(self, content: bytes) -> None:
-        """Keep ``content`` as the last checkpoint, complete or not at all; keep the former last one before
-        it.
+        """Keep ``content`` as the last checkpoint, complete or not at all, and the one that it replaces.
 
         Raises:
             OSError: The checkpoint cannot be written; the earlier ones stay.

@@ -44,8 +44,7 @@ class Tracker(Protocol):
         """Raise a TrackingError if the service cannot be used; wait for one that is only busy."""
 
     def begin(self) -> None:
-        """Mark the study as running, and store its file. Only the driver that holds the lock may call
-        this."""
+        """Mark the study as running, and store its file. Only for the driver that holds the lock."""
 
     def is_complete(self, record: TrialRecord) -> bool:
         """Return whether the trial has ended and the service has all its data."""
@@ -72,8 +71,7 @@ class Tracker(Protocol):
         """Return the address of the file with every iteration of a trial; None if there is none."""
 
     def optimizer_link(self, workload: str, optimizer: str) -> str | None:
-        """Return the address of the web page of an optimizer's trials on a workload; None if there is
-        none."""
+        """Return the address of the page of an optimizer's trials on a workload; None if there is none."""
 
 
 class Page(NamedTuple):

@@ -78,8 +78,7 @@ def unused_gpus(asked: float, found: float | None = None) -> str | None:
 
 
 def is_repeatable(device: torch.device) -> bool:
-    """Return whether training twice on ``device`` gives the same bits; cuDNN and atomics do not promise
-    it."""
+    """Return whether training twice on ``device`` gives the same bits, which cuDNN does not promise."""
     return device.type == "cpu"
 
 

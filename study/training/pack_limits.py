@@ -28,8 +28,8 @@ single trials: four members of 7 MB took 1.2 times as long as one after the othe
 GPU_MEMBERS = 1024
 
 TENSORS = 10
-"""Tensors of the parameters' size during a step: the parameters, the gradient, up to three of the
-optimizer's state, temporary ones, and the copy for a checkpoint."""
+"""Tensors of the parameters' size during a step: the parameters, the gradient, up to three of the optimizer's
+state, temporary ones, and the copy for a checkpoint."""
 SHARE = 0.5
 """Share of the available memory that a pack may fill."""
 

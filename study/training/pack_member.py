@@ -22,8 +22,7 @@ class Member:
     seconds: float = 0.0
 
     def length(self, batches: int) -> int:
-        """Return the number of iterations in the next epoch: ``batches``, or fewer if the budget ends
-        before."""
+        """Return the iterations of the next epoch: ``batches``, or fewer if the budget ends before."""
         budget = self.trial.iterations
         return batches if budget is None else min(batches, budget - self.iterations)
 

@@ -96,8 +96,7 @@ def _train_a_batch(trial: Trial, workload: Workload, data: Data) -> None:
 
 
 def _sample(inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return ``count`` rows from all over the data, including those with the smallest and the largest
-    class."""
+    """Return ``count`` rows from all over the data, including the smallest and the largest class."""
     count = min(count, len(targets))
     chosen = torch.arange(count, device=CPU) * len(targets) // count
     if targets.ndim == 1 and not targets.is_floating_point() and count > 1:

@@ -18,7 +18,7 @@ class RandomState:
     """The random streams of a trial: for its model, for the order of its data, and for augmentation.
 
     Layers such as dropout can only draw from torch's global generators, and much code draws from numpy's or
-    Python's. ``in_use`` lends them the trial's own states, and restores the former states afterwards.
+    Python's. ``in_use`` lends them the trial's own states, and restores the previous states afterwards.
 
     Args:
         seed: The trial's seed.

@@ -94,8 +94,7 @@ _IGNORED = -100
 
 
 def sample_model(workload: Workload) -> nn.Module:
-    """Return a model of ``workload`` on the CPU for inspection; building it leaves no trace in the
-    process."""
+    """Return a model of ``workload`` on the CPU for inspection; the process's state stays the same."""
     settings = torch_settings.kept(workload, workload.load)
     with torch_settings.random_kept(), torch_settings.in_force(settings):
         return workload.build()
@@ -261,8 +260,7 @@ def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams
 
 
 def _leaves(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers in the order in which nested ``nn.Sequential`` run them; other containers are
-    leaves."""
+    """Yield the layers in the order in which nested ``nn.Sequential`` run them, other containers whole."""
     if type(model) is nn.Sequential and not _is_hooked(model):
         for layer in model:
             yield from _leaves(layer)

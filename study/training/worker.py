@@ -272,8 +272,7 @@ class _Worker:
         return record.suspect and bool(record.run) and record.run == self._options.run
 
     def _tried_on_the_cpu(self, trial: Trial) -> Failure | None:
-        """Return why ``trial`` fails on the CPU, where an error breaks no device and has a clearer
-        message."""
+        """Return why ``trial`` fails on the CPU, where an error breaks no device and has a better message."""
         return preflight(trial, self._options.data_folder, gpus=self._options.gpus)
 
     def _mark_failed(self, trial: Trial, error: str) -> None:

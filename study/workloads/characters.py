@@ -58,8 +58,7 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def gru(width: int = 32) -> Workload:
-    """Return a gated recurrent network over windows of 32 characters: 6,417 parameters with 32 hidden
-    units."""
+    """Return a gated recurrent network over windows of 32 characters: 6,417 parameters with 32 units."""
     return Workload("chars-gru", load, partial(LetterModel, len(grammar.ALPHABET), 16, width), loss)
 
 

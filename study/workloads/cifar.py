@@ -54,8 +54,7 @@ def _flip_and_crop(inputs: Tensor, generator: torch.Generator) -> Tensor:
 
 @lru_cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (scale, shift) with pixel · scale + shift = (pixel/255 − mean)/std; computed once, not per
-    batch."""
+    """Return (scale, shift), once per device, with pixel · scale + shift = (pixel/255 − mean)/std."""
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
     return (1 / (255 * std)).to(device, torch.float32), (-mean / std).to(device, torch.float32)
 
@@ -88,8 +87,7 @@ def cifar10_vgg16() -> Workload:
 
 
 def imagefolder_vgg16(path: str, classes: int = 10, size: int = 32) -> Workload:
-    """Return VGG-16 with batch normalisation on a folder of pictures; see
-    ``study.workloads.image_folder.load``.
+    """Return VGG-16 with batch normalisation on a folder of pictures, see ``image_folder.load``.
 
     Args:
         path: The folder, absolute or relative to the data folder.

@@ -93,8 +93,7 @@ def autoencoder() -> Workload:
 
 
 def conv() -> Workload:
-    """Return two 3×3 convolutions of 8 and 16 channels with batch norm, and a linear layer: 1,946
-    parameters."""
+    """Return 3×3 convolutions of 8 and 16 channels with batch norm, and a linear layer: 1,946 parameters."""
     return Workload("digits-conv", load, _conv)
 
 

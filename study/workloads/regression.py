@@ -75,8 +75,7 @@ def friedman_mlp() -> Workload:
 
 
 def friedman_deep() -> Workload:
-    """Return a tanh perceptron with ten hidden layers of width 10, on Friedman's function: 1,111
-    parameters."""
+    """Return a tanh perceptron with ten hidden layers of width 10, on the same function: 1,111 parameters."""
     build = partial(models.mlp, *[10] * 11, 1, activation=nn.Tanh)
     return Workload("friedman-deep", load_friedman, build, F.mse_loss)
 

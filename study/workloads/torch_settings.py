@@ -2,7 +2,7 @@
 
 Each workload has its own settings: those that its code changes, such as
 ``torch.set_default_dtype(torch.float64)`` in ``load``, are in force whenever that workload is loaded, built
-or trained, and never for another workload of the same process. The former settings are restored afterwards.
+or trained, and never for another workload of the same process. The previous settings are restored afterwards.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ _kept: dict[int | str, tuple[object, Changes]] = {}
 
 @contextmanager
 def in_force(changes: Changes) -> Iterator[None]:
-    """Put ``changes`` in force; restore the former settings afterwards, and add the code's own changes.
+    """Put ``changes`` in force; restore the previous settings afterwards, and add the code's own changes.
 
     Args:
         changes: Settings of a workload. They are updated, so that with the same dictionary the next time, the
@@ -139,13 +139,12 @@ def in_force(changes: Changes) -> Iterator[None]:
 
 
 def kept(*owners: object) -> Changes:
-    """Return a copy of the settings that the code of ``owners`` changed, over ``FLOAT32``; later owners
-    win."""
+    """Return the settings that the code of ``owners`` changed, over ``FLOAT32``; later owners win."""
     return FLOAT32 | changed(*owners)
 
 
 def changed(*owners: object) -> Changes:
-    """Return a copy of the settings that the code of ``owners`` changed; later owners win."""
+    """Return the settings that the code of ``owners`` changed, as a copy; later owners win."""
     changes: Changes = {}
     for owner in owners:
         changes |= _kept.get(_id(owner), (owner, {}))[1]

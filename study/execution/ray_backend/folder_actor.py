@@ -57,7 +57,7 @@ class FolderActor:
             path.parent.mkdir(parents=True, exist_ok=True)
             length = chunk.length
             if length is None and chunk.key not in self._whole:
-                # A former actor may have died while it wrote a line.
+                # A previous actor may have died while it wrote a line.
                 length = JournalOnDisk(path).read().rfind(b"\n") + 1
             self._whole.discard(chunk.key)
             with path.open("ab") as file:

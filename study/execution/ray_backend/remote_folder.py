@@ -57,7 +57,7 @@ class RemoteFolder:
         return found
 
     def flush(self) -> None:
-        """Send the lines that were appended, after the reply to the former message."""
+        """Send the lines that were appended, after the reply to the previous message."""
         self._link.send()
 
 

@@ -37,7 +37,7 @@ class_cache.DEFAULT_ENV_VARS.clear()
 MAX_DEATHS = 10
 """Number of times that the process of a bundle may die before the bundle is abandoned."""
 GONE_SECONDS = 10.0
-"""After so many seconds without a live node Ray counts as lost."""
+"""Seconds without a live node after which Ray counts as lost."""
 
 
 def schedule(

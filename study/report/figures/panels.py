@@ -122,8 +122,7 @@ def columns_by_threshold(table: pd.DataFrame) -> list[Column]:
 
 
 def grid(rows: list[str], columns: list[Column], height: float) -> tuple[Figure, Places]:
-    """Return an empty figure and its panels, each with its row, its column, and whether it is top, left,
-    bottom.
+    """Return an empty figure and its panels, each with row, column, and whether it is top, left, bottom.
 
     More than ``COLUMNS`` columns continue below.
     """

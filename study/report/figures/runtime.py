@@ -39,8 +39,7 @@ def draw(evidence: Evidence) -> Iterator[Drawn]:
 
 
 def runtime_figure(distribution: pd.DataFrame, trials: pd.DataFrame, name: str) -> Figure:
-    """Draw ``profiles.runtime_distribution``: the share of trials that reached the threshold, over
-    iterations.
+    """Draw ``profiles.runtime_distribution``: the share of trials that reached the threshold over N.
 
     There is a panel per workload and threshold; of several β the first is shown.
 

@@ -85,8 +85,7 @@ def _label_plainly(panel: Axes) -> None:
 
 
 def scale_loss(panel: Axes, curves: Sequence[Curve], settled: float) -> None:
-    """Fit the axis of a loss to the medians after the iteration ``settled``; logarithmic if they span 3 :
-    1."""
+    """Fit the axis of a loss to the medians after iteration ``settled``; logarithmic if they span 3 : 1."""
     middle = _finite(curve.middle[curve.iteration >= settled] for curve in curves)
     if not middle.size:
         middle = _finite(curve.middle for curve in curves)

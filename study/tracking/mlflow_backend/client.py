@@ -74,8 +74,7 @@ def open_client(uri: str, say: Say, artifact_root: str) -> MlflowClient:
 
 @contextmanager
 def asking(uri: str) -> Iterator[None]:
-    """Turn any error of MLflow within the context into a TrackingError that names ``uri`` and what would
-    help.
+    """Turn any error of MLflow within the context into a TrackingError, which says what would help.
 
     Any error: besides its own exceptions, MLflow lets those of SQLAlchemy, Alembic, requests and the
     libraries of artifact stores through, and a study must not end because of its tracking.

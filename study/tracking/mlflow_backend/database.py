@@ -141,8 +141,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _not_writable(path: Path, uri: str) -> Problem | None:
-    """Return a problem if a file, or the nearest folder that exists, may not be written to; otherwise
-    None."""
+    """Return a problem if a file, or the nearest existing folder, may not be written to; otherwise None."""
     while not path.exists():
         path = path.parent
     if os.access(path, os.W_OK):

@@ -192,8 +192,7 @@ _DATABASE_HELP: tuple[tuple[tuple[str, ...], bool, str], ...] = (
 
 
 def _said(error: BaseException) -> str:
-    """Return the first line of an exception, without the class that SQLAlchemy puts before a driver's
-    message."""
+    """Return the first line of an exception, without the driver's class that SQLAlchemy puts before it."""
     return re.sub(r"^\([\w.]+\)\s*", "", first_line(error)).rstrip(".")
 
 

@@ -166,8 +166,7 @@ def dataset(workload: str, arguments: Mapping[str, object]) -> DatasetInput:
 
 
 def note(record: TrialRecord, threshold: float | None, summary: Mapping[str, float]) -> str:
-    """Return a summary of a trial that has ended in a few lines of Markdown, which the UI shows above
-    details.
+    """Return a summary of a trial that has ended, a few lines of Markdown that the UI shows on top.
 
     Args:
         record: The trial's record.

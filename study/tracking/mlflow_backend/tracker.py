@@ -160,8 +160,7 @@ class MlflowTracker:
         return self._run_link(key)
 
     def curve_link(self, key: str) -> str | None:
-        """Return the address of the file with a trial's every iteration in the MLflow UI; None without a
-        run."""
+        """Return the address of the file with every iteration of a trial; None if the trial has no run."""
         return self._run_link(key, CURVE_FILE)
 
     def _run_link(self, key: str, artifact: str = "") -> str | None:
