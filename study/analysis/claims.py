@@ -214,7 +214,7 @@ def claims(
     Args:
         trials: From ``tables.trial_table``, rows in any order, pending and pruned trials included.
         against: The baselines of each optimizer. Default: ``pairing.baselines``.
-        named: Further baselines, which the study file names for an optimizer: a family of their own.
+        named: Further baselines, which the study file names for an optimizer. They form their own family.
     """
     against = baselines(trials) if against is None else against
     further = {

@@ -69,7 +69,7 @@ class Pilot(NamedTuple):
 
 
 def pilot(claims: Sequence[Claim], untuned: Sequence[UntunedClaim] = ()) -> Pilot | None:
-    """Return the seeds of a pilot; None if a claim has enough seeds, or nothing is claimed."""
+    """Return the study as a pilot; None if a claim has enough seeds, or nothing is claimed."""
     found = [(claim.seeds, claim.seeds_needed) for claim in claims if not claim.reason and claim.seeds]
     found += [(claim.seeds, pairs_needed(claim.comparisons)) for claim in untuned if claim.seeds]
     if not found or any(seeds >= needed for seeds, needed in found):

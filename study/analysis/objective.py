@@ -3,7 +3,7 @@
 Each trial has a score, and a point the median over its search seeds:
 
 - ``best_val_loss``, ``final_val_loss``, ``final_train_loss``: the metric; ``best_val_accuracy``: one minus
-  it. A trial that diverged scores ∞, whatever it measured before.
+  it. A diverged trial scores ∞, even if it had good values before.
 - ``iterations_to_threshold``: the share of the budget, up to 1. A trial that does not reach the threshold
   scores 1 + d / (1 + d), where d is how far the mean training loss of its last epoch is above the
   threshold: always worse than a trial that reaches it, and the worse the farther. A diverged trial scores 2.

@@ -1,4 +1,4 @@
-"""Intervals and tests for a few seeds; each is exact, or says what it assumes. Needs numpy and scipy only.
+"""Intervals and tests for a few seeds; each is exact, or names its assumptions. Needs numpy and scipy only.
 
 Nothing here depends on the measure. All tests are one-sided, as are the claims that they judge.
 """

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def show(value: object) -> str:
-    """Return a short form of a value for a message, without the content of lists, which may be endless."""
+    """Return a short form of a value for a message, without the content of lists, which may be huge."""
     match value:
         case None:
             return "nothing"

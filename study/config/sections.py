@@ -1,4 +1,4 @@
-"""The parts of a study file that are mappings of their own: workloads, optimizers, resources, the search."""
+"""The parts of a study file that are mappings themselves: workloads, optimizers, resources, the search."""
 
 from __future__ import annotations
 

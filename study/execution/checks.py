@@ -108,7 +108,7 @@ def try_one_batch(
         data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         gpus: GPUs per trial; may be a fraction.
         is_local: Whether the trials run on this machine.
-        on_message: Called with one line if time runs out before all combinations were tried.
+        on_message: Called with one line for each combination that cannot be tried, and if time runs out.
 
     Returns:
         The failure of each combination that fails, by ``Trial.kind``.

@@ -25,7 +25,7 @@ class InProcessExecutor:
     is_starting = False
 
     def check(self, resources: Resources) -> None:
-        """Refuse a study that asks for a GPU where there is none.
+        """Raise an error if a study asks for a GPU and there is none.
 
         Raises:
             ExecutorError: The study asks for a GPU and there is none.

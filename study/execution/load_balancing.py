@@ -1,7 +1,7 @@
 """Assigns trials to worker bundles, longest processing time first; splits packs only where that saves time.
 
 It runs nothing. A *piece* is a trial, or trials of one kind that train together. A *bundle* is some pieces
-that one worker process trains; Ray restarts the process if it dies.
+that one worker process trains; if the process dies, the bundle starts again.
 """
 
 from __future__ import annotations

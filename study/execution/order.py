@@ -20,7 +20,7 @@ def waves(study: Study, trials: Sequence[Trial], limit: Limit) -> list[list[Tria
     """Return the trials in waves of 1, 1, 2, 4, … seeds.
 
     Waves grow because a pack of several seeds takes hardly longer than one of a single seed. When the time is
-    up, the unfinished wave is then at most half of the finished work.
+    up, the trials of the unfinished wave are then at most half of all that have trained.
 
     Args:
         study: A grid.

@@ -101,7 +101,7 @@ def load(folder: Path) -> Speeds:
 
 
 def save(folder: Path, speeds: Speeds) -> None:
-    """Write the speeds of this machine into a folder of caches; ignore that it cannot be written."""
+    """Write the speeds of this machine into a folder of caches; do nothing if that fails."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         machines: dict[str, Any] = {}

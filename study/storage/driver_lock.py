@@ -8,8 +8,8 @@ then renames it to the lock file. A driver that was suspended while another took
 which nobody reads any more, and stops when it notices. Before it writes anything that must not be written
 twice it asks ``DriverLock.held``, which reads the lock file again after a pause.
 
-The file system must show readers what was written, as journals need it to, and must have hard links: a local
-disk, NFS or Lustre, but not a bucket that is mounted as a folder.
+The file system must show every finished write to readers, which journals need too, and have hard links: a
+local disk, NFS or Lustre, but not a bucket that is mounted as a folder.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ it. A reader ignores keys of an event that it does not know.
 
 An *attempt* is one uninterrupted training, as far as its numbers tell. A trial that resumes on the same kind
 of CPU machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its
-attempt and epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in
+attempt and epochs already recorded are not recorded twice. If the numbers may differ, on a GPU or in
 their last digits in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
 
 Two processes should never write one journal (``driver_lock``), but one that was suspended may wake beside

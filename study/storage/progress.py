@@ -64,7 +64,7 @@ class Progress:
     rows: tuple[ProgressRow, ...] = ()
     """A row per workload and optimizer, from ``study.analysis.progress_rows``."""
     phase: str = ""
-    """What the run does or waits for, for people; empty while trials train."""
+    """Present activity of the run, as text for people; empty while trials train."""
     out_of_time: bool = False
     """Whether the run ended because its time was up."""
 

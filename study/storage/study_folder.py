@@ -37,7 +37,7 @@ RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The folder of one study. It is made when something is written into it.
+    """The folder of one study. It is created when something is first written into it.
 
     Args:
         runs: The folder of runs, an absolute path.

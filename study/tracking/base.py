@@ -29,7 +29,7 @@ class Tracker(Protocol):
 
     Creating one sends nothing over the network. Reading, such as a link, changes nothing in the service; the
     first published record creates the study there. Every method may raise a ``TrackingError``, after
-    which it can be called again: what is sent twice is stored once.
+    which it can be called again: data sent twice are stored once.
     """
 
     @property
@@ -89,7 +89,7 @@ class Backend(Protocol):
         """Return a tracker of ``study`` in the service at ``uri``; nothing is sent yet."""
 
     def fetch(self, uri: str, folder: StudyFolder) -> dict[str, float]:
-        """Copy what the service has of a study into ``folder``; see ``study.tracking.fetch``."""
+        """Copy a study from the service into ``folder``; see ``study.tracking.fetch``."""
 
     def show(self, uri: str, name: str | None, port: int, say: Say) -> AbstractContextManager[Page]:
         """Return a context in which a web page shows a study; see ``study.tracking.show``."""

@@ -56,7 +56,7 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Loop:
-    """How and where trials are trained.
+    """The training of trials: their folder, their device and their limits.
 
     Args:
         folder: The folder with the journals and checkpoints of the trials.

@@ -35,7 +35,7 @@ SHARE = 0.5
 
 
 def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
-    """Return the largest number of a kind's trials in one pack that is faster, if there is memory for them.
+    """Return the limit up to which larger packs of a kind are faster, if there is memory for them.
 
     Args:
         size: The study's ``pack``, the largest number of trials; None for the fastest number.

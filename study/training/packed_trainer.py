@@ -110,11 +110,11 @@ class PackTraining:
         return [member.trial for member in self._members]
 
     def epochs(self) -> Iterator[list[tuple[Trial, EpochRecord]]]:
-        """Train on; yield an epoch's records of all trials under way, until none is.
+        """Train on; yield the records of each epoch, of all trials that have not ended.
 
-        A trial is under way up to its budget or the first of its records that is ``diverged``. Each member
-        counts an equal share of the seconds that an iteration takes. Nothing is read back from the device
-        before an epoch, or the budget of a member, ends.
+        A trial ends at its budget, or at its first ``diverged`` record. Each member counts an equal share of
+        the seconds that an iteration takes. Nothing is read back from the device before an epoch, or the
+        budget of a member, ends.
         """
         while self._members:
             with torch_settings.in_force(self.settings):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_numpy: Any = np.random  # its stubs lack what numpy documents
+_numpy: Any = np.random  # its stubs lack documented functions
 
 
 class RandomState:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker process may use, and how it trains.
+    """Resources of a worker process, and its settings for training.
 
     Args:
         cpus: CPU cores of this process; it trains with as many threads, at least one.

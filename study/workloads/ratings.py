@@ -49,7 +49,7 @@ def factors(rank: int = 8) -> Workload:
 class Factors(nn.Module):
     """⟨u, v⟩ + b + c for the user's factors u and offset b, and the item's v and c: (n, 2) → (n,).
 
-    Factors and offsets start from N(0, 0.1²). Gradients are dense, and zero where the batch has no such row.
+    Factors and offsets start from N(0, 0.1²). Gradients are dense, and zero for rows that the batch lacks.
 
     Source: Koren et al. 2009, Matrix Factorization Techniques for Recommender Systems,
     https://doi.org/10.1109/MC.2009.263

@@ -35,7 +35,7 @@ def resolve(name: str, args: Mapping[str, object]) -> Workload:
 
     ``name`` is a name of ``CATALOGUE`` or ``module:function``. The module is imported as by any Python
     program: it is installed, or in a folder on ``PYTHONPATH``; the current folder is searched last. Every
-    worker process imports it for itself. A module in the current folder is enough where the workers share
+    worker process imports it for itself. A module in the current folder is enough if the workers share
     that folder, as on one machine; on a cluster, install it on every node.
 
     Within a process the same name and arguments give the same object, so that trials share its data.

@@ -101,8 +101,8 @@ def ui_address(uri: str) -> str:
 
 def page(experiment_id: str, wanted: str = "tags.role = 'trial'") -> str:
     """Return the part of a URL from ``#`` on that shows the runs of an experiment that a filter finds."""
-    # Without this MLflow opens an experiment on an empty page of traces, and folds child runs under their
-    # parent if they are only ordered by their date.
+    # Without this MLflow opens an experiment on an empty page of traces. It folds child runs under their
+    # parent unless they are filtered, and ordered by something other than their date.
     view = {
         "workflowType": "machine_learning",
         "searchFilter": wanted,

@@ -19,7 +19,7 @@ USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_
 TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
 
 _SECONDS = 10
-# Unlike /health, this endpoint requires what the client will need: above all a password.
+# Unlike /health, this endpoint requires the client's password.
 _ENDPOINT = "/api/2.0/mlflow/experiments/search"
 
 
