@@ -254,7 +254,7 @@ def held_out_best(costs: ArrayLike, k: int) -> NDArray[np.float64]:
 
     Args:
         costs: Cost of every seed and point, lower is better, shape (seeds, points); +inf if it has no value.
-        k: As in ``expected_best``.
+        k: Number of points drawn; see ``expected_best``.
 
     Returns:
         Costs, shape (seeds,). A single seed serves for both: its value is optimistic for ``k`` > 1.

@@ -29,7 +29,7 @@ class Capacity:
     Args:
         slots: Number of worker processes that run at a time.
         gpus: Number of GPUs in all.
-        note: For people, one line: how workers reach the study's folder if some do not see it.
+        note: One line for people, on how workers reach the study's folder if some do not see it.
     """
 
     slots: int

@@ -49,8 +49,7 @@ class Progress:
     share: float
     """Share of the work that is done, 0 to 1."""
     seconds_left: float | None
-    """Seconds until the run ends, report included; None if not known yet. See
-    ``study.analysis.time_left``."""
+    """Seconds until the run ends, with its report; None if unknown. See ``study.analysis.time_left``."""
     best: TrialRecord | None
     """The trial with the lowest validation loss so far; None if every loss is infinite or NaN."""
     workloads: int = 1

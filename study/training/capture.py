@@ -13,8 +13,7 @@ from torch import Tensor
 OFF = "CUDA graphs: off, as no run on a GPU has shown yet that captured packs hold; see tests/gpu"
 """Line that ``plan`` prints for packs on a GPU."""
 WARM_UP = 3
-"""Iterations before the capture, in which libraries choose algorithms and allocate memory. They are
-undone."""
+"""Iterations before the capture, in which libraries choose algorithms and allocate. They are undone."""
 
 
 def can_capture(device: torch.device) -> bool:

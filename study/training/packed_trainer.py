@@ -48,7 +48,7 @@ class PackTraining:
 
     Args:
         trials: Distinct trials, alike in all but α₀, β, seed and budget.
-        workload: Their workload, for which ``stacked_model.unstackable_reason`` returns None.
+        workload: The trials' workload, for which ``stacked_model.unstackable_reason`` returns None.
         data: The workload's data, on ``device``.
         device: The device to train on.
         states: States to resume from, by key, from ``state_dict`` or ``Training.state_dict``: of all trials,
