@@ -9,10 +9,10 @@ choose", for the α₀ of this study. A secondary comparison, each at its own be
 answers "if I tune" and decides nothing.
 
 **Measures.** "Converges faster": iterations to the threshold, min(N, budget), with the smoothed measure as a
-secondary comparison. "Generalizes better": the best validation loss of any epoch. Both have as many epochs,
-so the comparison is fair; the number is optimistic, being a minimum on the data that it is reported on, and
-over all α₀ it rewards speed as well: a slow method at a small α₀ is still far from its best. "Less sensitive
-to α₀": the width in decades of the range of α₀ within 2 × the method's own best N
+secondary comparison. "Generalizes better": the best validation loss of any epoch. Both train for as many
+epochs, so the comparison is fair; the number is optimistic, being a minimum on the data that it is reported
+on, and over all α₀ it rewards speed as well: a slow method at a small α₀ is still far from its best. "Less
+sensitive to α₀": the width in decades of the range of α₀ within 2 × the method's own best N
 (``sensitivity.alpha0_widths``).
 
 **Test.** The claims have a direction, so the exact sign test over seeds is one-sided. It assumes nothing

@@ -1,6 +1,6 @@
 """Computes the metrics of one trial from its stored record.
 
-A study can so be scored again without another run. A threshold that was not reached within the budget is
+So a study can be scored again without another run. A threshold that was not reached within the budget is
 censored, never a number: a summary leaves it out.
 """
 

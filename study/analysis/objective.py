@@ -6,7 +6,7 @@ Each trial has a score, and a point the median over its search seeds:
   it. A diverged trial scores ∞, even if it had good values before.
 - ``iterations_to_threshold``: the share of the budget, up to 1. A trial that does not reach the threshold
   scores 1 + d / (1 + d), where d is how far the mean training loss of its last epoch is above the
-  threshold: always worse than a trial that reaches it, and the worse the farther. A diverged trial scores 2.
+  threshold: always worse than a trial that reaches it, the worse the farther away. A diverged trial scores 2.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from study.analysis.pairing import METHOD, SETUP, cells, ended
 
 MEASURE = "final_val_loss"
 SMALL, LARGE = 1.05, 1.5
-"""Factors of the best loss that the table counts: a difference that hardly matters, and one that surely
-does."""
+"""Factors of the best loss that the table counts: a difference that hardly matters, and one that does."""
 
 LOSSES = (*SETUP, *METHOD, "alpha0", "loss", "ratio", "seeds", "diverged", "is_best", "is_default")
 PROFILE = (*METHOD, "points", "tau", "share", "of")

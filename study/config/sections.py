@@ -265,7 +265,7 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 OF_VERSION_0_1 = ("multiplicative", "normalize")
-"""Options by which version 0.1 set the rule. Its files and keys have them, so they stay options."""
+"""Options by which version 0.1 set the rule. Its studies' files and keys have them, so they stay."""
 OPTIONS |= dict.fromkeys(OF_VERSION_0_1, ("lop", LOPS))
 
 

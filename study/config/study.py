@@ -63,7 +63,7 @@ class Study(StudyFile):
     def reported(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
         """Return the trials from which conclusions are drawn: all of a grid, those of a search's best points.
 
-        Until the search of an arm has finished, they are all trials that the search has tried.
+        Until the search of a first arm has finished, they are all trials that the search has tried.
         """
         known = self.trials(state)
         return [trial for trial in known if not self.is_search_trial(trial)] or known

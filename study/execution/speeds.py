@@ -33,8 +33,7 @@ class Speeds:
     start: float | None = None
     """Time from the start of the program to the first trial; None if unknown."""
     gap: float = 0.0
-    """Time between two packs, or trials that train alone, in one process: to build models and write
-    journals."""
+    """Time between two packs, or trials that train alone, in one process, to build and write."""
     ends: list[tuple[int, float]] = field(default_factory=list)
     """For past runs, the number of trials, and the time from the end of the last trial to the end of the
     program, in which MLflow and the report finish."""

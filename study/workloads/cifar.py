@@ -17,8 +17,7 @@ from study.workloads.datasets import open_or_download
 __all__ = ["cifar10_vgg16", "imagefolder_vgg16", "load_cifar10", "prepare"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet, per colour, for pixels from 0 to 1, with which the paper normalises
-CIFAR-10."""
+"""ImageNet's, per colour, for pixels from 0 to 1. The paper normalises CIFAR-10 with them."""
 PADDING = 4
 """Black pixels on each side of a picture before it is cropped."""
 

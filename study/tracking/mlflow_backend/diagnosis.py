@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 def explain(error: BaseException, uri: str) -> Problem:
-    """Return the meaning for the user of an exception of MLflow, or of a library below it.
+    """Return the problem that an exception of MLflow, or of a library below it, means for the user.
 
     Args:
         error: The exception that was raised while MLflow at ``uri`` was in use.
