@@ -37,7 +37,7 @@ def show(
     data_folder: Path | None,
     tracking_uri: str | None = None,
 ) -> None:
-    """Print the plan for the rest of a study; raise the errors that ``run`` would raise at its start.
+    """Print the plan for the rest of a study; exit with an error if ``run`` would refuse the study.
 
     Args:
         study: The study.

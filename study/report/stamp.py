@@ -22,7 +22,7 @@ def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
     Args:
         study: The study.
         folder: The study's folder.
-        link: The address of the page of the study's trials, to which the report links; None if there is none.
+        link: Address of the page of the study's trials, with which links in the report begin; None without one.
     """
     commit = provenance.commit()
     if commit is not None and commit.endswith("+changes"):
