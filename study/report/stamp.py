@@ -22,7 +22,7 @@ def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
     Args:
         study: The study.
         folder: The study's folder.
-        link: Address of the page of the study's trials, with which links in the report begin; None without one.
+        link: Address of the page of the study's trials, with which the report's links begin; None for none.
     """
     commit = provenance.commit()
     if commit is not None and commit.endswith("+changes"):

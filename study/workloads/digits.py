@@ -20,7 +20,7 @@ __all__ = ["autoencoder", "conv", "load", "load_noisy", "load_pictures", "logreg
 TRAIN = 1437
 """Pictures for training; the other 360 of the 1797 are for validation."""
 MEAN, STD = 4.88, 6.01
-"""Mean and deviation of the training pixels, which are 0 to 16."""
+"""Mean and standard deviation of the training pixels, which are 0 to 16."""
 WRONG = 0.3
 """Probability that ``load_noisy`` gives a training picture a wrong label."""
 
@@ -28,8 +28,8 @@ WRONG = 0.3
 def load(folder: Path) -> Data:
     """Return the digits as float32 inputs (1437, 64) and (360, 64); ``folder`` is not used.
 
-    The split is a fixed permutation, because the pictures are sorted by writer. It is the same for every
-    seed, machine and version (``RandomState``'s stream is frozen by numpy's policy).
+    The split is a fixed permutation, because the pictures come in blocks of one writer each. It is the same
+    for every seed, machine and version (``RandomState``'s stream is frozen by numpy's policy).
     """
     pixels, targets = _read()
     order = np.random.RandomState(2019).permutation(len(pixels))
@@ -87,7 +87,7 @@ def noisy_mlp() -> Workload:
 
 
 def autoencoder() -> Workload:
-    """Return a tanh perceptron, 64–32–8–32–64, that learns to return its input: 4,744 parameters."""
+    """Return a tanh perceptron, 64–32–8–32–64, that codes its input in eight numbers: 4,744 parameters."""
     build = partial(models.mlp, 64, 32, 8, 32, 64, activation=nn.Tanh)
     return Workload("digits-autoencoder", load_pictures, build, F.mse_loss)
 

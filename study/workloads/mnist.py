@@ -23,7 +23,7 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 MEAN, STD = 0.1307, 0.3081
-"""Mean and deviation of the training pixels, scaled to 0 to 1."""
+"""Mean and standard deviation of the training pixels, scaled to 0 to 1."""
 
 
 def load(folder: Path) -> Data:

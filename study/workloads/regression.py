@@ -26,7 +26,7 @@ SMALLEST = 0.05
 NOISE = 0.1
 """Standard deviation of the noise in the collinear table's targets."""
 MEAN, STD = 14.4, 4.9
-"""Mean and deviation of Friedman's function with its noise."""
+"""Mean and standard deviation of Friedman's function with its noise."""
 
 
 def load_friedman(folder: Path) -> Data:
