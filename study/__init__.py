@@ -9,15 +9,15 @@
     results.summary
     results.figure1()
 
-Rooms, each of which imports only those below it::
+Rooms; each imports only those below it::
 
-    cli          commands and what they print
+    cli          the commands and their output
     api          runs studies and loads results from Python
     execution    runs a study: plans it, trains it on Ray, searches with Optuna
     tracking     sends results to a tracker (MLflow)    | report    figures, page, exports
     training     trains trials and packs in one process | analysis  metrics, tables, claims
-    workloads    data, model and loss of what is trained | storage  what a study keeps on disk
-    config       what a study file says
+    workloads    the data, model and loss of a trial    | storage   the files of a study
+    config       study files and trials
 """
 
 from importlib import import_module
@@ -60,7 +60,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: ``Workload`` and ``Data`` bring torch with them."""
+    """Import a public name at its first use: ``Workload`` and ``Data`` import torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

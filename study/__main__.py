@@ -19,8 +19,8 @@ _EXTRA = frozenset({
 def main() -> None:
     """Run the command line.
 
-    If a package of the extra ``study`` is not installed, say what to install and exit with 2. If the program
-    is interrupted while it imports modules, end as the command line ends itself.
+    If a package of the extra ``study`` is not installed, print what to install and exit with 2. If the user
+    interrupts the program while it imports modules, exit with the same code as the command line.
     """
     prepare()
     _say_first(sys.argv[1:])
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _say_first(words: list[str]) -> None:
-    """Say that a run begins, before modules are imported that take a second on a busy machine."""
+    """Print that a run begins, before imports that take a second on a busy machine."""
     if words[:1] == ["run"] and not {"-h", "--help", "--dry-run"} & set(words):
         print("reading the study", flush=True)
 
@@ -52,19 +52,19 @@ def _say_what_to_install(error: ModuleNotFoundError) -> int:
 def prepare() -> None:
     """Set up this process for the command line, before its modules are imported."""
     atexit.register(_end_quietly)
-    # torch, Ray and MLflow make a million objects that stay. The garbage collector would walk over them time
+    # torch, Ray and MLflow create a million objects that stay. The garbage collector would visit them again
     # and again.
     gc.set_threshold(50_000, 20, 100)
 
 
 def _end_quietly() -> None:
-    """Skip the last collection, and discard what C extensions print while they are torn down.
+    """Skip the last garbage collection, and discard the output of C extensions while they end.
 
-    Triton's extension, for one, lists every object that was not freed. All else has been printed by then, as
-    ``atexit`` calls last what was registered first.
+    Triton's extension, for one, lists every object that was not freed. All other output has been printed by
+    then, as ``atexit`` calls the first registered function last.
     """
     gc.freeze()
-    with suppress(OSError, ValueError, AttributeError):  # there may be no stderr, or a closed one
+    with suppress(OSError, ValueError, AttributeError):  # stderr may be absent or closed
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 

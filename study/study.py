@@ -1,12 +1,12 @@
 """Runs the command line on a cluster's head: ``ray submit CLUSTER.yaml study/study.py -- run quickstart``.
 
-Ray copies this file, and no other, to the home folder of the head and starts it there with ``python``. So the
-file comes first on the import path, under the name of the package that it needs. Before it imports the
-package it therefore takes that folder off the path and leaves it; Ray hands both on to the workers.
+Ray copies only this file to the home folder of the head and starts it there with ``python``. So that folder
+comes first on the import path, and this file hides the package that it needs. Before it imports the package
+it therefore takes the folder off the path and leaves it; Ray gives both settings to the workers.
 
-Arguments are those of ``hypergrad-study``, with two differences. ``run`` uses the cluster that it was
-submitted to (``--address auto``) unless it is given an ``--address`` or ``--local``. And it works in the
-folder of runs (``HYPERGRAD_STUDY_RUNS``, but never in the home folder itself), or else in
+Arguments are those of ``hypergrad-study``, with two differences. ``run`` uses the cluster to which it was
+submitted (``--address auto``) unless it gets ``--address`` or ``--local``. And it works in the folder of runs
+(``HYPERGRAD_STUDY_RUNS``, but never in the home folder itself), or, if that is not set, in
 ``hypergrad-study`` beside this file; it finds a study file (``*.yaml``) in the home folder as well.
 """
 
@@ -37,7 +37,7 @@ def leave(folder: Path) -> None:
 
 
 def arguments(given: list[str]) -> list[str]:
-    """Return the arguments for the command line. Call this before ``leave``, for files' full paths."""
+    """Return the arguments for the command line. Call it before ``leave``, to give files their full paths."""
     given = [os.path.abspath(word) if _is_study_file(word) else word for word in given]
     chosen = any(word.partition("=")[0] in ("--address", "--local") for word in given)
     if given[:1] != ["run"] or chosen:
@@ -46,7 +46,7 @@ def arguments(given: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line of the installed package; if it is not installed, say so and exit with 2."""
+    """Run the command line of the installed package; if it is not installed, print that and exit with 2."""
     words = arguments(sys.argv[1:])
     leave(HERE)
     try:
@@ -56,7 +56,7 @@ def main() -> None:
         from study.cli import commands
     except ImportError as error:
         sys.exit(_missing(error))
-    # Commands to paste are printed with the installed program's name. Ray, too, derives a folder from this.
+    # Printed commands have the installed program's name. Ray, too, derives a folder from it.
     sys.argv = [PROGRAM, *words]
     commands.main()
 

@@ -1,1 +1,1 @@
-"""Turns stored records into metrics, tables and claims. Imports no torch; begin with ``tables``."""
+"""Turns stored records into metrics, tables and claims, without torch. Start reading at ``tables``."""

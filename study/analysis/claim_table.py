@@ -27,8 +27,8 @@ def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
     """Return one row per claim, with the columns ``COLUMNS``.
 
     ``p`` and its adjusted value are for better, ``p_worse`` for worse, ``p_same`` for a difference within the
-    margin. ``text`` is one sentence, ``notes`` further ones or empty. ``claims.Claim`` says what the
-    other columns are.
+    margin. ``text`` is one sentence, ``notes`` further ones or empty. ``claims.Claim`` describes the other
+    columns.
     """
     return pd.DataFrame([_row(claim) for claim in claims], columns=list(COLUMNS))
 

@@ -1,4 +1,4 @@
-"""Says a claim in plain sentences."""
+"""Writes a claim in plain sentences."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _POINTS = {
 
 
 def text(claim: Claim, *, judged: bool = True) -> str:
-    """Return one sentence with the numbers of a claim; where it is undecided, why.
+    """Return one sentence with the numbers of a claim, and the reason if it is undecided.
 
     Args:
         claim: The claim.
-        judged: Whether to add p and the conclusion; without, the sentence says what was observed.
+        judged: Whether to add p and the conclusion; without them the sentence only says what was observed.
     """
     if claim.reason:
         return f"Not judged: {claim.reason}."
@@ -42,7 +42,7 @@ def text(claim: Claim, *, judged: bool = True) -> str:
 
 
 def direction(claim: Claim) -> str:
-    """Return which way a claim's numbers point, in a word: ``faster``; ``–`` if neither."""
+    """Return the direction of a claim's numbers in a word, such as ``faster``; ``–`` if there is none."""
     ratio = claim.ratio.ratio
     if math.isnan(ratio) or ratio == 1:
         return "–"
@@ -51,7 +51,7 @@ def direction(claim: Claim) -> str:
 
 
 def notes(claim: Claim) -> str:
-    """Return what else a reader should know of a claim, in sentences; often empty."""
+    """Return further facts about a claim that a reader should know, in sentences; often empty."""
     new, base = _names(claim)
     said = []
     if claim.smoothed.is_known:
@@ -123,7 +123,7 @@ def _why_undecided(claim: Claim) -> str:
 
 
 def _exceptions(claim: Claim) -> list[str]:
-    """Return the secondary comparisons that do not show a supported claim, or point the other way."""
+    """Return the secondary comparisons that do not show a supported claim, or show the opposite."""
     secondary = ((claim.smoothed, "on the smoothed loss"), (claim.tuned, "at each one's best α₀"))
     return [
         f"not {'so' if beside.ratio.ratio > 1 else 'shown'} {where} ({format_number(beside.ratio.ratio)} ×)"

@@ -2,37 +2,38 @@
 
 The rules below hold for all comparisons and were fixed before any curve was seen:
 
-**Observations.** The unit is the seed: per seed the mean over the α₀ tried of log(new / baseline), over the
-seeds whose trials all ended. α₀ × seed cells are not independent and never count as observations. Comparing
-at equal α₀ is what the paper does (H. Mittal, 2019); it answers "whatever α₀ I happen to choose", for the α₀
-of this study. Beside it stands the comparison of each at its own best α₀, chosen on the other seeds, which
+**Observations.** The unit is the seed: for each seed, the mean of log(new / baseline) over the α₀ tried. Only
+seeds whose trials all ended count. α₀ × seed cells are not independent and never count as observations. The
+paper compares at equal α₀ (H. Mittal, 2019), and so does a claim; that answers "whatever α₀ I happen to
+choose", for the α₀ of this study. A secondary comparison, each at its own best α₀, chosen on the other seeds,
 answers "if I tune" and decides nothing.
 
-**Measures.** "Converges faster": iterations to the threshold, min(N, budget), with the smoothed measure
-beside it. "Generalizes better": the best validation loss of any epoch. As many epochs for both make it a fair
-comparison; as a number it is optimistic, being a minimum on the data that it is reported on, and over all α₀
-it rewards speed as well: a slow method at a small α₀ is still far from its best. "Less sensitive to α₀": the
-width in decades of the range of α₀ within 2 × the method's own best N (``sensitivity.alpha0_widths``).
+**Measures.** "Converges faster": iterations to the threshold, min(N, budget), with the smoothed measure as a
+secondary comparison. "Generalizes better": the best validation loss of any epoch. Both train for as many
+epochs, so the comparison is fair; the number is optimistic, being a minimum on the data that it is reported
+on, and over all α₀ it rewards speed as well: a slow method at a small α₀ is still far from its best. "Less
+sensitive to α₀": the width in decades of the range of α₀ within 2 × the method's own best N
+(``sensitivity.alpha0_widths``).
 
-**Test.** The claims have a direction, so the exact sign test over seeds is one-sided: it assumes nothing
-else, and censored seeds can enter as a sign, or as unclear, which counts against. Six seeds that all agree
-give p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for three comparisons leaves below
-0.05.) Wilcoxon's p stands beside it and decides nothing.
+**Test.** The claims have a direction, so the exact sign test over seeds is one-sided. It assumes nothing
+else, and censored seeds can enter as a sign, or as unclear, which counts against the claim. Six seeds that
+all agree give p = 1/64 = 0.0156. (Two-sided it would be 0.031, which no correction for three comparisons
+leaves below 0.05.) Wilcoxon's p is also given and decides nothing.
 
-**Correction.** Holm's, over the comparisons of one claim in one setup (a workload) and family: the new
-optimizers against hypergradient descent are one, hypergradient descent against a fixed α another, and
-whatever a study file names under ``against`` a third. Each rule of α (additive, cosine, …) is compared with
-hypergradient descent by the same rule, if the study has that. Three
-comparisons leave 3/64 = 0.047 to six agreeing seeds; four need seven seeds. Planned comparisons count even
-while their trials are missing. There is no correction across claims, workloads and families: of 20 families
-in which nothing is true, expect up to one with something "supported". Fix the number of seeds beforehand: to
-add seeds until a verdict changes is another test, with another p.
+**Correction.** Holm's, over the comparisons of one claim in one setup (a workload) and family. There are
+three families: the new optimizers against hypergradient descent, hypergradient descent against a fixed α, and
+the baselines that a study file names under ``against``. Each rule of α (additive, cosine, …) is compared with
+hypergradient descent by the same rule, if the study has that. Three comparisons leave 3/64 = 0.047 to six
+agreeing seeds; four need seven seeds. Planned comparisons count even while their trials are missing. There is
+no correction across claims, workloads and families: of 20 families without any true effect, expect up to one
+with something "supported". Fix the number of seeds beforehand: adding seeds until a verdict changes is
+another test, with another p.
 
 **Verdict.** "supported": adjusted p < 0.05 and the 95 % interval of the ratio on the better side of 1. "not
-supported": the same the other way, or a difference shown to be within ``MARGINS``, by two one-sided sign
-tests with the same correction and the interval within the margins. A difference that is both significant and
-within the margin is "supported", and the text says that it is small; it also says where the smoothed measure,
-or each at its best α₀, does not show it. Else "undecided": the data do not tell.
+supported": the same in the opposite direction, or a difference shown to be within ``MARGINS``, by two
+one-sided sign tests with the same correction and the interval within the margins. A difference that is both
+significant and within the margin is "supported", and the text says that it is small; the text also says if
+the smoothed measure, or each at its best α₀, does not show it. Otherwise "undecided": the data do not tell.
 """
 
 from __future__ import annotations
@@ -77,19 +78,19 @@ MEASURES = {
 """The measure that each kind of claim is judged by."""
 
 MARGINS = {Kind.FASTER: 1.05, Kind.BETTER: 1.01}
-"""Ratios within 1/margin … margin are a difference that does not matter: 5 % of the iterations, 1 % of the
-loss. There is none for widths, which are known to a step of the grid only."""
+"""Ratios within 1/margin … margin count as no difference: 5 % of the iterations, 1 % of the loss. There is
+none for widths, which are known only to a step of the grid."""
 
 UNKNOWN = Ratio(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Secondary:
-    """A comparison that stands beside a claim and decides nothing."""
+    """A comparison beside a claim that decides nothing."""
 
     ratio: Ratio = UNKNOWN
     better: float = math.nan
-    """Seeds on which the optimizer is better; NaN if the comparison was not made."""
+    """Number of seeds on which the optimizer is better; NaN if the comparison was not made."""
     worse: float = math.nan
 
     @property
@@ -103,25 +104,25 @@ class Missed:
     """Trials without a value: the threshold was not reached, or there is no validation loss."""
 
     alone: int = 0
-    """Whose partner has one."""
+    """Trials whose partner has a value."""
     baseline_alone: int = 0
     both: int = 0
 
 
 @dataclass(frozen=True)
 class Tests:
-    """One-sided p values of a claim; NaN where there is no such test."""
+    """One-sided p values of a claim; NaN if there is no such test."""
 
     better: float = math.nan
-    """Of the sign test for better."""
+    """p of the sign test for better."""
     worse: float = math.nan
     within: float = math.nan
-    """For a difference within the margin."""
+    """p for a difference within the margin."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about a method and its baseline under one setup: what was observed, and the verdict."""
+    """A claim about a method and its baseline in one setup: the observations and the verdict."""
 
     kind: Kind
     setup: Setup
@@ -130,11 +131,11 @@ class Claim:
     family: Family
     """The comparisons that this one is corrected with."""
     reason: str = ""
-    """Why the claim cannot be judged at all; then it has no p, and is no comparison to correct for."""
+    """Why the claim cannot be judged at all; then it has no p, and does not count as a comparison."""
     alpha0s: int = 0
-    """How many α₀ both were tried at."""
+    """Number of α₀ at which both were tried."""
     alpha0s_better: int = 0
-    """At how many of them the geometric mean of the ratio over seeds is better than 1."""
+    """Number of these α₀ at which the geometric mean of the ratio over seeds is below 1."""
     by_seed: Mapping[int, float] = field(default_factory=dict)
     """The logarithm of the ratio of every seed that has one."""
     seeds: int = 0
@@ -143,29 +144,29 @@ class Claim:
     """Seeds left out because trials are missing."""
     ratio: Ratio = UNKNOWN
     """Geometric mean of new / baseline over seeds, with its interval; less is better. For
-    ``Kind.INSENSITIVE`` that of the spans of α₀ (10 to the power of the width), where more is better."""
+    ``Kind.INSENSITIVE`` the mean of the spans of α₀ (10 to the power of the width), where more is better."""
     better: int = 0
     """Seeds on which the method is certainly better."""
     worse: int = 0
     equal: int = 0
     unclear: int = 0
-    """Seeds on which it may be either."""
+    """Seeds on which the method may be better or worse."""
     missed: Missed = Missed()
     diverged: int = 0
-    """Trials of the method."""
+    """Trials of the method that diverged."""
     baseline_diverged: int = 0
     pruned: int = 0
-    """Trials of both."""
+    """Trials of both that a search pruned."""
     p: Tests = Tests()
     p_wilcoxon: float = math.nan
     smoothed: Secondary = Secondary()
-    """On the smoothed loss."""
+    """The comparison on the smoothed loss."""
     tuned: Secondary = Secondary()
-    """Each at its own best α₀, chosen on the other seeds."""
+    """The comparison of each at its own best α₀, chosen on the other seeds."""
     adjusted: Tests = Tests()
     """``p``, corrected for the comparisons of the family."""
     comparisons: int = 0
-    """How many comparisons of the family were corrected for."""
+    """Number of the family's comparisons that the correction counts."""
 
     @property
     def measure(self) -> str:
@@ -174,7 +175,7 @@ class Claim:
 
     @property
     def margin(self) -> float | None:
-        """The ratio up to which a difference does not matter, if there is one."""
+        """The ratio up to which a difference does not matter; None if there is none."""
         return MARGINS.get(self.kind)
 
     @property
@@ -184,12 +185,12 @@ class Claim:
 
     @property
     def seeds_needed(self) -> int:
-        """Seeds with a difference that it takes, at least, to come below the level."""
+        """The least number of seeds with a difference at which p can fall below the level."""
         return pairs_needed(max(self.comparisons, 1))
 
     @property
     def verdict(self) -> Verdict:
-        """See the module's docstring. Without a ratio (one side never has a value) the test decides alone."""
+        """The verdict by the module's rules. If one side never has a value, the test decides alone."""
         low, high = self.ratio.low, self.ratio.high
         if self.kind is Kind.INSENSITIVE:
             low, high = 1 / high, 1 / low  # wider is better
@@ -213,7 +214,7 @@ def claims(
     Args:
         trials: From ``tables.trial_table``, rows in any order, pending and pruned trials included.
         against: The baselines of each optimizer. Default: ``pairing.baselines``.
-        named: Further baselines, which the study file names for an optimizer: a family of their own.
+        named: Further baselines, which the study file names for an optimizer. They form their own family.
     """
     against = baselines(trials) if against is None else against
     further = {

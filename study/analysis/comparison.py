@@ -15,7 +15,7 @@ from study.analysis.tables import summary_table
 from study.config.loader import ConfigError
 
 POINT = ("workload", "workload_args", "alpha0")
-"""The columns that rows side by side have in common, besides the method where studies are compared."""
+"""The columns that the rows of a point share, besides the method if studies are compared."""
 
 _SETTINGS = {
     "threshold": "thresholds",
@@ -39,11 +39,11 @@ class Comparison(NamedTuple):
     """The result of ``compare``."""
 
     rows: pd.DataFrame
-    """A ``summary_table`` row for each side, method and point, with ``point``, which numbers the points;
-    ``who``, the side's name; ``iterations_ratio`` and ``loss_ratio`` to the first, each with ``…_low`` and
-    ``…_high``, and ``iterations_pairs`` and ``loss_pairs``."""
+    """A ``summary_table`` row for each side, method and point. Further columns: ``point``, the point's
+    number; ``who``, the side's name; ``iterations_ratio`` and ``loss_ratio`` to the first, each with
+    ``…_low`` and ``…_high``; ``iterations_pairs`` and ``loss_pairs``."""
     of_studies: bool
-    """Whether whole studies are compared, method by method, or else optimizers."""
+    """Whether whole studies are compared, method by method; otherwise optimizers are."""
     notes: list[str]
     """Caveats that a reader of the rows must know."""
 
@@ -58,8 +58,8 @@ def parse(words: Sequence[str], optimizers: str | None) -> list[tuple[str, str |
     """Return the sides that the command line names, as study and optimizer.
 
     Args:
-        words: ``NAME`` or ``NAME:OPTIMIZER`` each.
-        optimizers: Names with commas, of every study named without one; None for whole studies.
+        words: Sides, each ``NAME`` or ``NAME:OPTIMIZER``.
+        optimizers: Names with commas, for every study named without one. None: compare whole studies.
 
     Raises:
         ConfigError: Some words name an optimizer and others do not, or a side is named twice.
@@ -82,14 +82,14 @@ def compare(sides: Sequence[Side]) -> Comparison:
     """Compare all sides with the first, point by point.
 
     Whole studies are compared method by method, at the same workload and α₀. Optimizers are compared at the
-    same workload and α₀, each with all its β and options, against the first one with the same β, or else its
-    first β. One study alone is compared optimizer by optimizer.
+    same workload and α₀, each with all its β and options, against the first one with the same β, or, if there
+    is none, its first β. One study alone is compared optimizer by optimizer.
 
     Ratios are ``stats.paired_log_ratio`` over the seeds on which both have a value; below 1 is better
     than the first. N is only compared at equal thresholds.
 
     Args:
-        sides: The first is the baseline.
+        sides: The sides; the first is the baseline.
 
     Raises:
         ConfigError: A study has no such optimizer, or no point is on two sides.
@@ -174,7 +174,7 @@ def _differences(shared: Sequence[Sequence[_Line]], sides: Sequence[Side]) -> It
 
 
 def _written(value: float | bool | str) -> str:
-    """Return a setting as a study file has it."""
+    """Return a setting as a study file writes it."""
     if isinstance(value, str):
         return value
     return str(bool(value)).lower() if isinstance(value, bool | np.bool) else f"{value:g}"

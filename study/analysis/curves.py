@@ -42,7 +42,7 @@ CURVES = pa.schema(
         ("hypergradient", pa.float32()),
     ]
 )
-"""Columns of the long table of curves, one row per trial and iteration; with several α, their mean."""
+"""Columns of the long table of curves, one row per trial and iteration; ``alpha`` is the mean of several."""
 
 
 def curve_rows(record: TrialRecord) -> pa.Table:

@@ -10,7 +10,7 @@ from study.config.optimizer_name import ADDITIVE, OPS, OptimizerName
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` for nothing."""
+    """Return ``value`` with ``digits`` significant digits or more, and a true minus; ``–`` if not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 1000:  # 9.9999e-5 is 0.000100, and nobody rounds 1234 to 1230
@@ -22,17 +22,17 @@ def format_number(value: float | None, digits: int = 3) -> str:
 
 
 def format_setting(value: float) -> str:
-    """Return a setting as people write it, ``0.001``; ``–`` for nothing."""
+    """Return a setting as people write it, ``0.001``; ``–`` for NaN."""
     return "–" if math.isnan(value) else f"{value:g}".replace("-", "−")
 
 
 def format_count(value: float) -> str:
-    """Return a count that may be unknown; ``–`` for nothing."""
+    """Return a count as text; ``–`` for NaN."""
     return "–" if math.isnan(value) else f"{value:.0f}"
 
 
 def format_percent(share: float) -> str:
-    """Return a share, 0 to 1, as a percentage; ``–`` for nothing."""
+    """Return a share, 0 to 1, as a percentage; ``–`` for NaN."""
     return "–" if math.isnan(share) else f"{100 * share:.3g} %"
 
 
@@ -47,7 +47,7 @@ def format_median_iterations(row: Mapping[Any, Any], name: str = "iterations") -
     """Return the median of iterations to the threshold of a summary's row, ``> 9380`` if not reached.
 
     Args:
-        row: Of ``tables.summary_table``.
+        row: A row of ``tables.summary_table``.
         name: ``iterations``, or ``smoothed_iterations``.
     """
     if math.isnan(row["threshold"]) or not row["seeds"]:
@@ -67,7 +67,7 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def join_names(names: Sequence[str], most: int = 20) -> str:
-    """Return the first ``most`` names, and how many more there are."""
+    """Return the first ``most`` names, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -75,9 +75,9 @@ def method_label(row: Mapping[Any, Any], *, with_beta: bool = False, in_prose: b
     """Return the optimizer with its other settings: ``adam-adam β 1e-07, released``.
 
     Args:
-        row: Has the columns ``pairing.METHOD``.
-        with_beta: Whether β is named.
-        in_prose: Whether the optimizer has its ``paper_name``, ``Adam–Adam``.
+        row: A row with the columns ``pairing.METHOD``.
+        with_beta: Whether to name β.
+        in_prose: Whether to write the optimizer by its ``paper_name``, ``Adam–Adam``.
     """
     beta = f" β {row['beta']:g}" if with_beta and not math.isnan(row["beta"]) else ""
     granularity = row["granularity"] if row["granularity"] != "group" else ""
@@ -92,7 +92,7 @@ _PAPER_NAMES = {
 
 
 def paper_name(optimizer: str) -> str:
-    """Return an optimizer's name as papers write it; a name that is not ours stays as it is.
+    """Return an optimizer's name as papers write it; a name that is not ours is unchanged.
 
     ::
 
@@ -100,7 +100,7 @@ def paper_name(optimizer: str) -> str:
         ['SGD-HD', 'Adam–Adam', 'AdamW–SGDN cosine', 'torch.optim.NAdam']
 
     HD is hypergradient descent, lop SGD (Baydin et al. 2018, https://arxiv.org/abs/1703.04782). Other lops
-    stand behind a dash, as in Mittal 2019.
+    follow a dash, as in Mittal 2019.
     """
     name = OptimizerName.parse(optimizer)
     if name.op not in OPS:

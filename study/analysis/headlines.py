@@ -1,4 +1,4 @@
-"""Says in a few sentences what a study shows: effects with their intervals, and how sure they are.
+"""Sums up a study in a few sentences: effects with their intervals, and how sure they are.
 
 A line sums up the comparisons of one family and kind of claim (``claims``). Its ratio is the geometric mean
 over these comparisons, workloads and optimizers alike, with its interval over seeds: it holds for the
@@ -29,11 +29,11 @@ from study.analysis.stats import Ratio, paired_log_ratio, pairs_needed
 from study.analysis.untuned_claims import Question, UntunedClaim
 
 MOST = 5
-"""The most lines."""
+"""Largest number of lines."""
 
 
 Together = Literal["supported", "not supported", "undecided", "mixed", ""]
-"""The verdict of several comparisons: theirs, if it is the same; empty if nothing is judged."""
+"""The verdict on several comparisons: theirs, if it is the same; empty if nothing is judged."""
 
 
 class Headline(NamedTuple):
@@ -42,7 +42,7 @@ class Headline(NamedTuple):
     effect: str
     """The effect and its interval, without a full stop."""
     detail: str
-    """In how many comparisons, and with which verdicts: a sentence."""
+    """A sentence: the number of comparisons, and their verdicts."""
     verdict: Together
 
     @property
@@ -55,9 +55,9 @@ class Pilot(NamedTuple):
     """A study with too few seeds to decide any of its claims."""
 
     seeds: int
-    """The most seeds of a claim."""
+    """The largest number of seeds of a claim."""
     needed: int
-    """The fewest that could decide one."""
+    """The smallest number of seeds that could decide a claim."""
 
     @property
     def text(self) -> str:
@@ -69,7 +69,7 @@ class Pilot(NamedTuple):
 
 
 def pilot(claims: Sequence[Claim], untuned: Sequence[UntunedClaim] = ()) -> Pilot | None:
-    """Return what makes the study a pilot; None if a claim has enough seeds, or nothing is claimed."""
+    """Return the study as a pilot; None if a claim has enough seeds, or nothing is claimed."""
     found = [(claim.seeds, claim.seeds_needed) for claim in claims if not claim.reason and claim.seeds]
     found += [(claim.seeds, pairs_needed(claim.comparisons)) for claim in untuned if claim.seeds]
     if not found or any(seeds >= needed for seeds, needed in found):
@@ -80,11 +80,11 @@ def pilot(claims: Sequence[Claim], untuned: Sequence[UntunedClaim] = ()) -> Pilo
 def headlines(
     claims: Sequence[Claim], untuned: Sequence[UntunedClaim], summary: pd.DataFrame
 ) -> list[Headline]:
-    """Return up to ``MOST`` lines, those that matter most first.
+    """Return up to ``MOST`` lines, the most important first.
 
-    First what the study itself claims, then learned against fixed α, then the new rules: speed before loss
-    before sensitivity. Lines that are left go to the optimizer with the lowest validation loss on each
-    workload.
+    The claims that the study itself makes come first, then learned against fixed α, then the new rules: speed
+    before loss before sensitivity. The remaining lines name the optimizer with the lowest validation loss on
+    each workload.
 
     Args:
         claims: From ``claims.claims``.
@@ -97,7 +97,7 @@ def headlines(
 
 
 def conclusion(claims: Sequence[Claim], untuned: Sequence[UntunedClaim], summary: pd.DataFrame) -> str:
-    """Return the most important line, as a sentence that says as well if nothing can be concluded.
+    """Return the most important line as a sentence, which also says if nothing can be concluded.
 
     Args:
         claims: See ``headlines``.
@@ -157,9 +157,9 @@ def _line(group: Sequence[Claim], *, early: bool) -> Headline:
 
 
 def pooled(group: Sequence[Claim]) -> tuple[Ratio, int]:
-    """Return the geometric mean of the claims' ratios with its interval over seeds, and how many seeds.
+    """Return the geometric mean of the claims' ratios with its interval over seeds, and the number of seeds.
 
-    An observation is the mean over the claims of a seed's log-ratio; only seeds count that all claims have.
+    An observation is the mean over the claims of a seed's log-ratio; only seeds that all claims have count.
 
     Args:
         group: Claims of one kind.
@@ -193,7 +193,7 @@ def _size(kind: Kind, ratio: float, *, alone: bool = True) -> str:
 
 
 def _from(group: Sequence[Claim], ratio: Ratio) -> str:
-    """Return from how many of the α₀, of all comparisons, the effect is to the same side."""
+    """Return at how many of the α₀, over all comparisons, the effect is in the better direction."""
     tried, better = (sum(getattr(claim, name) for claim in group) for name in ("alpha0s", "alpha0s_better"))
     if group[0].kind is Kind.INSENSITIVE or tried <= len(group) or math.isnan(ratio.ratio):
         return ""

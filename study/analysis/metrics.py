@@ -1,6 +1,6 @@
 """Computes the metrics of one trial from its stored record.
 
-So a study can be scored again without being run again. A threshold that was not reached within the budget is
+So a study can be scored again without another run. A threshold that was not reached within the budget is
 censored, never a number: a summary leaves it out.
 """
 
@@ -43,15 +43,15 @@ SUMMARIES = (
     "seconds",
     "iterations",
 )
-"""The metrics that ``summarise`` returns, as far as they exist."""
+"""The metrics that ``summarise`` returns, those that exist."""
 
 
 def iterations_to_threshold(train_loss: Array, threshold: float) -> int | None:
     """Return the first iteration, from 1, whose minibatch training loss is ≤ ``threshold``.
 
     Args:
-        train_loss: The loss of every iteration, shape (iterations,); one that is not finite reaches nothing.
-        threshold: Compared in float64, as the paper's code does.
+        train_loss: The loss of every iteration, shape (iterations,); a non-finite one counts as not reached.
+        threshold: The threshold, compared in float64, as the paper's code does.
 
     Returns:
         The iteration, or None if it is not reached so far.
@@ -68,23 +68,23 @@ def smoothed(train_loss: Array, decay: float = SMOOTHING) -> NDArray[np.float64]
     (Kingma & Ba 2015, section 3, https://arxiv.org/abs/1412.6980). From the first loss that is not finite,
     the average is not finite either.
 
-    Every trial has the same decay, so that nobody can choose it after seeing the curves. A minibatch loss
-    crosses a threshold early by luck, and the sooner the noisier it is; the average takes most of that away.
-    Its price is a lag, d / (1 − d) = 49 iterations on a curve that falls steadily. The lag is the same for
-    every optimizer, and pulls ratios of two N towards 1 where N is not much larger. In its first iterations
-    the average covers few losses, so a threshold near the initial loss is crossed by luck here too.
+    Every trial has the same decay, so that nobody can choose it after seeing the curves. A minibatch loss may
+    cross a threshold early by luck, the earlier the noisier it is; the average removes most of that. It lags
+    by d / (1 − d) = 49 iterations on a curve that falls steadily. The lag is the same for every optimizer,
+    and pulls the ratio of two N towards 1 if N is not much larger. In its first iterations the average covers
+    few losses, so a threshold near the initial loss may be crossed by luck here too.
 
     Args:
         train_loss: The loss of every iteration, shape (iterations,).
-        decay: d, between 0 and 1.
+        decay: The decay d, between 0 and 1.
     """
-    import pandas as pd  # takes a quarter of a second, and many commands do without
+    import pandas as pd  # takes a quarter of a second, and many commands do not need it
 
     loss = np.asarray(train_loss, dtype=np.float64)
     average = pd.Series(loss).ewm(alpha=1 - decay).mean().to_numpy(copy=True)
     unusable = ~np.isfinite(loss)
     if unusable.any():
-        average[unusable.argmax() :] = np.nan  # pandas passes them over
+        average[unusable.argmax() :] = np.nan  # pandas skips them
     return average
 
 
@@ -104,20 +104,20 @@ def summarise(record: TrialRecord, threshold: float | None) -> dict[str, float]:
     """Return a trial's ``SUMMARIES``; one that does not exist is left out, so every value is finite.
 
     ``final_train_loss`` is the mean over the last epoch's iterations, ``final_val_loss`` the validation loss
-    after it. A diverged trial has neither, but keeps its best values and its iterations to the threshold:
-    a time to a target is over when the target is met (Dahl et al. 2023, AlgoPerf,
+    after it. A diverged trial has neither, but keeps its best values and its iterations to the threshold: a
+    time to a target ends when the target is met (Dahl et al. 2023, AlgoPerf,
     https://arxiv.org/abs/2306.07179).
 
-    ``smoothed_iterations_to_threshold`` is the first iteration whose ``smoothed`` loss is ≤ the
-    threshold. ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold:
-    a study has no other, and a threshold for each measure would be one more thing to choose afterwards. It
-    has no minibatch noise, but counts whole epochs. A pruned trial has none of these: those pruned before
+    ``smoothed_iterations_to_threshold`` is the first iteration whose ``smoothed`` loss is ≤ the threshold.
+    ``epochs_to_val_threshold`` is the first epoch whose validation loss is ≤ the same threshold: a study has
+    no other, and a threshold for each measure would be one more thing to choose afterwards. It has no
+    minibatch noise, but counts whole epochs. A pruned trial has none of these: trials that were pruned before
     the threshold are missing, and not by chance. ``seconds_to_threshold`` is the training time, without
     validation, up to ``iterations_to_threshold``; it assumes that an epoch's iterations take equally long.
 
     Args:
         record: The trial's record.
-        threshold: Of the training loss; None if the study sets none.
+        threshold: Threshold of the training loss; None if the study sets none.
     """
     if (kept := record.measures(threshold)) is not None:
         return dict(kept)

@@ -3,10 +3,10 @@
 Each trial has a score, and a point the median over its search seeds:
 
 - ``best_val_loss``, ``final_val_loss``, ``final_train_loss``: the metric; ``best_val_accuracy``: one minus
-  it. A trial that diverged scores ∞, whatever it measured before.
+  it. A diverged trial scores ∞, even if it had good values before.
 - ``iterations_to_threshold``: the share of the budget, up to 1. A trial that does not reach the threshold
-  scores 1 + d / (1 + d), where d is how far the mean training loss of its last epoch lies above the
-  threshold: always worse than a trial that does, and less so the nearer it came. One that diverged scores 2.
+  scores 1 + d / (1 + d), where d is how far the mean training loss of its last epoch is above the
+  threshold: always worse than a trial that reaches it, the worse the farther away. A diverged trial scores 2.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class PointScore:
 
     point: Point
     state: Literal["open", "complete", "pruned", "failed"]
-    """``open``: trials have yet to end. ``pruned``: stopped early. ``failed``: a trial failed."""
+    """``open``: trials have yet to end. ``pruned``: a scheduler stopped it. ``failed``: a trial failed."""
     value: float | None = None
     """The score of a complete point; lower is better."""
     measured: float | None = None
-    """The median of the objective itself of a complete point; ∞ where it falls among trials without one."""
+    """The median of the objective itself of a complete point; ∞ if it falls among trials without a value."""
     epochs: tuple[float, ...] = ()
     """The score after each epoch of a complete or pruned point, for a scheduler."""
 
@@ -49,10 +49,10 @@ def score_point(
 
     Args:
         arm: The point's arm.
-        point: One of its points.
-        records: Of trials, by key; a trial without one has not begun.
+        point: A point of the arm.
+        records: Records of trials, by key; a trial without a record has not begun.
         threshold: The threshold of the arm's trials.
-        prunes: Whether a pruned trial settles a point; without a scheduler it is resumed instead.
+        prunes: Whether a pruned trial settles a point. Without a scheduler the trial resumes instead.
     """
     trials = [records.get(trial.key, TrialRecord(trial)) for trial in arm.trials(point, arm.search.seeds)]
     name = arm.search.objective
@@ -77,8 +77,8 @@ def best(scores: Sequence[PointScore]) -> PointScore | None:
 def epoch_value(objective: str, trials: Sequence[Sequence[EpochRecord]]) -> float:
     """Return the score that a scheduler compares after an epoch: the median over trials, always finite.
 
-    A validation metric scores its best value so far (the last one for ``final_val_loss``), any other
-    objective the mean training loss of the last epoch, which also stands in for iterations to a threshold.
+    For a validation metric it is the best value so far (for ``final_val_loss`` the last), for any other
+    objective the mean training loss of the last epoch, which also replaces iterations to a threshold.
 
     Args:
         objective: One of ``study.config.sections.OBJECTIVES``.
@@ -89,7 +89,7 @@ def epoch_value(objective: str, trials: Sequence[Sequence[EpochRecord]]) -> floa
 
 @dataclass(frozen=True)
 class ArmStanding:
-    """The state of one arm of a search, for people."""
+    """The state of one arm of a search, for display."""
 
     arm: Arm
     scores: tuple[PointScore, ...]
@@ -106,8 +106,8 @@ def standings(study: Study, state: SearchState, records: Sequence[TrialRecord]) 
 
     Args:
         study: The study.
-        state: What its search has found.
-        records: Of its trials.
+        state: The state of its search.
+        records: Records of its trials.
     """
     by_key = {record.trial.key: record for record in records}
     arms = []
@@ -127,12 +127,12 @@ def _scores_by_epoch(objective: str, records: Sequence[TrialRecord]) -> tuple[fl
 
 
 def best_points(study: Study, state: SearchState, records: Sequence[TrialRecord]) -> list[Point]:
-    """Return the best point of every arm that was asked for all its points, none of them open.
+    """Return the best point of every arm whose points were all asked and settled.
 
     Args:
         study: The study.
-        state: What its search has found.
-        records: Of its trials.
+        state: The state of its search.
+        records: Records of its trials.
     """
     return [
         standing.best.point

@@ -1,6 +1,6 @@
 """Compares a method with its baseline seed by seed: the independent observations behind a claim.
 
-A seed sets the initial weights and the order of the data, for every α₀ alike. So the trials of one seed at
+A seed sets the initial weights and the order of the data, the same for every α₀. So the trials of one seed at
 several α₀ are not independent, and a seed is one observation: the mean over α₀ of log(new / baseline).
 """
 
@@ -18,9 +18,9 @@ from study.analysis.sensitivity import costs, seed_widths
 from study.analysis.stats import Ratio, held_out_best, paired_log_ratio, sign_test, wilcoxon
 
 ENOUGH_ALPHA0 = 3
-"""The fewest α₀ that give a width."""
+"""The smallest number of α₀ that gives a width."""
 
-_TIE = 1e-12  # of logarithms: sums of logs that cancel are not always exactly 0
+_TIE = 1e-12  # in logarithms: a sum of logs that should cancel is not always exactly 0
 
 Floats = NDArray[np.float64]
 
@@ -28,9 +28,9 @@ Floats = NDArray[np.float64]
 class Seeds(NamedTuple):
     """The observation of each complete seed; arrays of shape (seeds,), in ascending order of seeds.
 
-    ``low`` and ``high`` bound the log-ratio, oriented so that below 0 is better: they are equal where both
-    values are known, and infinite where one of the two has only a bound. ``new`` and ``base`` are geometric
-    means over α₀, NaN where no α₀ has both.
+    ``low`` and ``high`` bound the log-ratio, oriented so that below 0 is better: they are equal if both
+    values are known, and infinite if one of the two has only a bound. ``new`` and ``base`` are geometric
+    means over α₀, NaN if no α₀ has both.
     """
 
     seeds: Sequence[int]
@@ -39,10 +39,10 @@ class Seeds(NamedTuple):
     low: Floats
     high: Floats
     exact: NDArray[np.bool_]
-    """Whether every one of the seed's values is known, so that a small difference is a small difference."""
+    """Whether all of the seed's values are known, so that a small difference is certain to be small."""
     alpha0s: int = 0
     missed: int = 0
-    """Trials without a value (the threshold not reached) whose partner has one."""
+    """Trials without a value (the threshold was not reached) whose partner has one."""
     baseline_missed: int = 0
     both_missed: int = 0
     by_alpha0: tuple[float, ...] = ()
@@ -50,22 +50,22 @@ class Seeds(NamedTuple):
 
     @property
     def better(self) -> int:
-        """How many seeds are certainly better."""
+        """Number of seeds that are certainly better."""
         return int((self.high < -_TIE).sum())
 
     @property
     def worse(self) -> int:
-        """How many seeds are certainly worse."""
+        """Number of seeds that are certainly worse."""
         return int((self.low > _TIE).sum())
 
     @property
     def equal(self) -> int:
-        """How many seeds are exact ties."""
+        """Number of seeds that are exact ties."""
         return int(((abs(self.low) <= _TIE) & (abs(self.high) <= _TIE)).sum())
 
     @property
     def unclear(self) -> int:
-        """How many seeds may be either."""
+        """Number of seeds that may be better or worse."""
         return len(self.seeds) - self.better - self.worse - self.equal
 
     def tests(self) -> tuple[float, float]:
@@ -107,13 +107,13 @@ def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
     """Compare a method's measure with its baseline's, seed by seed, over the α₀ of both.
 
     Only complete seeds count: those in which both ended at every α₀ that the study tries with both. A seed
-    depends on its own trials alone, so a further seed changes no other.
+    depends only on its own trials, so a further seed changes no other.
 
-    With a ``cap``, the budget, min(N, cap) is compared: a restricted time, which needs nothing that was not
-    observed. It makes the ratio conservative where one of the two missed the threshold, and 1, which says
-    nothing, where both did. Directions are stricter: where one of the two missed it, the true log-ratio has a
-    bound on one side only, and a seed is better or worse only if it is so whatever the unknown N are. Without
-    a cap, a missing value (a trial that diverged before its first validation) is worse than every other.
+    With a ``cap``, the budget, it compares min(N, cap): a restricted time, which needs only observed values.
+    The ratio is conservative if one of the two missed the threshold, and 1, without information, if both did.
+    Directions are stricter: if one of the two missed it, the true log-ratio has a bound on one side only, and
+    a seed counts as better or worse only if it is so for any unknown N. Without a cap, a missing value (a
+    trial that diverged before its first validation) is worse than every other.
 
     Args:
         pair: A method and its baseline.
@@ -156,11 +156,10 @@ def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
 def seed_spans(pair: MethodPair) -> Seeds:
     """Compare the widths of α₀ seed by seed; ``new`` and ``base`` are spans, 10^decades.
 
-    Wider is better. Widths are those of ``sensitivity.seed_widths``, over the α₀ > 0 of both. Where one of
-    the two is cut off by the α₀ tried or by the budget, it is a lower bound, and the seed is better or worse
-    only if it is so whatever lies beyond; where both are cut off, they are compared within the α₀ tried.
-    Where no α₀ works, the width is 0 and worse than any other. Never ``exact``: a grid's step is coarser than
-    any margin.
+    Wider is better. Widths are those of ``sensitivity.seed_widths``, over the α₀ > 0 of both. If one of the
+    two is cut off by the α₀ tried or by the budget, it is a lower bound, and the seed is better or worse only
+    if it is so for any true width; if both are cut off, they are compared within the α₀ tried. If no α₀
+    works, the width is 0 and worse than any other. Never ``exact``: a grid's step is coarser than any margin.
 
     Args:
         pair: A method and its baseline.
@@ -195,8 +194,8 @@ def seed_spans(pair: MethodPair) -> Seeds:
 def seed_ratios_tuned(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds | None:
     """Compare both at their own best α₀, chosen for every seed on all other seeds.
 
-    The best has the lowest mean of min(value, cap). The choice for one seed rests on the others, so these
-    observations are not independent, and no test is made of them.
+    The best α₀ has the lowest mean of min(value, cap). The choice for one seed depends on the others, so
+    these observations are not independent, and they are not tested.
 
     Args:
         pair: A method and its baseline.
@@ -204,7 +203,7 @@ def seed_ratios_tuned(pair: MethodPair, measure: str, cap: float = math.inf) -> 
         cap: See ``seed_ratios``.
 
     Returns:
-        None with fewer than two complete seeds, or fewer than two α₀.
+        The observations; None with fewer than two complete seeds, or fewer than two α₀.
     """
     chosen = []
     tables = [costs(trials, measure, ["alpha0"]) for trials in (pair.new, pair.base)]
@@ -223,7 +222,7 @@ def seed_ratios_tuned(pair: MethodPair, measure: str, cap: float = math.inf) -> 
 
 
 def _geometric(logs: Floats, known: NDArray[np.bool_]) -> Floats:
-    """Return the geometric mean over the known entries of every row; NaN where there are none."""
+    """Return the geometric mean over the known entries of every row; NaN if there are none."""
     counts = known.sum(axis=1)
     sums = np.where(known, logs, 0.0).sum(axis=1)
     means = np.full(len(sums), math.nan)

@@ -1,4 +1,4 @@
-"""Groups trials into cells, and pairs each method with its baseline. pandas only."""
+"""Groups trials into cells, and pairs each method with its baseline. Needs only pandas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.config.optimizer_name import OptimizerName
 
 
 class Setup(NamedTuple):
-    """Settings that paired trials have in common, besides α₀ and the seed."""
+    """Settings that paired trials share, besides α₀ and the seed."""
 
     workload: str
     workload_args: str
@@ -31,18 +31,18 @@ class Method(NamedTuple):
 
     optimizer: str
     beta: float
-    """NaN of an optimizer that has none."""
+    """β; NaN if the optimizer has none."""
     granularity: str
     optimizer_args: str
 
 
 SETUP, METHOD = Setup._fields, Method._fields
 CELL = (*SETUP, *METHOD, "alpha0")
-"""Everything but the seed: the columns that a row of a summary table is for."""
+"""All settings but the seed: the columns that identify a row of a summary table."""
 
 
 def cells(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Yield groups of rows equal in ``by`` (NaN equals NaN) in the study's order, whatever theirs."""
+    """Yield groups of rows equal in ``by`` (NaN equals NaN), in the study's order, for rows in any order."""
     if len(trials):
         for values, cell in trials.sort_index().groupby(list(by), sort=False, dropna=False):
             yield dict(zip(by, values, strict=True)), cell
@@ -51,7 +51,7 @@ def cells(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, A
 def ended(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials that ended, in the study's order; a hit after the budget becomes NaN.
 
-    Trials that failed, were pruned, or are still to run have no rows here.
+    Trials that failed, were pruned, or have yet to run have no rows here.
     """
     rows = trials[trials["outcome"].isin(MEASURED)].sort_index()
     late = {hit: rows[hit] > rows["budget"] for hit in HITS}
@@ -60,7 +60,7 @@ def ended(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 class MethodPair(NamedTuple):
-    """A method and its baseline under one setup, with all their trials."""
+    """A method and its baseline in one setup, with all their trials."""
 
     setup: Setup
     method: Method
@@ -80,10 +80,10 @@ class MethodPair(NamedTuple):
 def baselines(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """Return the baselines of the optimizers of a table, by op, lop and rule.
 
-    Hypergradient descent (lop SGD) has the plain optimizer, ``adam-sgd`` has ``adam``. The other learned ones
-    have hypergradient descent: by the same rule if that is there, or else by the additive one; and the plain
-    optimizer where there is none. Of variants with labels of their own all are baselines, unless one has no
-    label.
+    Hypergradient descent (lop SGD) has the plain optimizer: ``adam-sgd`` has ``adam``. The other learned
+    optimizers have hypergradient descent: by the same rule if the table has it, otherwise by the additive
+    rule; and the plain optimizer if it has neither. If variants have their own labels, all of them are
+    baselines, unless one has no label.
 
     Args:
         trials: From ``tables.trial_table``.
@@ -113,10 +113,10 @@ def baselines(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 def method_pairs(
     trials: pd.DataFrame, against: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[MethodPair]:
-    """Yield every method that has a baseline in the same setup, with it, in the study's order.
+    """Yield every method with each of its baselines in the same setup, in the study's order.
 
-    Where both optimizers have β, and any values of it in common, only equal ones are paired; if they have
-    none, every combination is. The same goes for granularity and further options, method by method.
+    If both optimizers have β, and share any values of it, only equal ones are paired; if they share none,
+    every combination is. The same holds for granularity and further options, method by method.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
@@ -137,7 +137,7 @@ def method_pairs(
 def _matching(
     method: Method, bases: list[tuple[Method, pd.DataFrame]], on_beta: bool
 ) -> list[tuple[Method, pd.DataFrame]]:
-    """Return the baseline's methods to pair ``method`` with."""
+    """Return the baseline's methods to pair with ``method``."""
     if on_beta:
         bases = [base for base in bases if base[0].beta == method.beta]
     bases = [base for base in bases if base[0].granularity == method.granularity] or bases
@@ -148,4 +148,4 @@ HITS = {
     "iterations_to_threshold": ("iterations_to_threshold", "seconds_to_threshold"),
     "smoothed_iterations_to_threshold": ("smoothed_iterations_to_threshold",),
 }
-"""Which columns are censored by which hit."""
+"""The columns that are censored if a hit, by its column, comes after the budget."""

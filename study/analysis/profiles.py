@@ -13,18 +13,18 @@ from study.analysis.sensitivity import Floats, costs, ratios
 from study.analysis.stats import held_out_best, mean_interval
 
 PROFILE_WORKLOADS = 5
-"""A performance profile over fewer workloads is a bar chart in disguise."""
+"""Fewest workloads of a performance profile; with fewer it would be no more than a bar chart."""
 
 
 def step_size_profile(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the profile over step sizes: the share of α₀ at which N ≤ τ × the best N, a step function of τ.
 
-    ``share`` is relative to the method's own best N of the same seed; it starts at τ = 1 and says how
+    ``share`` is relative to the method's own best N of the same seed; it starts at τ = 1 and shows how
     insensitive the method is. ``share_overall`` is relative to the best N of any method with the same
-    threshold on that seed, and says at once how fast and how insensitive; after Asi & Duchi 2019 (*The
+    threshold on that seed, and shows speed and insensitivity together; after Asi & Duchi 2019 (*The
     importance of better models in stochastic optimization*, https://arxiv.org/abs/1903.08619), who profile
-    over step sizes what Dolan & Moré 2002 profile over problems. Both are means over the complete seeds,
-    ``seeds`` of them. An α₀ from which the threshold is not reached is in no share.
+    over step sizes as Dolan & Moré 2002 profile over problems. Both are means over the complete seeds,
+    ``seeds`` of them. An α₀ that does not reach the threshold is in no share.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
@@ -52,8 +52,9 @@ def step_size_profile(trials: pd.DataFrame) -> pd.DataFrame:
 def runtime_distribution(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the share of a method's trials that reached the threshold within a number of iterations.
 
-    A step function over all its α₀ and seeds that ended, ``trials`` of them, as if α₀ were drawn from those
-    tried; the last row is at the budget. The run-time distribution of Hoos & Stützle 1998.
+    It is a step function over all α₀ and seeds of the method that ended, ``trials`` of them, as if α₀ were
+    drawn from those tried; the last row is at the budget. Source: the run-time distribution of Hoos & Stützle
+    1998.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
@@ -80,17 +81,17 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
 
     An optimizer's points are all the α₀ × β (× granularity × options) that were tried with it, so β counts as
     tuned; ``points`` of them. ``k`` runs from 1 to the smallest number of points of any optimizer in the
-    setup. ``value`` is the expected best of ``k`` points drawn without replacement, exact, each chosen by its
-    mean over all complete seeds but one and reported on that one, then averaged over which one is left out
-    (``stats``; more seeds to choose on than half of them, and none is reported on itself). With a
-    single seed ``held_out`` is False and the value optimistic. ``low`` and ``high`` are
-    ``study.analysis.stats.mean_interval`` over the seeds, approximate, as those share what was chosen.
+    setup. ``value`` is the exact expected best of ``k`` points drawn without replacement. Each is chosen by
+    its mean over all complete seeds but one and reported on that one, and the result is averaged over the
+    seed left out (``stats``; so more than half of the seeds serve the choice, and none is reported on
+    itself). With a single seed ``held_out`` is False and the value optimistic. ``low`` and ``high`` are
+    ``study.analysis.stats.mean_interval`` over the seeds, approximate, as the seeds share choices.
 
     ``measure`` is ``iterations_to_threshold``, as min(N, budget), or ``best_val_loss``, which is +inf if
     there is a chance that all ``k`` points drawn diverge before their first validation.
 
-    The points are taken as a random sample or a grid. Points of an adaptive search are neither; and an
-    optimizer with pruned trials has no rows, because the value of those is unknown and likely bad.
+    The points count as a random sample or a grid. Points of an adaptive search are neither; and an optimizer
+    with pruned trials has no rows, because their value is unknown and probably bad.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
@@ -136,11 +137,12 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
 def performance_profile(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the share of workloads on which an optimizer is within τ × the fastest, a step function of τ.
 
-    Dolan & Moré 2002 (*Benchmarking optimization software with performance profiles*,
+    Source: Dolan & Moré 2002 (*Benchmarking optimization software with performance profiles*,
     https://arxiv.org/abs/cs/0102001). An optimizer's time on a workload is the value of ``best_of_k`` for
-    iterations at the largest common ``k``; it fails there if no seed reached the threshold. A workload counts
-    if all optimizers have the same threshold and complete seeds on it. Under ``PROFILE_WORKLOADS`` the
-    table is empty. Where one optimizer leads, the order of the others can depend on it (Gould & Scott 2016).
+    iterations at the largest common ``k``; it fails on the workload if no seed reached the threshold. A
+    workload counts if all optimizers have the same threshold and complete seeds on it. With fewer than
+    ``PROFILE_WORKLOADS`` the table is empty. If one optimizer leads, the order of the others can depend on it
+    (Gould & Scott 2016).
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.

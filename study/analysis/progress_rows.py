@@ -17,7 +17,7 @@ from study.storage.records import TrialRecord
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a row needs of one trial."""
+    """Measures of one trial that a row needs."""
 
     loss: float
     alpha: float
@@ -25,10 +25,10 @@ class _Measured:
 
 
 class RowMaker:
-    """Computes rows again and again while a study runs; measures a record only when it has changed.
+    """Computes rows repeatedly while a study runs; measures a record only if it has changed.
 
     Args:
-        threshold: Returns the training loss that a trial is timed to; None if there is none.
+        threshold: Returns a trial's threshold of the training loss; None if there is none.
     """
 
     def __init__(self, threshold: Callable[[Trial], float | None]) -> None:

@@ -1,4 +1,4 @@
-"""Says in a line how a study stands."""
+"""Describes the progress of a study in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from study.storage.progress import Progress
 
 
 def describe(progress: Progress) -> str:
-    """Return one line that says how a study stands."""
+    """Return one line that describes the progress of a study."""
     parts = [f"{progress.done}/{progress.total} trials done"]
     parts += [
         f"{count} {what}"

@@ -1,4 +1,4 @@
-"""Ranks optimizers, and the α₀ and β of each, by the validation loss that they come to."""
+"""Ranks optimizers, and the α₀ and β of each, by the validation loss that they reach."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def best_optimizers(trials: pd.DataFrame, count: int) -> list[str]:
     """Return the optimizers with the lowest validation losses, the best first.
 
     The score of an optimizer on a workload is its lowest median over seeds, over the α₀ and β that were
-    tried. The order is that of the mean rank over workloads; of equal ranks the first in the study comes
-    first. Points are chosen on the seeds that they are scored on, which flatters all optimizers alike.
+    tried. Optimizers are ordered by their mean rank over workloads; of equal ranks the first in the study
+    comes first. Points are chosen on the seeds that they are scored on, which flatters all optimizers alike.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
-        count: How many to return, at most.
+        count: Largest number of optimizers to return.
     """
     done = ended(trials)
     if done.empty:
@@ -38,8 +38,8 @@ def best_rows(summary: pd.DataFrame, count: int) -> pd.DataFrame:
     """Return the rows of each optimizer on each workload with the lowest median validation losses.
 
     Args:
-        summary: From ``tables.summary_table``; its order is kept.
-        count: How many of each to return, at most.
+        summary: From ``tables.summary_table``; the rows keep its order.
+        count: Largest number of rows to return for each.
     """
     by = ["workload", "workload_args", "optimizer"]
     ranks = summary.groupby(by, sort=False)[MEASURE].rank(method="first", na_option="bottom")

@@ -1,8 +1,8 @@
 """Measures how wide a range of α₀ works.
 
-Everything comes from ``tables.trial_table``, rows in any order. N is ``iterations_to_threshold``. Where
-several α₀ are summed up, only complete seeds count: those whose trials ended at every α₀ of the method (and
-β, where β is tuned). Otherwise every method would be judged on other α₀.
+Everything comes from ``tables.trial_table``, rows in any order. N is ``iterations_to_threshold``. Sums over
+several α₀ count only complete seeds: those whose trials ended at every α₀ of the method (and β, if β is
+tuned). Otherwise methods would be judged on different α₀.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
     reached, is +inf.
 
     Args:
-        trials: Of one setup and method, or of all methods that one tunes over.
+        trials: Trials of one setup and method, or of all methods to tune over.
         measure: A column in which lower is better.
-        by: ``["alpha0"]``, or also columns of the method.
+        by: ``["alpha0"]``, or further columns of the method as well.
     """
     point = trials[by[0]] if len(by) == 1 else trials.groupby(by, dropna=False).ngroup()
     points = np.unique(point.to_numpy())
@@ -56,8 +56,8 @@ def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
 def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the width of α₀ of every complete seed of one setup and method.
 
-    See ``alpha0_widths``. Where no α₀ reached the threshold, ``decades`` is 0 and all other columns are
-    NaN. α₀ = 0 has no place on a logarithmic axis and is left out.
+    See ``alpha0_widths``. If no α₀ reached the threshold, ``decades`` is 0 and all other columns are NaN.
+    α₀ = 0 has no place on a logarithmic axis and is left out.
     """
     table = costs(trials[trials["alpha0"] > 0], "iterations_to_threshold", ["alpha0"])
     alphas = table.columns.to_numpy(dtype=np.float64)
@@ -66,18 +66,18 @@ def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return how wide a range of α₀ works, one row per setup and method that has a threshold.
+    """Return the width of the range of α₀ that works, one row per setup and method that has a threshold.
 
     An α₀ works if its median N over seeds is ≤ 2 × the best α₀'s. The range runs from ``low`` to ``high``,
     the ends of the unbroken run of α₀ tried around ``best_alpha0``: log10(high / low) ``decades`` wide.
     Nothing is interpolated, so the true width is larger by up to one step of the grid on either side.
-    ``edge`` says that an end of the run is an end of the α₀ tried, ``at_budget`` that 2 × the best N lies
-    beyond the budget, so that an α₀ next to the run may work too: either way the width is a lower bound.
+    ``edge`` says that an end of the run is an end of the α₀ tried, ``at_budget`` that 2 × the best N is
+    beyond the budget, so that an α₀ next to the run may work too: in both cases the width is a lower bound.
     ``decades_mean`` is the mean over the complete ``seeds`` of each seed's own width, the number that
     ``claims`` compares.
 
-    The width is relative to a method's own best: a slow method can be insensitive, so read it beside
-    ``best_iterations``. Where no α₀ works, every column is NaN.
+    The width is relative to a method's own best: a slow method can be insensitive, so read it together with
+    ``best_iterations``. If no α₀ works, every column is NaN.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
@@ -112,7 +112,7 @@ def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:
 def _width(
     alphas: Floats, hits: Floats, budget: float
 ) -> tuple[float, float, float, float, float, bool, bool]:
-    """Return the ``WIDTH_COLUMNS`` of N over ascending α₀; +inf is not reached, NaN unknown."""
+    """Return the ``WIDTH_COLUMNS`` of N over ascending α₀; +inf means not reached, NaN unknown."""
     known = hits[~np.isnan(hits)]
     best = known.min() if len(known) else math.inf
     if not math.isfinite(best):
@@ -134,7 +134,7 @@ def _width(
 
 
 def ratios(table: pd.DataFrame, best: pd.Series[float]) -> Floats:
-    """Return N over the best N of its row; +inf where N is, even if nothing is finite."""
+    """Return N over the best N of its row; +inf if N is, even if the whole row is."""
     values = table.to_numpy(dtype=np.float64)
     scale = np.broadcast_to(best.to_numpy(dtype=np.float64)[:, None], values.shape)
     ratios = np.full_like(values, math.inf)

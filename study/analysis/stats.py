@@ -1,6 +1,6 @@
-"""Intervals and tests for a handful of seeds; each is exact, or says what it assumes. numpy and scipy only.
+"""Intervals and tests for a few seeds; each is exact, or names its assumptions. Needs numpy and scipy only.
 
-Nothing here knows what was measured. All tests are one-sided, as are the claims that they judge.
+Nothing here depends on the measure. All tests are one-sided, as are the claims that they judge.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# scipy takes most of a second to import, so that the functions that need it import it.
+# scipy takes most of a second to import, so only the functions that need it import it.
 
 LEVEL = 0.05
 """Significance level of every verdict; intervals have confidence 1 − LEVEL."""
 
 RESAMPLES = 20_000
-"""How many bootstrap resamples are drawn where there are too many to enumerate."""
+"""Number of bootstrap resamples drawn if there are too many to enumerate."""
 
 _ENUMERATED = 8  # values whose resamples are enumerated: (15 choose 7) = 6435 different ones
 
 
 class MedianInterval(NamedTuple):
-    """An interval of a median, and the probability with which such an interval covers it."""
+    """An interval of a median, and the probability that such an interval covers it."""
 
     low: float
     high: float
@@ -38,15 +38,16 @@ def median_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> MedianI
 
     [x_(k), x_(n+1−k)] covers the median of any distribution with probability ≥ 1 − 2 P(Bin(n, ½) < k), with
     equality for continuous ones (David & Nagaraja, *Order Statistics*, section 7.1). k is the largest for
-    which that is at least ``confidence``; if there is none, 1: [min, max] with the coverage it has. So five
-    values give 93.75 %, six 96.9 %, ten [x_(2), x_(9)] with 97.9 %.
+    which that is at least ``confidence``; if there is none, 1, which gives [min, max] with its own coverage.
+    So five values give 93.75 %, six 96.9 %, ten [x_(2), x_(9)] with 97.9 %.
 
     Args:
-        values: Shape (n,); +inf for a value that is censored above, which order statistics allow. No NaN.
-        confidence: The least coverage, where n allows it.
+        values: Values, shape (n,); +inf for a value that is censored above, which order statistics allow. No
+            NaN.
+        confidence: The least coverage, if n allows it.
 
     Returns:
-        NaN, NaN and 0 for no values; a point with coverage 0 for one.
+        The interval and its coverage: NaN, NaN and 0 for no values; the value itself with coverage 0 for one.
 
     Raises:
         ValueError: A value is NaN.
@@ -74,14 +75,14 @@ def mean_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> tuple[flo
     interval 95 %), of Laplace's in 93 % (85 %, 96 %) and of exponential ones in 88 % (80 %, 88 %): a few
     per cent short for skewed values, like every interval of six.
 
-    Up to 8 values every resample is enumerated, so the interval is exact; beyond, ``RESAMPLES`` are drawn
+    Up to 8 values every resample is enumerated, so the interval is exact; for more, ``RESAMPLES`` are drawn
     with a fixed seed. The order of the values does not matter.
 
-    No interval of this kind reaches beyond [min, max], so at two or three values it covers less than it says;
-    verdicts ask for a test as well, which two or three values cannot pass.
+    No interval of this kind reaches beyond [min, max], so for two or three values it covers less than its
+    confidence; verdicts also require a test, which two or three values cannot pass.
 
     Args:
-        values: Shape (n,), finite.
+        values: Values, shape (n,), finite.
         confidence: The nominal coverage.
 
     Returns:
@@ -126,12 +127,12 @@ def paired_log_ratio(new: ArrayLike, base: ArrayLike, confidence: float = 1 - LE
     same, and swapping the two gives the reciprocal.
 
     Args:
-        new: Positive and finite, shape (n,).
-        base: Of the same pairs, in the same order.
-        confidence: Of the interval.
+        new: Values, shape (n,), positive and finite.
+        base: Values of the same pairs, in the same order.
+        confidence: Nominal coverage of the interval.
 
     Returns:
-        All NaN for no pairs, a NaN interval for one.
+        The mean and its interval: all NaN for no pairs, a NaN interval for one.
 
     Raises:
         ValueError: Shapes differ, or a value is not positive and finite.
@@ -152,8 +153,8 @@ def paired_log_ratio(new: ArrayLike, base: ArrayLike, confidence: float = 1 - LE
 def sign_test(better: int, against: int) -> float:
     """Return the exact one-sided p of the sign test: P(Bin(n, ½) ≥ better), n = better + against.
 
-    It assumes nothing but independent pairs, so censored ones can enter as a sign. Its smallest p is 2^−n.
-    Exact ties are left out of both counts, as usual; 1 if nothing is left.
+    It assumes only independent pairs, so censored pairs can enter as a sign. Its smallest p is 2^−n. Exact
+    ties are left out of both counts, as usual; 1 if no pair is left.
     """
     count = better + against
     return _binomial_cdf(count, against + 1)[-1] if count else 1.0
@@ -163,7 +164,7 @@ def wilcoxon(differences: ArrayLike) -> float:
     """Return the one-sided p of Wilcoxon's signed-rank test that the differences are below zero.
 
     It has more power than the sign test from about eight pairs on, for symmetrically distributed differences.
-    Zeros are left out; 1 if nothing is left. Exact for up to 13 pairs, and up to 50 without ties.
+    Zeros are left out; 1 if no pair is left. Exact for up to 13 pairs, and up to 50 without ties.
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
@@ -175,8 +176,8 @@ def wilcoxon(differences: ArrayLike) -> float:
 def holm(pvalues: Iterable[float]) -> NDArray[np.float64]:
     """Return p values adjusted by Holm's step-down procedure (Holm 1979), in the order given.
 
-    It keeps the probability of any false rejection in the family below the level, whatever the dependence
-    between its tests. NaN stands for no test: it stays NaN and is not counted.
+    It keeps the probability of any false rejection in the family below the level, for any dependence between
+    its tests. NaN stands for no test: it stays NaN and is not counted.
     """
     p = np.fromiter(pvalues, dtype=np.float64)
     adjusted = np.full_like(p, np.nan)
@@ -188,9 +189,10 @@ def holm(pvalues: Iterable[float]) -> NDArray[np.float64]:
 
 
 def pairs_needed(comparisons: int, level: float = LEVEL) -> int:
-    """Return the fewest pairs with which the sign test can stay below ``level`` after Holm's correction.
+    """Return the fewest pairs with which the sign test can fall below ``level`` after Holm's correction.
 
-    The smallest n with ``comparisons`` · 2^−n < ``level``: 5 for one comparison, 6 for three, 7 for six.
+    It is the smallest n with ``comparisons`` · 2^−n < ``level``: 5 for one comparison, 6 for three, 7 for
+    six.
     """
     return next(n for n in range(1, 100) if comparisons * 0.5**n < level)
 
@@ -215,15 +217,15 @@ def expected_best(scores: ArrayLike, values: ArrayLike, k: int) -> float:
     """Return the expected value of the best of ``k`` points drawn at random without replacement.
 
     The best is the one with the lowest score; of equal ones each is as likely. Of P points sorted by score,
-    all k drawn lie beyond the first i with probability (P−i choose k) / (P choose k); the differences of that
+    all k drawn come after the first i with probability (P−i choose k) / (P choose k); the differences of that
     are the probabilities of each point being the best. With ``values`` = ``scores`` it is the mean of the
     minima of all subsets of k points, the unbiased estimator of Dodge et al. 2021 (*Expected validation
     performance and estimation of a random variable's maximum*), whose with-replacement one is optimistic.
 
     Args:
         scores: The scores that decide, lower is better, shape (P,); +inf is worse than all.
-        values: The values that are reported of the chosen point, shape (P,).
-        k: How many points are drawn, 1 … P.
+        values: The values to report of the chosen point, shape (P,).
+        k: Number of points drawn, 1 … P.
 
     Raises:
         ValueError: Shapes differ, or there are fewer than ``k`` points.
@@ -239,23 +241,23 @@ def expected_best(scores: ArrayLike, values: ArrayLike, k: int) -> float:
     before = [0, *np.cumsum(equal)]
     beyond = np.array([math.comb(points - int(first), k) / math.comb(points, k) for first in before])
     chance = beyond[:-1] - beyond[1:]
-    possible = chance > 0  # 0 · ∞ is no expectation
+    possible = chance > 0  # 0 · ∞ would be NaN
     return float(chance[possible] @ of_level[possible])
 
 
 def held_out_best(costs: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Return, for every seed, the expected cost there of the best of ``k`` points chosen on all other seeds.
+    """Return, for every seed, the expected cost of the best of ``k`` points chosen on all other seeds.
 
-    Choosing and reporting on the same seeds flatters whoever had more, or noisier, points to choose from.
-    Leaving out one seed at a time uses every seed for both and no trial twice at once. The entries share most
-    of the seeds that they were chosen on, so they are close to independent, not independent.
+    Choosing and reporting on the same seeds would flatter a method with more, or noisier, points. Leaving out
+    one seed at a time uses every seed for both, and never a trial for both at once. The entries share most of
+    the seeds that they were chosen on, so they are close to independent, not independent.
 
     Args:
-        costs: Of every seed and point, lower is better, shape (seeds, points); +inf for none.
-        k: As in ``expected_best``.
+        costs: Cost of every seed and point, lower is better, shape (seeds, points); +inf if it has no value.
+        k: Number of points drawn; see ``expected_best``.
 
     Returns:
-        Shape (seeds,). A single seed has to serve for both: its value is optimistic for ``k`` > 1.
+        Costs, shape (seeds,). A single seed serves for both: its value is optimistic for ``k`` > 1.
     """
     cost = np.asarray(costs, dtype=np.float64)
     if len(cost) == 1:

@@ -47,7 +47,7 @@ COLUMNS = (
     *("threshold", "budget", "outcome", "default_alpha0"),
     *SUMMARIES,
 )
-"""Columns of ``trial_table``."""
+"""The columns of ``trial_table``."""
 
 
 def trial_workload_label(trial: Trial) -> str:
@@ -65,9 +65,9 @@ def trial_table(
     ``workload_args`` and ``optimizer_args`` are text, ``"width=64, bias=true"``, empty if there are none.
 
     Args:
-        records: Of the study's trials, in any order.
+        records: Records of the study's trials, in any order.
         study: The study.
-        state: What the study's search has found; a grid needs none.
+        state: The state of the study's search. Default: nothing found, as for a grid.
 
     Raises:
         ValueError: Two records belong to one trial.
@@ -81,7 +81,7 @@ def trial_table(
     for name in ("alpha0", "default_alpha0", "beta", "threshold", "epochs"):
         columns[name] = np.array(columns[name], dtype=np.float64)
     table = pd.DataFrame({name: columns[name] for name in COLUMNS})
-    # A trial that diverged in its first epoch does not know how long an epoch is; its siblings do.
+    # A trial that diverged in its first epoch does not show how long an epoch is; its siblings do.
     alike = ["workload", "workload_args", "batch_size", "drop_last", "precision", "epochs"]
     siblings = table.groupby(alike, sort=False)["budget"]
     table["budget"] = siblings.transform("max").fillna(table["budget"])
@@ -91,19 +91,19 @@ def trial_table(
 def summary_table(trials: pd.DataFrame) -> pd.DataFrame:
     """Return one row per ``CELL``: medians, intervals and ranges over the seeds of the trials that ended.
 
-    ``seeds`` counts those, ``pruned`` the ones that a search stopped early, ``missing`` all others.
+    ``seeds`` counts those trials, ``pruned`` those that a search stopped early, ``missing`` all others.
 
-    ``iterations_median``, ``iterations_min`` and ``iterations_max`` are NaN where they fall among trials
-    that did not reach the threshold; ``iterations_text`` is for people, ``"> 9380"``. ``iterations_low``
-    and ``iterations_high`` are the distribution-free interval of the median, and ``coverage`` the probability
-    that it has (see ``stats.median_interval``; 0.969 for six seeds); +inf is a trial that did
-    not reach the threshold. ``hit_rate`` is the share that did, and ``mean_iterations`` the mean of
-    min(N, budget): the one number that ranks cells some of which are censored, a restricted mean (Royston &
-    Parmar 2013), and no estimate of the mean N. The same of the smoothed measure under
-    ``smoothed_iterations_…``, ``smoothed_hit_rate`` and ``smoothed_mean_iterations``.
+    ``iterations_median``, ``iterations_min`` and ``iterations_max`` are NaN if they fall among trials that
+    did not reach the threshold; ``iterations_text`` is for people, ``"> 9380"``. ``iterations_low`` and
+    ``iterations_high`` are the distribution-free interval of the median, and ``coverage`` is its probability
+    (see ``stats.median_interval``; 0.969 for six seeds); +inf is a trial that did not reach the threshold.
+    ``hit_rate`` is the share that did, and ``mean_iterations`` the mean of min(N, budget): the one number
+    that ranks cells of which some are censored, a restricted mean (Royston & Parmar 2013), and no estimate of
+    the mean N. ``smoothed_iterations_…``, ``smoothed_hit_rate`` and ``smoothed_mean_iterations`` are the same
+    for the smoothed measure.
 
-    ``seconds_to_threshold`` is a median like ``iterations_median``. Other measures come as ``name``, the
-    median, with ``name_min`` and ``name_max``, over the trials that have them.
+    ``seconds_to_threshold`` is a median like ``iterations_median``. Every other measure has three columns:
+    ``name``, the median, with ``name_min`` and ``name_max``, over the trials that have it.
 
     Args:
         trials: From ``trial_table``, rows in any order.
@@ -170,7 +170,7 @@ def _spread(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _places(trials: Sequence[Trial], records: Sequence[TrialRecord]) -> NDArray[np.int64]:
-    """Return where the record of each trial is among ``records``; −1 if it has none."""
+    """Return the place of each trial's record in ``records``; −1 if it has none."""
     places: dict[str, int] = {}
     for place, trial in enumerate(trials_of(records)):
         if places.setdefault(trial.key, place) != place:
@@ -179,7 +179,7 @@ def _places(trials: Sequence[Trial], records: Sequence[TrialRecord]) -> NDArray[
 
 
 def _settings(trials: Sequence[Trial], study: Study) -> dict[str, Any]:
-    """Return the columns of the trials' settings."""
+    """Return the columns of settings, by name."""
     shared: dict[str, dict[str, Any]] = {}
     for trial in trials:
         if trial.kind not in shared:

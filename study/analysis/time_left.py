@@ -1,8 +1,8 @@
-"""Estimates how long a study still trains, from the trials of this run alone.
+"""Estimates how long a study still trains, from the trials of this run.
 
 A *kind* is a workload with an optimizer. The cost of a trial is the seconds of training that its journal
-records; validation, journals and waiting are not in it. How much wall-clock time goes with a second of cost
-is seen from this run: the elapsed time ÷ the cost of all that was trained in it. So
+records; validation, journals and waiting are not in it. This run shows how much wall-clock time goes with a
+second of cost: the elapsed time ÷ the cost of all that it trained. So
 
     time left = elapsed × cost left ÷ cost done
 
@@ -19,7 +19,7 @@ from study.config.trial import Trial
 from study.storage.records import TrialRecord
 
 LEAST_SECONDS = 2.0
-"""Before so much time, an estimate would be noise."""
+"""Before this time, an estimate would be noise."""
 
 
 def training_left(
@@ -33,19 +33,19 @@ def training_left(
 ) -> float | None:
     """Return the seconds of training left; None if they are not known yet.
 
-    A trial that has not begun counts with the mean cost of those of its kind that have, so a kind of which
-    half the trials diverge at once costs half. An optimizer that has not begun on a workload costs as much as
-    those like it that have. A failed trial is not trained again in this run.
+    A trial that has not begun counts with the mean cost of the trials of its kind that have, so a kind of
+    which half the trials diverge at once costs half. An optimizer that has not begun on a workload costs as
+    much as similar ones that have. A failed trial is not trained again in this run.
 
     Args:
-        records: Of all trials, known or ahead.
+        records: Records of all trials, those that a search has yet to choose included.
         since_ms: When this run began, in Unix milliseconds.
-        now_ms: The time now.
-        slots: How many processes run at a time; None if that is not known.
-        bundles: For each process, the trials that it trains one after the other. The longest bundle may take
-            longer than an equal share of everything.
-        expected: By key, how long trials took in earlier runs, for what has not begun. How these compare with
-            this run is seen from what has.
+        now_ms: The current time, in Unix milliseconds.
+        slots: Number of processes that run at a time. Default: unknown.
+        bundles: The trials that each process trains one after the other. The longest bundle may take longer
+            than an equal share of everything.
+        expected: Seconds that trials took in earlier runs, by key, for trials that have not begun. Trials
+            that have begun show how these compare with this run.
     """
     trained = [record for record in records if record.resumed_ms >= since_ms and record.iterations]
     done = sum(_seconds_since(record, since_ms) for record in trained)
@@ -64,19 +64,19 @@ def training_left(
         chains = [sum(costs.get(trial.key, 0.0) for trial in bundle) for bundle in bundles]
         busy = min(slots, max(1, len(chains)))
         left = max(left, busy * elapsed / done * max(chains, default=0.0))
-    # What is recorded stands still until the next epoch ends, and time does not.
+    # The records stand still until the next epoch ends, but time does not.
     return max(0.0, left - (now_ms - last) / 1000)
 
 
 def _seconds_since(record: TrialRecord, since_ms: int) -> float:
-    """Return the seconds that a trial has trained in a run."""
+    """Return the seconds that a trial has trained in the run that began at ``since_ms``."""
     if record.started_ms >= since_ms:
-        return record.seconds  # which a record keeps: a study may have a million epochs
+        return record.seconds  # kept in the record: a study may have a million epochs
     return sum(epoch.seconds for epoch in record.epochs if epoch.time_ms >= since_ms)
 
 
 def _costs_left(records: Sequence[TrialRecord], expected: Mapping[str, float]) -> dict[str, float] | None:
-    """Return by key what each trial has yet to cost; None if a kind with work left has not begun."""
+    """Return the cost left of each trial, by key; None if a kind with work left has not begun."""
     kinds: dict[str, list[TrialRecord]] = defaultdict(list)
     for record in records:
         kinds[record.trial.kind].append(record)
@@ -111,7 +111,7 @@ def _scale(
     rates: Mapping[str, tuple[float, float] | None],
     expected: Mapping[str, float],
 ) -> float:
-    """Return what trials cost in this run ÷ what was expected of them."""
+    """Return the factor by which trials cost more in this run than expected."""
     found = before = 0.0
     for kind, members in kinds.items():
         known = [expected[record.trial.key] for record in members if record.trial.key in expected]
@@ -123,13 +123,13 @@ def _scale(
 
 
 def _rates(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """Return what a whole trial of a kind costs, and which share of that a trial uses; None if unknown."""
+    """Return the cost of a whole trial of a kind, and the mean share that trials use; None if unknown."""
     begun = [record for record in records if record.iterations and record.budget]
     shares = [_share(record) for record in begun]
     if not sum(shares):
         return None
     whole = sum(record.seconds for record in begun) / sum(shares)
-    # Those under way are taken to go on to their end: at first only those that diverge have ended.
+    # Trials under way are assumed to reach their end: at first only those that diverge have ended.
     used = [
         share if record.status in ("diverged", "pruned") else 1.0
         for record, share in zip(begun, shares, strict=True)
@@ -138,11 +138,11 @@ def _rates(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
 
 
 def _share(record: TrialRecord) -> float:
-    """Return the share of its budget that a trial has used, also of one that diverged."""
+    """Return the share of its budget that a trial has used, also if it diverged."""
     return min(1.0, record.iterations / record.budget) if record.budget else 0.0
 
 
 def _like(trial: Trial) -> object:
-    """Return what optimizers on one workload have in common if they cost about the same: packs cost less."""
+    """Return a key that optimizers on one workload share if they cost about the same: packs cost less."""
     packs = trial.optimizer in OPTIMIZERS and trial.op != "muon" and trial.schedule is None
     return trial.workload, str(trial.workload_args), packs

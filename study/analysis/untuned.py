@@ -1,6 +1,6 @@
-"""Says how good optimizers are without tuning: their losses over α₀, against the best tuned.
+"""Measures how good optimizers are without tuning: their losses over α₀, against the best tuned one.
 
-The measure is the validation loss at the end of the budget. A trial that diverged counts as above all others.
+The measure is the validation loss at the end of the budget. A diverged trial counts as worse than all others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from study.analysis.pairing import METHOD, SETUP, cells, ended
 
 MEASURE = "final_val_loss"
 SMALL, LARGE = 1.05, 1.5
-"""Factors of the best loss that the table counts: a difference that few would mind, and one that all do."""
+"""Factors of the best loss that the table counts: a difference that hardly matters, and one that does."""
 
 LOSSES = (*SETUP, *METHOD, "alpha0", "loss", "ratio", "seeds", "diverged", "is_best", "is_default")
 PROFILE = (*METHOD, "points", "tau", "share", "of")
@@ -28,8 +28,8 @@ def losses(trials: pd.DataFrame) -> pd.DataFrame:
 
     ``ratio`` is the loss over the best one that any method of the same setup has at any α₀: the best tuned.
     It is chosen on the seeds that it is reported on, so it is a little too good, for all methods alike. A
-    median that falls among trials that diverged is +inf. ``is_best`` marks the α₀ that is best for a method
-    (the smallest of equals), ``is_default`` the one that the study calls its default.
+    median that falls among diverged trials is +inf. ``is_best`` marks the best α₀ of a method (the smallest
+    of equals), ``is_default`` the study's default for it.
 
     A setup in which a loss is 0 or less has no ratios and is left out.
 
@@ -56,9 +56,9 @@ def losses(trials: pd.DataFrame) -> pd.DataFrame:
 def profile(table: pd.DataFrame) -> pd.DataFrame:
     """Return the performance profile: the share of points whose loss is within τ × the best tuned one.
 
-    A step function of τ for each method and each of ``SHARES``, ``points``: every α₀ of every workload,
-    or one α₀ of every workload. ``of`` is how many points there are. A method without a default has no such
-    rows. Workloads that not every method has ended on count for no method.
+    It is a step function of τ for each method and each of ``SHARES``, ``points``: every α₀ of every workload,
+    or one α₀ of every workload. ``of`` is the number of points. A method without a default has no such
+    rows. Workloads on which some method has not ended count for no method.
 
     Source: Dolan and Moré 2002, Benchmarking optimization software with performance profiles,
     https://arxiv.org/abs/cs/0102001; there over problems, here over problems and step sizes.
@@ -77,9 +77,9 @@ def profile(table: pd.DataFrame) -> pd.DataFrame:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return the profile in a few numbers, a row per method, the smallest median over every α₀ first.
 
-    For each of ``SHARES`` there are ``…_small`` and ``…_large``, the shares of points within
-    ``SMALL`` and ``LARGE`` × the best tuned loss, and ``…_median``, the median ratio. ``workloads``
-    are those that all methods have ended on, ``diverged`` counts trials on them.
+    For each of ``SHARES`` there are ``…_small`` and ``…_large``, the shares of points within ``SMALL`` and
+    ``LARGE`` × the best tuned loss, and ``…_median``, the median ratio. ``workloads`` counts the workloads on
+    which all methods have ended, ``diverged`` the trials on them that diverged.
 
     Args:
         table: From ``losses``.
@@ -117,7 +117,7 @@ def _points(table: pd.DataFrame) -> list[tuple[dict[str, Any], str, np.ndarray]]
 
 
 def _common(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the setups that every optimizer has rows in."""
+    """Return the rows of the setups in which every optimizer has rows."""
     optimizers = set(table["optimizer"])
     kept = [rows for _, rows in cells(table, SETUP) if set(rows["optimizer"]) == optimizers]
     return pd.concat(kept) if kept else table.iloc[:0]

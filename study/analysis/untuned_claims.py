@@ -3,24 +3,24 @@
 A study file has them under ``untuned`` (``study.config.sections.Untuned``). All are about the validation
 loss at the end of the budget, on one workload.
 
-**"needs no tuning"**: from every α₀ of the claimed range the loss is at most ``within`` × that of a reference
-which is tuned. The reference's α₀ is chosen for each seed on all other seeds
-(``stats.held_out_best``), so that tuning does not flatter it. For every α₀ a one-sided sign test over
-seeds asks whether the median ratio is below the bar. The claim is about all α₀, so p is the largest of
-theirs, without correction (an intersection–union test: Berger 1982,
-https://doi.org/10.1080/00401706.1982.10487790). The other way there are two tests, corrected for being two:
-whether the mean over α₀ of the log-ratio is above the bar, and whether it is for any one α₀ (Bonferroni over
-α₀). The numbers beside the verdict are those of the worst α₀.
+**"needs no tuning"**: from every α₀ of the claimed range the loss is at most ``within`` × that of a tuned
+reference. The reference's α₀ is chosen for each seed on all other seeds (``stats.held_out_best``), so that
+tuning does not flatter it. For every α₀ a one-sided sign test over seeds asks whether the median ratio is
+below the bar. The claim is about all α₀, so p is the largest of theirs, without correction (an
+intersection–union test: Berger 1982, https://doi.org/10.1080/00401706.1982.10487790). In the opposite
+direction there are two tests, corrected for being two: whether the mean over α₀ of the log-ratio is above the
+bar, and whether it is for any one α₀ (Bonferroni over α₀). The numbers beside the verdict are those of the
+worst α₀.
 
 **"reaches the tuned loss at its default"**: at its default α₀, its best validation loss is below the final
-one of the tuned reference, so that it gets there within as many iterations. Sign test over seeds.
+one of the tuned reference, so it gets there within as many iterations. Sign test over seeds.
 
 **"better at its default"**: at the defaults of both, the loss is lower than a rival's. Sign test over seeds,
 with Holm's correction over the rivals.
 
 **Verdict.** "supported": p < 0.05 and the 95 % interval of the ratio below the bar. "not supported": the same
-the other way. Else "undecided". As in ``claims``, seeds are the observations and nothing is corrected
-across workloads: the page says on how many a claim is supported.
+in the opposite direction. Otherwise "undecided". As in ``claims``, seeds are the observations and nothing is
+corrected across workloads: the page says on how many a claim is supported.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ UNKNOWN = Ratio(math.nan, math.nan, math.nan)
 
 
 class Question(StrEnum):
-    """What is claimed."""
+    """A kind of claim."""
 
     UNTUNED = "needs no tuning"
     REACHES = "reaches the tuned loss at its default"
@@ -58,33 +58,33 @@ class Question(StrEnum):
 
 @dataclass(frozen=True)
 class UntunedClaim:
-    """A claim about a method and another one on one workload: what was observed, and the verdict."""
+    """A claim about a method and another one on one workload: the observations and the verdict."""
 
     question: Question
     setup: Setup
     method: Method
     other: Method
     bar: float
-    """What the ratio is to stay below: ``within``, or 1."""
+    """The ratio must be below this: ``within``, or 1."""
     reason: str = ""
     """Why the claim cannot be judged at all."""
     alpha0: float = math.nan
-    """The α₀ that the numbers are of: the worst of the range, or the default."""
+    """The α₀ that the numbers belong to: the worst of the range, or the default."""
     alpha0s: int = 0
     seeds: int = 0
     below: int = 0
-    """Seeds whose ratio is below the bar."""
+    """Number of seeds whose ratio is below the bar."""
     ratio: Ratio = UNKNOWN
-    """Geometric mean over seeds of the loss over the other's, with its interval; of finite losses."""
+    """Geometric mean over seeds of the loss over the other's, with its interval; over finite losses."""
     diverged: int = 0
-    """Trials of the method at the α₀ that are claimed."""
+    """Trials of the method at the claimed α₀ that diverged."""
     p: float = math.nan
     p_worse: float = math.nan
     comparisons: int = 1
 
     @property
     def verdict(self) -> Literal["supported", "not supported", "undecided"]:
-        """See the module's docstring. Without a ratio (no seed has two losses) the test decides alone."""
+        """The verdict by the module's rules. If no seed has two losses, the test decides alone."""
         if self.p < LEVEL and not self.ratio.high >= self.bar:
             return "supported"
         if self.p_worse < LEVEL and not self.ratio.low <= self.bar:
@@ -135,11 +135,11 @@ COLUMNS = (
 
 
 def untuned_claims(trials: pd.DataFrame, claimed: Untuned | None) -> list[UntunedClaim]:
-    """Return the claims that a study makes, workload by workload; none if it makes none.
+    """Return the claims of a study, workload by workload; none if it makes none.
 
     Args:
         trials: From ``tables.trial_table``, rows in any order.
-        claimed: What the study claims.
+        claimed: The study's claims; None if it makes none.
     """
     found: list[UntunedClaim] = []
     if claimed is None:
@@ -236,7 +236,7 @@ def _at_defaults(claim: UntunedClaim, rows: pd.DataFrame, others: pd.DataFrame) 
 
 
 def _judged(claim: UntunedClaim, own: Floats, other: Floats) -> UntunedClaim:
-    """Return the claim with what the seeds say; a loss of +inf is above every other, and equal to itself."""
+    """Return the claim with the seeds' numbers; a loss of +inf is above every other, and equal to itself."""
     with np.errstate(invalid="ignore"):
         ratios = np.where(np.isinf(own) & np.isinf(other), claim.bar, own / other)
     finite = np.isfinite(own) & np.isfinite(other)

@@ -1,4 +1,4 @@
-"""Progress bars and figures in a notebook."""
+"""Shows progress bars and figures in a notebook."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SETTINGS = ("alpha0", "beta")
 
 
 class Display(Protocol):
-    """Shows how a study runs."""
+    """Shows the progress of a run."""
 
     def progress(self, progress: Progress) -> None:
         """Show the current progress."""
@@ -46,12 +46,12 @@ class Display(Protocol):
 
 
 def display() -> Display:
-    """Return a display that moves in a notebook, and elsewhere prints a line to stderr now and then."""
+    """Return a display that moves in a notebook; elsewhere one that prints a line to stderr at times."""
     return _Lines() if _notebook() is None else _Html()
 
 
 def show_figures() -> None:
-    """Make the notebook show matplotlib's figures as pictures, also if pyplot was never imported."""
+    """Make the notebook show matplotlib's figures as pictures, even if pyplot was never imported."""
     if (shell := _notebook()) is None:
         return
     from IPython.core.pylabtools import select_figure_formats
@@ -62,14 +62,14 @@ def show_figures() -> None:
 
 
 def study_html(study: Study, progress: Progress, summary: pd.DataFrame) -> str:
-    """Return HTML that says how a study stands, and its summary with the best points first.
+    """Return HTML with a study's progress, and its summary with the best points first.
 
     Args:
         study: The study.
-        progress: How it stands.
+        progress: The progress of the study.
         summary: From ``tables.summary_table``.
     """
-    import pandas as pd  # while a study starts, half a second counts
+    import pandas as pd  # takes half a second, which counts when a study starts
 
     head = f"<b>{escape(study.name)}</b> {escape(study.description)}<br>{escape(describe(progress))}"
     table = summary.sort_values(["workload", "best_val_loss"])
@@ -95,7 +95,7 @@ class Silent:
 
 
 class Calls(Silent):
-    """Hands the progress to a function of the user's."""
+    """Passes the progress to a function of the user's."""
 
     def __init__(self, function: Callable[[Progress], None]) -> None:
         self._function = function
@@ -121,12 +121,12 @@ class _Lines:
 
 
 class _Html:
-    """A bar that moves, and the last lines below it."""
+    """A moving bar, with the last lines above it."""
 
     def __init__(self) -> None:
         from IPython.display import HTML, display
 
-        # tqdm, which MLflow imports, asks every notebook for a package that nothing here uses.
+        # tqdm, which MLflow imports, warns in every notebook about a package that nothing here uses.
         warnings.filterwarnings("ignore", message="IProgress not found")
         self._html = HTML
         self._lines: list[str] = []
@@ -152,7 +152,7 @@ class _Html:
 
 
 def _notebook() -> Any:
-    """Return the IPython shell of the notebook that runs this; None elsewhere, a terminal's IPython too."""
+    """Return the IPython shell of the notebook that runs this; None elsewhere, as in a terminal's IPython."""
     if "IPython" not in sys.modules:
         return None
     from IPython import get_ipython

@@ -37,7 +37,7 @@ def run(
     """Run a study, or resume it, and return its results.
 
     A study that was interrupted resumes: finished trials are not trained again. In a notebook a bar shows the
-    progress; elsewhere a line on stderr does, every ten seconds.
+    progress; elsewhere a line on stderr every ten seconds.
 
     ::
 
@@ -57,32 +57,35 @@ def run(
         runs: The folder of runs. Default: ``HYPERGRAD_STUDY_RUNS``, or ``./runs``.
         data: The folder of the data sets. Default: ``HYPERGRAD_STUDY_DATA``, or a folder in the user's cache.
         tracking: MLflow's tracking URI. Default: ``MLFLOW_TRACKING_URI``, or SQLite in the folder of runs.
-        local: Train in this process, without Ray, one trial or pack after the other.
-        address: The address of a running Ray cluster to train on, such as ``"auto"``. Default: starts Ray.
+        local: Whether to train in this process, without Ray, one trial or pack after the other.
+        address: The address of a running Ray cluster to train on, such as ``"auto"``. Default: start a Ray
+            here.
         cpus: CPUs for the Ray that this call starts. Default: all that this process may use.
         gpus: GPUs for the Ray that this call starts. Default: all.
-        checkpoints: Keep checkpoints in an object store, at a URI such as ``"s3://bucket/folder"``. Default:
-            in the folder of runs.
+        checkpoints: URI of an object store to keep checkpoints in, such as ``"s3://bucket/folder"``. Default:
+            the folder of runs keeps them.
         shared_folder: Whether all nodes of the cluster see the folder of runs, at the same path. Default:
             find out. Nodes that do not see it write through the node of this process.
-        preflight: First try one batch of every workload with every optimizer here.
-        report: Write the report and store it with MLflow, as the command ``run`` does. Takes seconds.
-        progress: Show the progress; or a function to call with it once per second, from another thread.
+        preflight: Whether to try one batch of every workload with every optimizer here first.
+        report: Whether to write the report and store it with MLflow, as the command ``run`` does. Takes
+            seconds.
+        progress: Whether to show the progress; or a function to call with it once per second, from another
+            thread.
 
     Returns:
-        The results, also if trials failed: see ``Results.failures``.
+        The results, even if trials failed: see ``Results.failures``.
 
     Raises:
-        ConfigError: The study is not valid; one line per problem.
+        ConfigError: The study is not valid; the error has one line per problem.
         ValueError: Arguments contradict each other.
         WorkloadError, OptimizerError, SamplerError: A name or an argument in the study is wrong.
-        DataError: Data are missing.
+        DataError: Data are missing and cannot be downloaded.
         ExecutorError: Trials cannot be run as asked, or all workers are gone.
         BusyError: Another process runs this study.
         TrackingError: The tracker cannot be used.
-        ObjectStoreError: Checkpoints cannot be kept at ``checkpoints``.
+        ObjectStoreError: The store at ``checkpoints`` cannot keep checkpoints.
         OSError: The study's folder cannot be written.
-        KeyboardInterrupt: Interrupted; run the study again to resume it.
+        KeyboardInterrupt: The user interrupted the run; run the study again to resume it.
     """
     spec = study if isinstance(study, Study) else load_study(study)
     given = {"address": address, "cpus": cpus, "gpus": gpus}
@@ -130,15 +133,15 @@ def make_executor(
     gpus: int | None,
     shared_folder: bool | None = None,
 ) -> Executor:
-    """Return what trains a study: this process, a Ray of its own, or a Ray cluster.
+    """Return the executor for a study: this process, a Ray of our own, or a Ray cluster.
 
     Args:
         study: The study.
-        local: Train in this process.
-        address: Of the Ray cluster.
-        cpus: CPUs of a Ray of its own.
-        gpus: GPUs of a Ray of its own.
-        shared_folder: Whether all nodes of a cluster see the study's folder; None to look.
+        local: Whether to train in this process.
+        address: Address of the Ray cluster; None for a Ray of our own.
+        cpus: CPUs of a Ray of our own; None for all that this process may use.
+        gpus: GPUs of a Ray of our own; None for all.
+        shared_folder: Whether all nodes of a cluster see the study's folder. Default: ask every node.
     """
     if local:
         from study.execution.in_process import InProcessExecutor

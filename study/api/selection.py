@@ -11,14 +11,14 @@ TEXT = ("workload", "optimizer")
 
 
 def select(trials: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
-    """Return the rows of a table of trials that have the settings wanted.
+    """Return the rows of a table of trials that have the wanted settings.
 
     Args:
         trials: From ``tables.trial_table``.
-        wanted: By column, a value or several; None for any. Numbers match up to rounding.
+        wanted: A value or several by column; None for any value. Numbers match up to rounding.
 
     Raises:
-        ValueError: No row has one of the values; the message lists those that there are.
+        ValueError: No row has one of the values; the message lists the known ones.
     """
     matches = np.ones(len(trials), dtype=bool)
     for name, value in wanted.items():

@@ -27,17 +27,17 @@ State = Literal["finished", "running", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Standing:
-    """How a study stands.
+    """The state of a study.
 
     Args:
         study: The study.
-        folder: Its folder.
+        folder: The study's folder.
         state: ``"failed"`` if all trials have ended and some have failed; ``"interrupted"`` if some have not
             ended and no driver runs the study.
         progress: Counts of trials.
-        driver: Who runs the study; None if nobody does, or nobody here knows.
-        outcomes: By workload and optimizer, how many trials have each outcome.
-        failures: Why trials failed.
+        driver: Description of the driver that runs the study; None if none is known.
+        outcomes: The number of trials with each outcome, by workload and optimizer.
+        failures: Why trials failed, each cause once.
     """
 
     study: Study
@@ -50,14 +50,14 @@ class Standing:
 
     @property
     def interrupted_at(self) -> str | None:
-        """When an interrupted study was last heard of, in ISO 8601 with the offset from UTC."""
+        """When an interrupted study last did something, in ISO 8601 with UTC offset; otherwise None."""
         at = self.progress.interrupted_ms
         if at is None:
             return None
         return datetime.fromtimestamp(at / 1000, UTC).astimezone().isoformat(timespec="seconds")
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values for JSON."""
+        """Return the state as values for JSON."""
         best, progress = self.progress.best, self.progress
         counts = ("total", "done", "finished", "diverged", "failed", "pruned")
         return {
@@ -84,12 +84,13 @@ class Standing:
 
 
 def standing(study: Study, folder: StudyFolder, elsewhere: Mapping[str, float] | None = None) -> Standing:
-    """Return how a study stands, by its journals and its lock file.
+    """Return the state of a study, from its journals and its lock file.
 
     Args:
         study: The study.
-        folder: Its folder.
-        elsewhere: The share done, by key, of trials that run where their journals cannot be read.
+        folder: The study's folder.
+        elsewhere: Share done, 0 to 1, by key, of trials that run where their journals cannot be read.
+            Default: there are none.
     """
     records = stored_trials.read_planned(study, folder)
     progress = progress_of(records, elsewhere)
@@ -116,7 +117,7 @@ def standing(study: Study, folder: StudyFolder, elsewhere: Mapping[str, float] |
 
 
 def all_standings(runs: Path) -> Iterator[Standing | str]:
-    """Yield how each study in a folder of runs stands, by name; for one that cannot be read, why not."""
+    """Yield the state of each study in a folder of runs, by name; an error's line if it cannot be read."""
     for file in sorted(runs.glob("*/study.yaml")):
         folder = StudyFolder(runs, file.parent.name)
         try:
@@ -128,7 +129,7 @@ def all_standings(runs: Path) -> Iterator[Standing | str]:
 def _outcomes(
     study: Study, records: Sequence[TrialRecord], state: State, elsewhere: Mapping[str, float]
 ) -> dict[tuple[str, str], dict[str, int]]:
-    """Count outcomes: a trial that runs counts as running, or as interrupted if nobody runs the study."""
+    """Count outcomes: a trial that runs counts as running, or as interrupted if no driver runs the study."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     ended: str
     for trial, ended in zip(trials_of(records), stored_trials.outcomes(records, study), strict=True):
@@ -141,7 +142,7 @@ def _outcomes(
 
 
 def _last_heard_of(records: Sequence[TrialRecord], lock_file: Path) -> int | None:
-    """Return when a trial was last written to, or else the lock file, in Unix milliseconds."""
+    """Return when a trial last recorded something, or when the lock file changed, in Unix milliseconds."""
     columns = columns_of(records)
     if last := int(np.maximum(columns["last_ms"], columns["started_ms"]).max(initial=0)):
         return last

@@ -14,8 +14,8 @@ from study.storage.study_folder import StudyFolder
 def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
     """Return a study that has been run, and its folder.
 
-    ``source`` is a study's name, and means the study as it was last run; or a study file, and then the
-    results are those of the file's name, scored by what the file says now.
+    ``source`` is a study's name, for the study as it was last run; or a study file, for the results of the
+    study of that name, scored by the file as it is now.
 
     Raises:
         ConfigError: The study has not been run under ``runs``, or its file is not valid.
@@ -34,7 +34,7 @@ def find_run(source: str, runs: Path) -> tuple[Study, StudyFolder]:
 
 
 def fetch(name: str, runs: Path, uri: str) -> dict[str, float]:
-    """Copy what a server has of the study ``name`` into a folder of runs; see ``study.tracking.fetch``.
+    """Copy the study ``name`` from a server into a folder of runs; see ``study.tracking.fetch``.
 
     Raises:
         TrackingError: The server cannot be reached or used.

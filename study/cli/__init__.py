@@ -1,1 +1,1 @@
-"""The commands and what they print; begin with ``commands``."""
+"""The commands and their output. Start reading at ``commands``."""

@@ -1,4 +1,4 @@
-"""Tables that shorten names and drop columns before a terminal breaks their numbers."""
+"""Tables that shorten names and drop columns when a terminal is too narrow for their numbers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class Column:
     """A column of a table.
 
     Args:
-        heading: Its heading.
-        cells: A text per row.
-        left: Whether it is aligned to the left, as names are; numbers are to the right.
-        least: Of names, the width to which they may be shortened; 0 for a column that is shown whole.
-        drop: Columns with the largest number go first where the table is too wide; 0 for one that stays.
+        heading: Heading of the column.
+        cells: Text of each row.
+        left: Whether to align it to the left, as names are; numbers are aligned to the right.
+        least: Width to which names may be shortened; 0 for a column that is always shown in full.
+        drop: Order of removal if the table is too wide: the largest number goes first; 0 for a column that
+            stays.
     """
 
     heading: str
@@ -31,11 +32,11 @@ class Column:
 
 
 def fitting(console: Console, columns: Sequence[Column]) -> Table:
-    """Return a table of as many of the columns as a terminal has room for; of all where nothing is cut.
+    """Return a table of as many columns as fit into a terminal; of all columns for other output.
 
     Args:
-        console: Where it is to be printed.
-        columns: At least one, with equally many cells.
+        console: The console to print it on.
+        columns: Columns, at least one, with the same number of cells.
     """
     kept = list(columns)
     while True:
@@ -52,7 +53,7 @@ def fitting(console: Console, columns: Sequence[Column]) -> Table:
 
 
 def _shortened(columns: Sequence[Column], excess: int) -> list[Column] | None:
-    """Return the columns with names shortened, the longest first, to save ``excess``; None if they cannot."""
+    """Return the columns with names shortened by ``excess`` in all, the longest first; None if impossible."""
     widths = {i: max(map(cell_len, column.cells), default=0) for i, column in enumerate(columns)}
     spare = {i: widths[i] - column.least for i, column in enumerate(columns) if column.least}
     if sum(max(0, room) for room in spare.values()) < excess:
@@ -72,7 +73,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def natural_width(console: Console, table: Table) -> int:
-    """Return how wide a table is if nothing is cut or broken."""
+    """Return the width of a table if nothing is cut or broken."""
     return console.measure(table, options=console.options.update(max_width=1000)).maximum
 
 
@@ -80,7 +81,7 @@ def whole(columns: Sequence[Column]) -> Table:
     """Return a table of all columns, with nothing cut.
 
     Args:
-        columns: At least one, with equally many cells.
+        columns: Columns, at least one, with the same number of cells.
     """
     table = Table(box=None, pad_edge=False)
     for column in columns:

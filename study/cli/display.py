@@ -39,10 +39,10 @@ _SHOWN = {
 
 
 MOST_ROWS = 200
-"""Nobody reads more rows on a terminal."""
+"""Largest number of rows to print; nobody reads more on a terminal."""
 
 _DROPPED = (4, 0, 3, 5, 1)
-"""Which of these columns a narrow terminal goes without: those with larger numbers first; 0 for none."""
+"""When a narrow terminal drops these columns: those with larger numbers first, those with 0 never."""
 _TITLES = {
     "train loss": "mean training loss of the last epoch",
     "best val loss": "best validation loss",
@@ -54,8 +54,8 @@ _TITLES = {
 def show_summary(console: Console, summary: pd.DataFrame) -> None:
     """Print the table over seeds: medians, with their ranges if the terminal is wide enough for them.
 
-    A terminal that is too narrow for all medians gets fewer columns. Of more than ``MOST_ROWS`` rows only the
-    best one of each optimizer on each workload is printed.
+    A terminal that is too narrow for all medians gets fewer columns. If there are more than ``MOST_ROWS``
+    rows, only the best one of each optimizer on each workload is printed.
     """
     note = ""
     if (every := len(summary)) > MOST_ROWS:
@@ -133,7 +133,7 @@ def _is_infinite(value: float | None) -> bool:
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print studies or optimizers side by side, point by point, and notes about them.
 
-    On a terminal that is too narrow for intervals, print medians and ratios alone.
+    On a terminal that is too narrow for intervals, print only medians and ratios.
     """
     table = _comparison_table(comparison, intervals=True)
     if console.is_terminal and natural_width(console, table) > console.width:
@@ -171,11 +171,11 @@ def _comparison_table(comparison: Comparison, *, intervals: bool) -> Table:
 
 
 def failure_lines(failures: Iterable[Failure], *, tracebacks: bool = False) -> list[str]:
-    """Return a block of lines for each cause that trials failed for: what, where, and which trials.
+    """Return a block of lines for each cause of failures: the cause, its place, and the trials.
 
     Args:
-        failures: the causes.
-        tracebacks: add the whole traceback of one trial of each.
+        failures: The failures.
+        tracebacks: Whether to add the whole traceback of one trial of each.
     """
     lines = []
     for failure in failures:
@@ -189,7 +189,7 @@ def failure_lines(failures: Iterable[Failure], *, tracebacks: bool = False) -> l
 
 
 def show_next(console: Console, places: dict[str, str]) -> None:
-    """Print where things are and what to type next, each on one unbroken line that can be copied."""
+    """Print paths and next commands, each on one unbroken line that can be copied."""
     width = max(map(len, places))
     for name, place in places.items():
         console.print(Text(f"{name:>{width}}  {place}"), soft_wrap=True)
@@ -205,7 +205,7 @@ def _spread(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _hits(row: Mapping[Any, Any], interval: bool) -> str:
-    """N as a median, with its interval."""
+    """Return the median of N, with its interval if ``interval`` is set."""
     if math.isnan(row["threshold"]) or not row["seeds"]:
         return "–"
     inside = format_range(
@@ -215,7 +215,7 @@ def _hits(row: Mapping[Any, Any], interval: bool) -> str:
 
 
 def _ratio(row: Mapping[Any, Any], name: str, interval: bool) -> str:
-    """The ratio to the first, with its interval, and over how many seeds if not over all."""
+    """Return the ratio to the first, its interval, and the number of seeds if they are not all."""
     if row["is_base"]:
         return "1"
     value, low, high = (row[f"{name}_ratio{end}"] for end in ("", "_low", "_high"))

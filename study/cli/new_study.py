@@ -59,7 +59,7 @@ def write(path: Path) -> None:
     """Write a study file named after its path; refuse to replace one.
 
     Args:
-        path: The file. Its name without the suffix becomes the study's.
+        path: The file. Its name without the suffix becomes the study's name.
     """
     path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
     name = path.stem

@@ -17,7 +17,7 @@ from study.cli import completion
 from study.config.loader import Study
 from study.storage.study_folder import RUNS_VARIABLE, StudyFolder, runs_folder
 
-# Programs and logs get their lines unfolded.
+# Programs and logs get unfolded lines.
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -53,7 +53,7 @@ Uri = Annotated[
 
 
 def refuse(*problems: str) -> NoReturn:
-    """Say what is wrong, one line each, and exit with ``BAD_INPUT``."""
+    """Print the problems, one line each, and exit with ``BAD_INPUT``."""
     for problem in problems:
         err.print(f"error: {problem}")
     sys.exit(BAD_INPUT)
@@ -79,12 +79,12 @@ def process_start() -> float:
 
 
 def waiting(line: str) -> AbstractContextManager[object]:
-    """Return a context in which a terminal shows what the program waits for; the line goes away again."""
+    """Return a context in which a terminal shows the reason for waiting; the line disappears afterwards."""
     return err.status(line) if err.is_terminal else nullcontext()
 
 
 def command_line(*words: str) -> str:
-    """Return a command that can be pasted; it calls the program as it was called, on PATH or not."""
+    """Return a command to paste, which calls the program as it was called, on PATH or not."""
     program = [sys.argv[0]]
     if Path(sys.argv[0]).name == "__main__.py":
         program = ["python", "-m", "study"]
@@ -98,7 +98,7 @@ def find_study(
 ) -> tuple[Study, StudyFolder, dict[str, float]]:
     """Return a study that was run, its folder, and the progress of trials that run elsewhere.
 
-    What a server has of the study is fetched first; see ``study.tracking.fetch``.
+    If ``tracking_uri`` is a server's, the study is fetched from it first; see ``study.tracking.fetch``.
     """
     folder = runs_folder(runs)
     elsewhere: dict[str, float] = {}

@@ -13,8 +13,8 @@ _OPTION = "--tracking-uri"
 def hide_password() -> None:
     """Restart the program without the password in ``--tracking-uri``, if there is one.
 
-    The whole address goes into ``MLFLOW_TRACKING_URI``, from where ``address.tracking_uri`` completes
-    the option. So the option can stay in what is printed and stored, such as the command to resume a study.
+    The whole address goes into ``MLFLOW_TRACKING_URI``, from which ``address.tracking_uri`` completes the
+    option. So the option is safe in printed and stored text, such as the command to resume a study.
     """
     given = sys.argv[1:]
     hidden = list(given)
@@ -31,7 +31,7 @@ def hide_password() -> None:
         return
     sys.argv[1:] = hidden
     before = sys.orig_argv[: -len(given)]
-    if sys.orig_argv == [*before, *given]:  # not where another program called this one
+    if sys.orig_argv == [*before, *given]:  # not if another program called this one
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [*before, *hidden])

@@ -1,4 +1,4 @@
-"""The command ``plan``: what a study would run and cost, found out without running any of it."""
+"""The command ``plan``: the trials that a study would run and their cost, found without running any."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ def show(
     data_folder: Path | None,
     tracking_uri: str | None = None,
 ) -> None:
-    """Print the plan of what is left of a study, or refuse what ``run`` would refuse.
+    """Print the plan for the rest of a study; exit with an error if ``run`` would refuse the study.
 
     Args:
-        study: the study.
-        folder: its folder.
-        cpus: CPUs to plan for; None for all that this process may use.
+        study: The study.
+        folder: The study's folder.
+        cpus: CPUs to plan for. None: all that this process may use.
         gpus: GPUs to plan for.
-        imports: import the user's own code. Without that none of it runs: a stranger's file can be planned.
-        data_folder: of the data sets, if the user named one.
-        tracking_uri: of MLflow, if the user named one; a server is asked whether it can be used.
+        imports: Whether to import the user's own code. Otherwise none of it runs, so even a stranger's file
+            can be planned.
+        data_folder: Folder of the data sets. None: see ``study.workloads.datasets.data_dir``.
+        tracking_uri: MLflow's tracking URI, if the user named one; a server is checked. Default: none.
     """
     from study.execution import checks, planning, speeds, time_estimate
     from study.execution.samplers import SamplerError
@@ -153,7 +154,7 @@ def _disk_line(planned: Plan, folder: StudyFolder) -> str:
 
 
 def _data_lines(trials: Sequence[Trial], data_folder: Path | None) -> list[str]:
-    """Say where data sets that do not come with the program are read from, or downloaded to."""
+    """Return lines with the folders of data sets that do not come with the program, or their downloads."""
     from study.workloads import datasets, downloads
 
     folder = datasets.data_dir(data_folder)

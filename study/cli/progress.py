@@ -21,17 +21,17 @@ from study.storage.progress import OnProgress, Progress, ProgressRow
 
 LINE_SECONDS = 10.0
 OTHER_LINES = 6
-"""Lines of a terminal that rows leave free: the bar, the counts, the headings, what is left out."""
+"""Lines of a terminal beside the rows: the bar, the counts, the headings, the number of rows left out."""
 LEAST_ROWS = 3
 
 
 @contextmanager
 def watching(console: Console, *, live: bool = True) -> Iterator[OnProgress]:
-    """Yield what shows progress: on a terminal a bar and a table that move, else a line now and then.
+    """Yield a function that shows progress: on a terminal a live bar and table, elsewhere a line at times.
 
     Args:
-        console: where to show it.
-        live: whether a bar may move; it would overwrite what a debugger prints.
+        console: The console.
+        live: Whether a bar may move; it would overwrite the output of a debugger.
     """
     if not (live and console.is_terminal):
         yield _Lines(console)
@@ -41,7 +41,7 @@ def watching(console: Console, *, live: bool = True) -> Iterator[OnProgress]:
 
 
 class _Lines:
-    """Prints a line when something changed, but not more often than every ``LINE_SECONDS``."""
+    """Prints a line if it has changed, but at most every ``LINE_SECONDS``."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -59,7 +59,7 @@ class _Lines:
 
 
 def panel(console: Console, progress: Progress) -> Group:
-    """Return a bar, a line of counts and a row per workload and optimizer, as wide and high as a terminal."""
+    """Return a bar, a line of counts, and a row per workload and optimizer, fitted to the terminal."""
     bar = Table.grid()  # a bar alone does not end its line
     bar.add_row(ProgressBar(total=1.0, completed=progress.share, width=min(60, console.width)))
     counts = describe(replace(progress, best=None) if progress.rows else progress)  # rows show losses
@@ -75,12 +75,12 @@ def panel(console: Console, progress: Progress) -> Group:
 
 
 def rows_table(console: Console, rows: Sequence[ProgressRow], *, several_workloads: bool) -> RenderableType:
-    """Return a table with a line per row, which fits the console.
+    """Return a table with a line per row, fitted to the console.
 
     Args:
-        console: where it is to be shown.
-        rows: what to show.
-        several_workloads: whether the rows are of several workloads.
+        console: The console to print it on.
+        rows: The rows.
+        several_workloads: Whether the rows are of several workloads.
     """
     columns = [
         Column("workload", [row.workload for row in rows], left=True, least=12),
@@ -102,7 +102,7 @@ def rows_table(console: Console, rows: Sequence[ProgressRow], *, several_workloa
 
 
 def _chosen(rows: Sequence[ProgressRow], most: int) -> tuple[list[ProgressRow], list[ProgressRow]]:
-    """Return the rows to show, in their order, and the others: those with trials under way come first."""
+    """Return the rows to show, in their order, and the others. Rows with running trials take precedence."""
     if len(rows) <= most:
         return list(rows), []
     by_interest = sorted(range(len(rows)), key=lambda index: _place(rows[index]))

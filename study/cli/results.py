@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 def show(
     study: Study, folder: StudyFolder, tracker: Tracker, *, again: bool = True, paper: bool = False
 ) -> None:
-    """Print a study's table, write its report, store it with the tracker, and say where everything is.
+    """Print a study's table, write its report, store it with the tracker, and print the paths.
 
-    Before a trial has finished an epoch, print only that there is nothing to report. While another program
-    writes the report, wait for it.
+    If no trial has finished an epoch, print only that there is nothing to report. While another program writes
+    the report, wait for it.
 
     Args:
-        study: the study.
-        folder: its folder.
-        tracker: where it was published.
-        again: write the report even if it is up to date.
-        paper: draw the figures for a paper as well.
+        study: The study.
+        folder: The study's folder.
+        tracker: The tracker that has the study.
+        again: Whether to write the report even if it is up to date.
+        paper: Whether to draw the figures for a paper as well.
 
     Raises:
-        TrackingError: the tracker refused the report or did not answer.
-        OSError: the report cannot be written.
+        TrackingError: The tracker refused the report or did not answer.
+        OSError: The report cannot be written.
     """
     from study.report.lock import only_writer
 

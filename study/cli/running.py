@@ -1,4 +1,4 @@
-"""The command ``run`` after its options are read: its steps, and the lines that it prints."""
+"""The command ``run`` after its options are parsed: its steps, and the lines that it prints."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def check_options(
     gpus: int | None,
     shared_folder: bool | None = None,
 ) -> None:
-    """Refuse options that contradict each other.
+    """Exit with an error if options contradict each other.
 
     Args:
-        local: train in this process.
-        address: of the Ray cluster.
-        cpus: CPUs for the Ray that the command starts.
-        gpus: GPUs for the Ray that the command starts.
-        shared_folder: whether all nodes see the study's folder.
+        local: Whether to train in this process.
+        address: Address of the Ray cluster; None for a Ray of our own.
+        cpus: CPUs for the Ray that the command starts; None if not given.
+        gpus: GPUs for the Ray that the command starts; None if not given.
+        shared_folder: Whether all nodes see the study's folder. Default: not given.
     """
     if local and shared_folder is not None:
         refuse(
@@ -55,15 +55,15 @@ def check_options(
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run a study.
+    """Options of a run.
 
     Args:
-        data_folder: of the data sets; None for the default.
-        tracking_uri: of MLflow; None for the default.
-        in_terminal: whether the user's own code may use the terminal, as a debugger does.
-        preflight: first try one batch of every workload with every optimizer here.
-        checkpoints: where in an object store to keep checkpoints; None keeps them in the study's folder.
-        began: when the program began, in Unix seconds; None for now.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        tracking_uri: MLflow's tracking URI. Default: see ``study.tracking.tracking_uri``.
+        in_terminal: Whether the user's own code may use the terminal, as a debugger does.
+        preflight: Whether to try one batch of every workload with every optimizer first.
+        checkpoints: The object store that keeps the checkpoints. Default: the study's folder keeps them.
+        began: When the program began, in Unix seconds. Default: when the run begins.
     """
 
     data_folder: Path | None = None
@@ -75,13 +75,13 @@ class RunOptions:
 
 
 def run(study: Study, folder: StudyFolder, make: Callable[[], Executor], options: RunOptions) -> int:
-    """Run a study to its end and print how it went; return the exit code.
+    """Run a study to its end and print the outcome; return the exit code.
 
     Args:
-        study: the study.
-        folder: its folder.
-        make: makes what trains it, if there is something to train. That takes seconds.
-        options: how.
+        study: The study.
+        folder: The study's folder.
+        make: Creates the executor, which takes seconds. Called only if there are trials to train.
+        options: The options.
     """
     pending = planning.pending_trials(study, stored_trials.read_planned(study, folder))
     if not pending:
@@ -159,7 +159,7 @@ def _run(
 
 
 def _out_of_time(study: Study, ended: Progress) -> str:
-    """Say how many trials are left when the budget of time is used up, and how to resume."""
+    """Return a line for a run whose time is up: how many trials are left, and how to resume."""
     assert study.budget is not None
     words = sys.argv[1:]
     left = pluralize(ended.total - ended.done - ended.failed, "trial")
@@ -179,7 +179,7 @@ def _without_budget(words: Sequence[str]) -> list[str]:
 
 
 def _refused() -> tuple[type[Exception], ...]:
-    """Return the errors that the user can mend. Those of modules that were not imported were not raised."""
+    """Return the errors that the user can fix. A module that was not imported has raised none."""
     homes = {
         "study.execution.driver": "BusyError",
         "study.tracking": "TrackingError",
@@ -195,7 +195,7 @@ def _refused() -> tuple[type[Exception], ...]:
 def _show_failures(
     study: Study, folder: StudyFolder, ended: Progress, again: str, *, tracebacks: bool
 ) -> None:
-    """Say what is missing and why, before any result."""
+    """Print what is missing and why, before any result."""
     records = stored_trials.read(study, folder)
     lines = display.failure_lines(failures(records.having("failed")), tracebacks=tracebacks)
     if ended.failed and not tracebacks:

@@ -1,4 +1,4 @@
-"""The commands ``status`` and ``list``: how studies stand, as a table, as JSON, once or until they end."""
+"""The commands ``status`` and ``list``: the state of studies, as a table or as JSON, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUTCOMES = (
     "interrupted",
     "pending",
 )
-"""In the order of the columns."""
+"""Outcomes, in the order of the columns."""
 
 
 def show_status(
@@ -43,7 +43,7 @@ def show_status(
     as_json: bool,
     watch: bool,
 ) -> None:
-    """Print how one study stands, and why trials failed; with ``watch`` until nobody runs it any more."""
+    """Print the state of one study, and why trials failed; with ``watch``, until no driver runs it."""
 
     def read() -> tuple[StudyFolder, Standing]:
         spec, folder, elsewhere = find_study(name, runs, tracking_uri)
@@ -73,7 +73,7 @@ def show_status(
 
 
 def show_list(runs: Path, *, as_json: bool) -> None:
-    """Print how every study in a folder of runs stands."""
+    """Print the state of every study in a folder of runs."""
     found = list(all_standings(runs))
     standings = [each for each in found if isinstance(each, Standing)]
     for problem in (each for each in found if isinstance(each, str)):
@@ -99,7 +99,7 @@ def show_list(runs: Path, *, as_json: bool) -> None:
 
 
 def _watch(found: Standing, read: Callable[[], Standing]) -> Standing:
-    """Show how a study stands until nobody runs it any more; return how it stands then."""
+    """Show the state of a study until no driver runs it; return the last state."""
     if not out.is_terminal:
         last = ""
         while found.state == "running":
@@ -152,11 +152,11 @@ def _sum(rows: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _words(counts: dict[str, int]) -> str:
-    """Return ``12 reached, 3 diverged``."""
+    """Return counts in words, such as ``12 reached, 3 diverged``."""
     return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in OUTCOMES if counts.get(name))
 
 
 def _print_json(value: Sequence[object] | dict[str, object]) -> None:
-    """Print one line of JSON; numbers that JSON does not know are null."""
+    """Print one line of JSON; a value that JSON cannot hold raises an error."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""Reads and validates study files, and expands them into trials. Pure; begin with ``loader``."""
+"""Reads and validates study files, and expands them into trials. Start reading at ``loader``."""

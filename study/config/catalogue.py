@@ -11,11 +11,11 @@ class BuiltIn(NamedTuple):
     function: str
     """``"module:function"`` of the function that makes it."""
     train_size: int | None = None
-    """Training examples; ``None`` if they are the user's own."""
+    """Number of training examples; ``None`` if they are the user's own."""
     seconds: float | None = None
-    """Of an iteration at batch size 128 on one CPU core, to an order of magnitude; nothing measured it."""
+    """Seconds of an iteration at batch size 128 on one CPU core, an estimate to an order of magnitude."""
     packed_seconds: float | None = None
-    """The same for a trial in a pack, where that is faster."""
+    """The same for a trial in a pack; ``None`` if packs are not faster."""
 
 
 CATALOGUE: dict[str, BuiltIn] = {

@@ -1,4 +1,4 @@
-"""Loads study files and presets, and reports everything that is wrong with one at once, a line per problem.
+"""Loads study files and presets, and reports all their errors at once, a line per problem.
 
 Nothing here imports torch, Ray or MLflow.
 """
@@ -41,7 +41,7 @@ def load_study(source: str | Path | Mapping[str, Any], settings: Iterable[str] =
         settings: Settings that replace those of ``source``, such as ``epochs=3`` or ``search.points=5``.
 
     Raises:
-        ConfigError: With all that is wrong, one line per problem.
+        ConfigError: The study is not valid; the error has one line per problem.
     """
     changes = overrides.parse(settings)
     document = _document(source)
@@ -73,7 +73,7 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path:
-    """Return the file of a preset; a good start for a study file of your own.
+    """Return the file of a preset, which is a good start for a study file of your own.
 
     Raises:
         ConfigError: There is no preset of that name.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def show(value: object) -> str:
-    """Return a value for a message: short, and never the inside of a list, which nested aliases blow up."""
+    """Return a short form of a value for a message, without the content of lists, which may be huge."""
     match value:
         case None:
             return "nothing"
@@ -23,7 +23,7 @@ def show(value: object) -> str:
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
-    """Return ``did you mean X?``, or else all that is known."""
+    """Return ``did you mean X?``, or all known words if none is close."""
     known = list(known)
     close = difflib.get_close_matches(word[:100].lower(), known, n=1) if isinstance(word, str) else []
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

@@ -10,9 +10,9 @@ OPS = ("sgd", "sgdn", "adam", "adamw", "muon")
 LOPS = ("sgd", "sgdn", "adam", "adagrad", "lion")
 """Optimizers of the learning rate."""
 ADDITIVE = "additive"
-"""The rule of the papers, and of every trial that names none."""
+"""The rule of the papers, and of every trial that names no rule."""
 RULES = (ADDITIVE, "additive-cosine", "multiplicative", "cosine")
-"""How a lop moves α: ``hypergrad``'s option ``rule``."""
+"""How a lop moves α: the option ``rule`` of ``hypergrad``."""
 MOVES_LOG_ALPHA = ("multiplicative", "cosine")
 """The rules that multiply α, which then stays positive."""
 INERT = 1e-5
@@ -49,11 +49,11 @@ class OptimizerName:
     rule: str = ADDITIVE
     """How the lop moves α."""
     variant: str = ""
-    """What else a label says: ``slow`` of ``adam-sgd cosine slow``."""
+    """The rest of a label, such as ``slow`` in ``adam-sgd cosine slow``."""
 
     @classmethod
     def parse(cls, text: str) -> OptimizerName:
-        """Split a name or label into its parts; any text is a name, so nothing is refused here."""
+        """Split a name or label into its parts; any text is a name, so this refuses nothing."""
         name, _, rest = text.partition(" ")
         op, _, lop = name.partition("-")
         if op not in OPS or (rest and not lop):  # "adam cosine" is a schedule
@@ -70,7 +70,7 @@ class OptimizerName:
 
     @property
     def default_beta(self) -> float | None:
-        """β of the rule for this op and lop; ``None`` where β has a unit, so that the study must say it."""
+        """β of the rule for this op and lop; ``None`` if β has a unit, so that the study must give it."""
         betas = _BETAS.get(f"{self.rule} of {self.op}") or _BETAS.get(self.rule, {})
         return betas.get(self.lop or "")
 
@@ -84,5 +84,5 @@ OPTIMIZERS: tuple[str, ...] = tuple(str(OptimizerName(op, lop)) for op in OPS fo
 
 
 def is_dotted(optimizer: str) -> bool:
-    """Whether an optimizer is a class by its dotted path, ``torch.optim.AdamW``; nothing is imported."""
+    """Return whether an optimizer is a class by its dotted path, ``torch.optim.AdamW``; imports nothing."""
     return len(optimizer) <= 200 and _DOTTED.fullmatch(optimizer) is not None

@@ -12,13 +12,13 @@ from study.config.yaml_reader import ConfigError, Loc
 
 
 class Source(Protocol):
-    """The contents of a study, wherever it is written."""
+    """The content of a study, from a file or from Python."""
 
     value: Any
     problems: list[tuple[Loc, int, str]]
 
     def error(self, found: Iterable[tuple[Loc, str]]) -> ConfigError:
-        """Return an error with a line for each problem, which says where it is."""
+        """Return an error with a line for each problem, which says where the problem is."""
 
 
 class Written:
@@ -44,7 +44,7 @@ class Change(NamedTuple):
 
     loc: Loc
     value: Any
-    """None to leave the key out."""
+    """The new value; None to leave the key out."""
     text: str
 
 
@@ -55,7 +55,7 @@ class Changed:
 
     Args:
         source: The study.
-        changes: From ``parse``. A later one goes before an earlier one.
+        changes: Changes from ``parse``. A later one overrides an earlier one.
 
     Raises:
         ConfigError: A change names a key below something that is not a mapping.
@@ -89,11 +89,11 @@ def parse(settings: Iterable[str]) -> list[Change]:
     """Return the changes that settings such as ``epochs=3``, ``search.points=5`` and ``epochs=`` mean.
 
     Args:
-        settings: Each a key, dots between the keys of nested mappings, ``=``, and a value as in a study file.
-            An empty value leaves the key out.
+        settings: Settings, each a key, dots between the keys of nested mappings, ``=``, and a value as in a
+            study file. An empty value leaves the key out.
 
     Raises:
-        ConfigError: A setting has no key or its value is not YAML; a line for each.
+        ConfigError: A setting has no key, or its value is not YAML; the error has a line for each.
     """
     changes, problems = [], []
     for text in settings:
@@ -114,7 +114,7 @@ def parse(settings: Iterable[str]) -> list[Change]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value made of dicts, lists and scalars: tuples and NumPy's arrays and numbers become those."""
+    """Return a value made of dicts, lists and scalars, into which it converts tuples and NumPy's types."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | range | set | frozenset):
@@ -123,7 +123,7 @@ def plain(value: Any) -> Any:
 
 
 def existing(loc: Loc, value: Any) -> Loc:
-    """Return the part of ``loc`` that ``value`` has; a key that is missing from a mapping stays."""
+    """Return the part of ``loc`` that exists in ``value``; a key that is missing from a mapping stays."""
     path: list[int | str] = []
     for i, part in enumerate(loc):
         if isinstance(value, dict):

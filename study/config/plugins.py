@@ -1,9 +1,9 @@
 """Imports the code that a study file names: the user's own workloads and optimizers.
 
-No other module does. If you run a study, this code runs with all your rights. To run a file from a stranger,
-forbid it with ``--no-imports``, or with ``HYPERGRAD_STUDY_NO_IMPORTS=1`` in the environment, which worker
-processes inherit. Then a study can use only the built-in workloads and the optimizers of ``hypergrad`` and
-``torch.optim``.
+No other module imports it. If you run a study, this code runs with all your rights. To run a file from a
+stranger, forbid it with ``--no-imports``, or with ``HYPERGRAD_STUDY_NO_IMPORTS=1`` in the environment, which
+worker processes inherit. Then a study can use only the built-in workloads and the optimizers of ``hypergrad``
+and ``torch.optim``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class PluginImportError(ValueError):
 
 
 def imports_disabled() -> bool:
-    """Return whether code that a study file names is refused."""
+    """Return whether code that a study file names must not be imported."""
     return os.environ.get(VARIABLE, "").lower() not in ("", "0", "false", "no", "off")
 
 
 @contextmanager
 def disable_imports() -> Iterator[None]:
-    """Refuse such code for a while, so that a command that only looks at a study runs none of it."""
+    """Forbid the user's code within the context, for a command that only reads a study."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "1"
     try:
@@ -52,15 +52,15 @@ def find(
 ) -> Any:
     """Import a module and return one of its attributes.
 
-    The module is installed, or in a folder on ``PYTHONPATH``, or in the current folder while
+    The module must be installed, or in a folder on ``PYTHONPATH``, or in the current folder while
     ``current_folder`` is in use.
 
     Args:
         module: The dotted path of the module.
         name: The name of the attribute.
-        wanted: Tells whether an attribute is of the right kind; used only for hints.
+        wanted: Returns whether an attribute is of the right kind; used only for hints.
         what: The name of that kind for messages, such as ``"function"``.
-        trusted: Whether the name is ours and not a study file's, so that it is never refused.
+        trusted: Whether the name is ours, not a study file's, so that its import is always allowed.
 
     Raises:
         PluginImportError: The import is refused or fails, or the module has no such attribute.
@@ -95,7 +95,7 @@ def _module(module: str) -> ModuleType:
 
 @contextmanager
 def current_folder() -> Iterator[None]:
-    """Search the current folder last, so that a file in it cannot stand in for an installed module."""
+    """Search the current folder last, so that a file in it cannot replace an installed module."""
     folder = os.getcwd()
     if folder in sys.path:
         yield

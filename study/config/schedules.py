@@ -1,8 +1,8 @@
 """Learning-rate schedules: α_t = α · multiplier, where α is α₀ or the learned one. Standard library only.
 
 A study file says ``schedule: cosine`` or ``schedule: {name: step, every: 10, factor: 0.1, warmup: 1}``.
-Lengths are in the unit of the study's budget: epochs if it has ``epochs``, else iterations; they may be
-fractions of an epoch. α changes at every iteration, also where the unit is the epoch.
+Lengths are in the unit of the study's budget: epochs if it has ``epochs``, otherwise iterations; they may be
+fractions of an epoch. α changes at every iteration, even if the unit is the epoch.
 
 ========  ==================================================================================  ==========
 key       meaning                                                                             default
@@ -12,9 +12,9 @@ name      ``cosine``: from 1 down to ``floor`` along half a cosine, over the bud
           after every ``every``, counted from the first iteration.
 warmup    a linear rise, 1/n at the first iteration to 1 at the n-th; multiplies the rest     0
 floor     cosine: the multiplier at the end of the budget                                     0
-hold      cosine: stays at 1 for so long after the warm-up, before it falls                   0
+hold      cosine: how long it stays at 1 after the warm-up, before it falls                   0
 every     step: length of a step                                                              required
-factor    step: what α is multiplied by                                                       0.1
+factor    step: the factor that multiplies α                                                  0.1
 ========  ==================================================================================  ==========
 """
 
@@ -71,13 +71,13 @@ def normalised(schedule: object) -> dict[str, Any]:
 
 
 def text(schedule: Mapping[str, Any]) -> str:
-    """Return a few words for a normalised schedule, ``step every=10``; they differ if the schedules do."""
+    """Return a normalised schedule in a few words, ``step every=10``, which identify it."""
     options = (f"{key}={value:.12g}" for key, value in schedule.items() if key != "name")
     return " ".join([schedule["name"], *options])
 
 
 def multiplier(schedule: Mapping[str, Any], done: int, total: int, unit: int) -> float:
-    """Return what the schedule multiplies α by at an iteration.
+    """Return the factor by which the schedule multiplies α at an iteration.
 
     Args:
         schedule: A normalised schedule.

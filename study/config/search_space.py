@@ -3,8 +3,8 @@
 An *arm* is one optimizer on one workload. Each arm is searched by itself, with the same number of *points*:
 values of α₀ and β that a sampler proposes one after the other. A point is trained on each of the search's
 seeds, and its score is the median of the objective over them. The best point of each arm is then trained on
-the study's own seeds. Only those trials are reported: a point looks better than it is on the seeds that it
-was chosen on.
+the study's own seeds. Only those trials are reported: a point looks better than it is on the seeds on which
+it was chosen.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Point:
 
 @dataclass(frozen=True)
 class SearchState:
-    """The points of a search so far, in the order of asking, and the best one of each arm."""
+    """The state of a search: its points in the order of asking, and the best one of each arm."""
 
     points: tuple[Point, ...] = ()
     chosen: tuple[tuple[str, int], ...] = ()
-    """(arm's key, number of its best point), for the arms whose search has finished."""
+    """Pairs of an arm's key and the number of its best point, for the arms whose search has finished."""
 
 
 NOTHING_FOUND = SearchState()
-"""The state of a search that has not begun. A grid needs no other."""
+"""The state of a search that has not begun, and of every grid."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Arm:
     """One optimizer on one workload, which is searched by itself.
 
     Its key is a hash of everything besides results that the sampler's proposals depend on: the settings of
-    its trials, the ranges, the sampler and its seed, the objective. So a study that asks for more points, for
-    other seeds or for pruning keeps the points that it has.
+    its trials, the ranges, the sampler and its seed, the objective. So a study whose number of points, seeds
+    or pruning changes keeps the points that it has.
     """
 
     template: Trial
@@ -78,7 +78,7 @@ class Arm:
         return {name: value for name, value in self._values.items() if isinstance(value, Range)}
 
     def point(self, number: int, drawn: dict[str, float]) -> Point:
-        """Return the point with the values that were ``drawn``, and the fixed ones."""
+        """Return the point with the ``drawn`` values, and the fixed ones."""
         values: dict[str, Any] = {
             name: drawn[name] if isinstance(value, Range) else value for name, value in self._values.items()
         }
@@ -94,7 +94,7 @@ class Arm:
         return [replace(self.template, alpha0=point.alpha0, beta=point.beta, seed=seed) for seed in seeds]
 
     def points(self, state: SearchState) -> list[Point]:
-        """Return the arm's points that count: the first ``search.points`` of them."""
+        """Return the arm's points that count: the first ``search.points``."""
         return [p for p in state.points if p.arm == self.key and p.number < self.search.points]
 
     def best(self, state: SearchState) -> Point | None:

@@ -1,4 +1,4 @@
-"""The parts of a study file that are mappings of their own: workloads, optimizers, resources, the search."""
+"""The parts of a study file that are mappings themselves: workloads, optimizers, resources, the search."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Range(Model):
         return math.sqrt(self.low * self.high)
 
     def round(self, value: float) -> float:
-        """Return ``value`` to ``DIGITS`` significant digits, kept within the range."""
+        """Return ``value`` rounded to ``DIGITS`` significant digits, within the range."""
         return min(max(float(f"{value:.{DIGITS - 1}e}"), self.low), self.high)
 
     def __contains__(self, value: float) -> bool:
@@ -115,9 +115,9 @@ class OptimizerSection(Model):
     The name is one of ``hypergrad``'s, or the dotted path of a ``torch.optim.Optimizer``. Such a class has no
     β, no rule and no granularity; ``args`` are arguments of its constructor, checked against its signature
     when the study runs. ``schedule`` (see ``schedules``) multiplies α, also a learned one. ``rule`` says
-    how a lop moves α. The study's ``beta`` is for ``additive`` only, because β has another unit with the
+    how a lop moves α. The study's ``beta`` is for ``additive`` only, because β has a different unit with the
     other rules; an entry without ``beta`` has the rule's default. ``label`` names the optimizer in tables and
-    figures. ``against`` lists further optimizers that the report compares it with, by the names in tables.
+    figures. ``against`` lists further optimizers that the report compares it with, by their names in tables.
     ``default_alpha0`` is one of the α₀ that the study tries: the one that represents the optimizer without
     tuning. None of these three is part of a trial's identity.
     """
@@ -172,7 +172,7 @@ class OptimizerSection(Model):
 
     @property
     def learned(self) -> bool:
-        """Whether it learns α, and so needs a β."""
+        """Whether the optimizer learns α, and so needs a β."""
         return OptimizerName.parse(self.name).learned
 
     @property
@@ -182,12 +182,12 @@ class OptimizerSection(Model):
 
     @property
     def shown_name(self) -> OptimizerName:
-        """Op, lop and rule."""
+        """The optimizer's op, lop and rule."""
         return replace(OptimizerName.parse(self.name), rule=self.rule_or_default)
 
     @property
     def shown_as(self) -> str:
-        """Its name in tables and figures."""
+        """The optimizer's name in tables and figures."""
         return self.label or default_label(self.name, self.schedule, self.rule_or_default)
 
 
@@ -198,15 +198,15 @@ class Untuned(Model):
     """
 
     optimizers: Several[str]
-    """From every α₀ of the range, as good as ``against`` at its best."""
+    """Optimizers claimed to be, from every α₀ of the range, as good as ``against`` at its best."""
     against: str
-    """The optimizer that is tuned over its α₀."""
+    """The optimizer to compare with, tuned over its α₀."""
     within: Annotated[Number, Field(ge=1, le=100)] = 1.05
-    """As good: a loss of at most so many times."""
+    """Largest factor of the loss that counts as equally good."""
     alpha0: Range = Range(low=1e-6, high=0.1)
-    """The α₀ that are claimed, of those tried."""
+    """Range of the claimed α₀, of those tried."""
     rivals: Annotated[tuple[str, ...], BeforeValidator(validators.listed)] = ()
-    """At the defaults of both, better than each of these."""
+    """Optimizers claimed to be worse, at the defaults of both."""
 
 
 class Resources(Model):
@@ -226,10 +226,10 @@ class Resources(Model):
 
 
 class Budget(Model):
-    """What one run of the study may take: a number of hours, or a mapping with this key."""
+    """The budget of one run of the study: a number of hours, or a mapping with this key."""
 
     hours: Annotated[Number, Field(gt=0, le=87_600)]
-    """After so many hours of wall-clock time the run ends, with its report; a later run resumes it."""
+    """Hours of wall-clock time after which the run ends, with its report; a later run resumes it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -238,7 +238,7 @@ class Budget(Model):
 
 
 def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
-    """Raise all problems together, each at its place below the value under validation; nothing if none."""
+    """Raise all problems together, each at its place below the value under validation, if there are any."""
     details = [
         InitErrorDetails(
             type=PydanticCustomError("study", "{message}", {"message": message}), loc=loc, input=None
@@ -249,7 +249,7 @@ def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
         raise ValidationError.from_exception_data("Study", details)
 
 
-# Options of hypergrad.create that a study file has no key for, and the ops or lops that they belong to.
+# Options of hypergrad.create for which a study file has no key, and the ops or lops that they belong to.
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("op", ("sgdn", "muon")),
     "betas": ("op", ("adam", "adamw", "muon")),
@@ -265,7 +265,7 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 OF_VERSION_0_1 = ("multiplicative", "normalize")
-"""What version 0.1 had for the rule. Files and keys of its studies have them, so they stay options."""
+"""Options by which version 0.1 set the rule. Its studies' files and keys have them, so they stay."""
 OPTIONS |= dict.fromkeys(OF_VERSION_0_1, ("lop", LOPS))
 
 
@@ -281,7 +281,7 @@ ELSEWHERE = {
 
 
 def misfit(option: str, value: object, optimizer: str) -> str | None:
-    """Return why an optimizer cannot have an option of this value; ``None`` if it can, as far as is known."""
+    """Return why an optimizer cannot have this value of an option; ``None`` if it can, as far as known."""
     if is_dotted(optimizer):
         return f"not an option here; set it by {ELSEWHERE['lr']}" if option == "lr" else None
     if option in ELSEWHERE:
@@ -317,11 +317,11 @@ OBJECTIVES = (
 
 
 FIRST_SEED = 1000
-"""A count of n search seeds means n seeds from this one on, away from a study's own 0, 1, …"""
+"""First of a search's seeds if only their number is given, far from a study's own 0, 1, …"""
 
 
 class Search(Model):
-    """How a study is searched: ``optuna``, a sampler's name, or a mapping with these keys."""
+    """The search of a study: ``optuna``, a sampler's name, or a mapping with these keys."""
 
     sampler: Annotated[str, BeforeValidator(validators.one_of("a sampler", SAMPLERS))] = "tpe"
     args: Arguments = {}
@@ -339,7 +339,7 @@ class Search(Model):
         "best_val_loss"
     )
     parallel: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
-    """How many points of an arm are asked for together, before any of them has a result."""
+    """Number of an arm's points that are asked for together, before any of them has a result."""
 
     @model_validator(mode="before")
     @classmethod
@@ -360,7 +360,7 @@ class Search(Model):
 class Asha(Model):
     """Asynchronous successive halving (ASHA): ``asha``, or a mapping with these keys.
 
-    After ``grace`` epochs, and ``reduction`` times as many, and so on, it stops a point on all its seeds
+    After ``grace`` epochs, then ``reduction`` times as many, and so on, it stops a point on all its seeds
     unless the point is among the best 1 / ``reduction`` of its arm so far.
 
     Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning,

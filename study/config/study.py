@@ -14,7 +14,7 @@ from study.config.trial import Trial
 
 
 class Study(StudyFile):
-    """A validated study, and the trials that it comes to.
+    """A validated study, and its trials.
 
     ::
 
@@ -23,9 +23,9 @@ class Study(StudyFile):
         >>> study.trials()[0].name
         'sgd α₀=0.01 seed=0'
 
-    A grid has all its trials from the start. A search chooses them while it runs. Its ``state`` has those
+    A grid has all its trials from the start. A search chooses them while it runs. Its ``state`` holds those
     that it has chosen so far; ``study.storage.study_folder.StudyFolder.search_state`` reads it. A grid needs
-    none.
+    no state.
     """
 
     @model_validator(mode="after")
@@ -36,12 +36,12 @@ class Study(StudyFile):
     def trials(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
         """Return the study's trials.
 
-        Of a grid all of them, by workload, optimizer, α₀, β, seed, each in the order of the file. Of a search
-        those that ``state`` knows: of each workload and optimizer the trials of its points as asked, by
-        search seed; then, once there is a best point, its trials on the study's seeds.
+        For a grid they are all trials, by workload, optimizer, α₀, β, seed, each in the order of the file.
+        For a search they are those in ``state``: for each workload and optimizer the trials of its points as
+        asked, by search seed; then, once there is a best point, its trials on the study's seeds.
 
         Args:
-            state: What the search has found so far; a grid does not look at it.
+            state: The state of the search. Default: nothing found. A grid ignores it.
         """
         if self.search is None:
             return [
@@ -61,19 +61,19 @@ class Study(StudyFile):
         return list(trials)
 
     def reported(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
-        """Return the trials that conclusions are drawn from: of a grid all, of a search the best points'.
+        """Return the trials from which conclusions are drawn: all of a grid, those of a search's best points.
 
-        As long as no arm of a search has been searched to the end, they are all that it has tried.
+        Until the search of a first arm has finished, they are all trials that the search has tried.
         """
         known = self.trials(state)
         return [trial for trial in known if not self.is_search_trial(trial)] or known
 
     def is_search_trial(self, trial: Trial) -> bool:
-        """Whether the trial only helps to choose a point."""
+        """Return whether the trial only helps to choose a point."""
         return self.search is not None and trial.seed in self.search.seeds
 
     def placeholder_trials(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
-        """Return stand-ins, with made-up α₀ and β, for the trials that a search has yet to find."""
+        """Return stand-ins, with made-up α₀ and β, for the trials that a search has yet to choose."""
         trials = []
         for arm in self.arms():
             for _ in range(arm.search.points - len(arm.points(state))):
@@ -83,7 +83,7 @@ class Study(StudyFile):
         return trials
 
     def planned_trials(self, state: SearchState = NOTHING_FOUND) -> list[Trial]:
-        """Return the known trials and stand-ins for those ahead, to count and cost the whole study."""
+        """Return the known trials and stand-ins for later ones, to count and cost the whole study."""
         return [*self.trials(state), *self.placeholder_trials(state)]
 
     def arms(self) -> list[Arm]:
@@ -99,14 +99,14 @@ class Study(StudyFile):
         ]
 
     def named_baselines(self) -> dict[str, tuple[str, ...]]:
-        """Return the further baselines of each optimizer, all by the names in tables."""
+        """Return the baselines that the file names for each optimizer, all by their names in tables."""
         found: dict[str, tuple[str, ...]] = {}
         for optimizer in self.optimizers:
             found[optimizer.shown_as] = found.get(optimizer.shown_as, ()) + (optimizer.against or ())
         return {name: tuple(dict.fromkeys(bases)) for name, bases in found.items() if bases}
 
     def threshold(self, trial: Trial) -> float | None:
-        """Return the training loss that the trial is timed to; ``None`` if the study sets none for it."""
+        """Return the trial's threshold of the training loss; ``None`` if the study sets none for it."""
         return self.threshold_of(trial.workload, trial.optimizer)
 
     def default_alpha0(self, trial: Trial) -> float | None:

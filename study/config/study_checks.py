@@ -11,17 +11,17 @@ from study.config.sections import OptimizerSection, Range, Search, refuse
 from study.config.study_file import StudyFile, canonical
 
 MAX_TRIALS = 100_000
-"""A larger study is refused as a slip of the pen."""
+"""A larger study is refused as a probable typing error."""
 
 Problems = Iterator[tuple[tuple[str | int, ...], str]]
-"""Where something is wrong, and what; what would be right."""
+"""Places of problems, and their messages: what is wrong; what would be right."""
 
 
 def check(study: StudyFile) -> None:
     """Refuse a study whose parts do not fit together.
 
     Raises:
-        ValidationError: With every problem at its place.
+        ValidationError: Parts do not fit; the error has every problem with its place.
         ValueError: The study has too many trials.
     """
     refuse(_without_search(study) if study.search is None else _with_search(study, study.search))
@@ -88,7 +88,7 @@ def _all_rates(study: StudyFile) -> Iterator[tuple[tuple[str | int, ...], tuple[
 
 
 def _repeated_trials(study: StudyFile) -> Problems:
-    """Find optimizers with a trial that an earlier one has too."""
+    """Find optimizers with a trial that an earlier optimizer also has."""
     first: dict[object, int] = {}
     for i, optimizer in enumerate(study.optimizers):
         granularity = study.granularity_of(optimizer) if optimizer.learned else None
@@ -131,7 +131,7 @@ def _alpha0_of_zero(study: StudyFile) -> Problems:
 
 
 def _unknown_baselines(study: StudyFile) -> Problems:
-    """Find optimizers that are compared with none of the study's, or with themselves."""
+    """Find optimizers compared with one that is not in the study, or with themselves."""
     shown = {optimizer.shown_as: None for optimizer in study.optimizers}
     for i, optimizer in enumerate(study.optimizers):
         others = [name for name in shown if name != optimizer.shown_as]

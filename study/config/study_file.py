@@ -31,7 +31,7 @@ class StudyFile(sections.Model):
     """The contents of a study file, with every default filled in.
 
     Values that differ between optimizers (``beta``, ``granularity``) are mappings by optimizer name, by op,
-    or ``"default"``. The most specific one counts, and an optimizer's own value before all.
+    or ``"default"``. The most specific entry counts; an optimizer's own value comes before all.
     """
 
     name: Annotated[StrictStr, AfterValidator(validators.study_name)]
@@ -40,29 +40,29 @@ class StudyFile(sections.Model):
     workloads: Several[WorkloadSection]
     optimizers: Several[OptimizerSection]
     alpha0: RatesOrRange
-    """Values, or with a search one value or a range. The same holds for β."""
+    """Values; with a search, one value or a range. The same holds for β."""
     beta: PerOptimizer[RatesOrRange] = Field({}, validate_default=True)
     seeds: Annotated[validators.Seeds, BeforeValidator(validators.seeds_from(0))] = (0,)
     epochs: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
     iterations: Annotated[StrictInt, Field(ge=1, le=10**9)] | None = Field(None, validate_default=True)
     batch_size: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 128
     drop_last: StrictBool = False
-    """Leave out the last batch of an epoch if it is smaller than the others."""
+    """Whether to leave out the last batch of an epoch if it is smaller than the others."""
     precision: Annotated[str, BeforeValidator(validators.one_of("a precision", PRECISIONS))] = FLOAT32
-    """How the models compute. Parameters, α, h and the loss are float32 in any case."""
+    """How the models compute. Parameters, α, h and the loss are always float32."""
     weight_decay: validators.Rate = 1e-4
     granularity: PerOptimizer[validators.Granularity] = Field({}, validate_default=True)
     thresholds: dict[str, dict[validators.ThresholdSelector, Threshold]] = Field({}, alias="threshold")
     """Training loss to reach, by workload or ``"default"``, then by optimizer, op, or ``"default"``."""
     resources: sections.Resources = sections.Resources()
     retries: Annotated[StrictInt, Field(ge=0, le=100)] = 0
-    """How often a failed trial is run again."""
+    """Number of times that a failed trial starts again."""
     checkpoint_seconds: Annotated[Number, Field(ge=0, le=86_400)] = 30.0
-    """The time between two checkpoints of a trial; a shorter trial writes none."""
+    """Seconds between two checkpoints of a trial; a shorter trial writes none."""
     pack: Annotated[
         Annotated[StrictInt, Field(ge=1, le=100_000)] | None, BeforeValidator(validators.pack_size)
     ] = None
-    """The largest number of trials that train together. ``None``: as many as is fastest."""
+    """The largest number of trials that train together. ``None``: the fastest number."""
     budget: sections.Budget | None = None
     untuned: sections.Untuned | None = None
     search: sections.Search | None = None
@@ -155,7 +155,7 @@ class StudyFile(sections.Model):
         return optimizer.granularity or str(validators.choose(self.granularity, optimizer.name))
 
     def threshold_of(self, workload: str, optimizer: str) -> float | None:
-        """Return the training loss to reach; ``None`` if the study sets none."""
+        """Return the threshold of the training loss; ``None`` if the study sets none."""
         for name in (workload, DEFAULT):
             value = validators.choose(self.thresholds.get(name, {}), optimizer)
             if value is not None:
@@ -163,7 +163,7 @@ class StudyFile(sections.Model):
         return None
 
     def to_yaml(self) -> str:
-        """Return the study, with all that was left out filled in, as a file that loads to an equal study."""
+        """Return the study as a file that loads to an equal study, with every default filled in."""
         content = self.model_dump(mode="json", by_alias=True)
         return yaml_reader.dump({key: value for key, value in content.items() if value not in (None, {})})
 
@@ -184,7 +184,7 @@ class StudyFile(sections.Model):
 
 
 def canonical(value: object) -> str:
-    """Return the same text for equal settings, in whatever order their keys are."""
+    """Return a text that is equal for equal settings, for any order of their keys."""
     return json.dumps(value, sort_keys=True)
 
 

@@ -19,7 +19,7 @@ GRANULARITIES = ("group", "tensor", "released")
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 """How a trial computes; ``study.training.precision`` says what each means."""
 
-# Enters every key. Raise it only when equal settings come to mean another computation.
+# Part of every key. Raise it only if equal settings come to mean another computation.
 KEY_VERSION = 1
 
 
@@ -33,8 +33,8 @@ class Trial:
         >>> trial.name, trial.key
         ('adam-adam α₀=0.001 β=1e-05 seed=0', '690c1e9716c21b83')
 
-    Settings are normalised: an integer α₀ becomes a float, and a plain optimizer, which has no use for them,
-    gets ``beta`` ``None``, ``granularity`` ``"group"`` and ``rule`` ``"additive"``.
+    Settings are normalised: an integer α₀ becomes a float, and a plain optimizer gets ``beta`` ``None``,
+    ``granularity`` ``"group"`` and ``rule`` ``"additive"``, which it does not use.
 
     Raises:
         ValueError: The optimizer, rule, granularity or precision is unknown, a learned optimizer has no β, a
@@ -59,16 +59,16 @@ class Trial:
     """Further keyword arguments of ``hypergrad.create``, or of the class at the dotted path: JSON scalars and
     tuples of them. Whole numbers are floats for ``hypergrad.create`` and integers for a class."""
     schedule: Mapping[str, Any] | None = None
-    """Multiplies α over the iterations, a fixed or a learned one; see ``study.config.schedules``."""
+    """Multiplies a fixed or learned α over the iterations; see ``study.config.schedules``."""
     drop_last: bool = False
-    """Leave out the last batch of an epoch if it is smaller than the others."""
+    """Whether to leave out the last batch of an epoch if it is smaller than the others."""
     rule: str = ADDITIVE
     """How the lop moves α, a name of ``optimizer_name.RULES``."""
     precision: str = FLOAT32
     """How the model's products and convolutions are computed, one of ``PRECISIONS``."""
     label: str = field(default="", compare=False)
-    """The optimizer's name in tables and figures, not part of the trial's identity. Default: its name, of a
-    dotted path the last part, its rule unless that is additive, and its schedule."""
+    """The optimizer's name in tables and figures, not part of the trial's identity. Default: its name (the
+    last part of a dotted path), its rule unless that is additive, and its schedule."""
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS and not is_dotted(self.optimizer):
@@ -113,7 +113,7 @@ class Trial:
 
     @property
     def op(self) -> str:
-        """The model optimizer; of a dotted path the path."""
+        """The model optimizer; for a dotted path, the whole path."""
         return OptimizerName.parse(self.optimizer).op
 
     @property
@@ -134,7 +134,7 @@ class Trial:
         return b"[%d,{%s" % (KEY_VERSION, b",".join([*before, b'"seed":'])), b",".join([b"", *after]) + b"}]"
 
     def seeded(self, seeds: Iterable[int]) -> list[Trial]:
-        """Return this trial on each of ``seeds``: quick, as a study may have 100,000 trials."""
+        """Return this trial on each of ``seeds``. It is fast, as a study may have 100,000 trials."""
         before, after = self._around_seed()
         shared = self.__dict__ | {"kind": self.kind}
         trials = []
@@ -147,7 +147,7 @@ class Trial:
 
     @cached_property
     def kind(self) -> str:
-        """The settings that the trials of one pack share, as text: all but α₀, β, seed and budget."""
+        """The settings that trials of one pack share, as text: all but α₀, β, seed and budget."""
         settings = {name: value for name, value in self.settings().items() if name not in _OWN}
         return sys.intern(json.dumps(settings, sort_keys=True))
 
@@ -158,13 +158,13 @@ class Trial:
         return f"{self.label} α₀={_short(self.alpha0)}{beta} seed={self.seed}"
 
     def batches(self, rows: int) -> int:
-        """Return how many batches an epoch over ``rows`` training examples has, at least one."""
+        """Return the number of batches in an epoch over ``rows`` training examples, at least one."""
         if self.drop_last:
             return max(1, rows // self.batch_size)
         return -(-rows // self.batch_size)
 
     def settings(self) -> dict[str, Any]:
-        """Return all that identifies the trial, as JSON values; ``from_settings`` is the inverse.
+        """Return the settings that identify the trial, as JSON values; ``from_settings`` is the inverse.
 
         A field that was added later is left out at its default, so that earlier trials keep their keys.
         """
@@ -203,9 +203,9 @@ _OWN = ("alpha0", "beta", "seed", "epochs", "iterations")
 
 
 def default_label(optimizer: str, schedule: Mapping[str, Any] | None, rule: str = ADDITIVE) -> str:
-    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine``, which is its rule, ``AdamW``, ``AdamW cosine``.
+    """Return ``adam``, ``adam-sgd``, ``adam-sgd cosine`` (cosine is its rule), ``AdamW``, ``AdamW cosine``.
 
-    A learned one with a schedule is ``adam-sgd cosine along step every=10``.
+    A learned optimizer with a schedule is ``adam-sgd cosine along step every=10``.
     """
     name = optimizer.rpartition(".")[2]
     if rule != ADDITIVE:
@@ -217,9 +217,9 @@ def default_label(optimizer: str, schedule: Mapping[str, Any] | None, rule: str 
 
 
 def _normalised(value: Any, whole: bool) -> Any:
-    """Return an option so that 1 and 1.0, a list and a tuple are the same.
+    """Return an option, normalised so that 1 and 1.0, or a list and a tuple, are the same.
 
-    ``hypergrad``'s options are floats. Some classes count with their arguments: of those 1.0 becomes 1.
+    ``hypergrad``'s options are floats. Some classes count with their arguments: for those 1.0 becomes 1.
     """
     if isinstance(value, list | tuple):
         return tuple(_normalised(v, whole) for v in value)

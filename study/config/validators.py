@@ -21,7 +21,7 @@ from study.config.optimizer_name import OPS, OPTIMIZERS, OptimizerName, is_dotte
 from study.config.trial import GRANULARITIES
 
 DEFAULT = "default"
-"""In a mapping per optimizer or per workload, the key for all that the mapping does not name."""
+"""In a mapping by optimizer or workload, the key for all those that it does not name."""
 TAGS = ("[key]", "[rates]", "[range]", "[bool]", "[text]", "[list]", "[number]")
 """Parts of pydantic's place of an error that are neither keys nor indices of the file."""
 MAX_SEEDS = 10_000
@@ -30,7 +30,7 @@ SELECTORS = (*OPS, *(name for name in OPTIMIZERS if OptimizerName.parse(name).le
 
 
 def listed(value: object) -> object:
-    """Return a list of one for one value."""
+    """Return a list with one entry for a single value, and a list as it is."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -56,7 +56,7 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def seeds_from(first: int) -> Callable[[object], object]:
-    """Return what turns a count n of seeds into first … first + n − 1, and lets a list of seeds pass."""
+    """Return a function that turns a count n of seeds into first … first + n − 1, and accepts a list."""
 
     def seeds(value: object) -> object:
         if isinstance(value, list | tuple):
@@ -73,7 +73,7 @@ def seeds_from(first: int) -> Callable[[object], object]:
 
 
 def pack_size(value: object) -> object:
-    """Return a largest number of trials per pack as it is, and ``None`` for ``auto``."""
+    """Return the largest number of trials per pack; ``None`` for ``auto``."""
     if value is None or value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int):
@@ -89,7 +89,7 @@ def is_study_name(text: str) -> bool:
 
 
 def study_name(value: str) -> str:
-    """Check a study's name, which must be safe as a folder's."""
+    """Check a study's name, which must be safe as the name of a folder."""
     if not is_study_name(value):
         raise ValueError(
             f"{show(value)} is not a name for a folder; "
@@ -106,7 +106,7 @@ def sentence(value: str) -> str:
 
 
 def workload_name(value: object) -> str:
-    """Check for a name of the catalogue or ``module:function``; nothing is imported."""
+    """Check that a value is a name of the catalogue or ``module:function``; nothing is imported."""
     if isinstance(value, str) and value in CATALOGUE:
         return value
     if not isinstance(value, str) or ":" not in value:
@@ -119,7 +119,7 @@ def workload_name(value: object) -> str:
 
 
 def optimizer_name(value: object) -> str:
-    """Check for a name of ``hypergrad``'s optimizers or the dotted path of a class; nothing is imported."""
+    """Check that a value is one of ``hypergrad``'s optimizers or a class's dotted path; imports nothing."""
     if isinstance(value, str) and (value in OPTIMIZERS or is_dotted(value)):
         return value
     hint = suggest(value.replace("_", "-") if isinstance(value, str) else value, OPTIMIZERS)
@@ -174,14 +174,14 @@ def argument_name(value: object) -> str:
 
 
 def by_default(value: object) -> dict[Any, Any]:
-    """Return a mapping as it is, and one value for all, which a range is too, as ``{default: value}``."""
+    """Return a mapping as it is, and one value for all (a range is one) as ``{default: value}``."""
     if isinstance(value, dict) and not is_range(value):
         return value
     return {DEFAULT: value}
 
 
 def is_range(value: object) -> bool:
-    """Return whether a value is meant as a range ``{low: …, high: …}``."""
+    """Return whether a value is written as a range ``{low: …, high: …}``."""
     return isinstance(value, dict) and bool(value.keys() & {"low", "high"})
 
 
@@ -193,7 +193,7 @@ def selector(value: object) -> str:
 
 
 def threshold_selector(value: object) -> str:
-    """Check a key as ``selector`` does, or let the dotted path of an optimizer pass."""
+    """Check a key as ``selector`` does, but accept the dotted path of an optimizer as well."""
     return value if isinstance(value, str) and is_dotted(value) else selector(value)
 
 

@@ -1,7 +1,7 @@
 """Reads a YAML file that a person wrote, and remembers the line of every value for error messages.
 
 The scalars are those of YAML 1.2, in which ``1e-7`` is a number and ``no`` is text; there are no merge keys
-and no tags. Whatever is wrong becomes a line ``FILE:LINE: path.to.key: what is wrong; what would be right``.
+and no tags. Every error becomes a line ``FILE:LINE: path.to.key: what is wrong; what would be right``.
 No input raises anything but ``ConfigError``.
 """
 
@@ -28,7 +28,7 @@ MAX_BYTES = 1_000_000
 MAX_PROBLEMS = 100
 
 Loc = tuple[int | str, ...]
-"""Where in a document: keys of mappings and indices of sequences, from the top."""
+"""A place in a document: keys of mappings and indices of sequences, from the top."""
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT = ("str", "timestamp", "merge", "value")
@@ -52,7 +52,7 @@ def read(path: Path, label: str | None = None) -> Document:
 
     Args:
         path: The file; at most 1 MB of UTF-8.
-        label: What messages call it. Default: ``path`` as it is.
+        label: The file's name in messages. Default: ``path`` as it is.
 
     Raises:
         ConfigError: The file cannot be read, or is not one YAML document in UTF-8.
@@ -66,10 +66,10 @@ def parse(text: str, label: str) -> Document:
 
     Args:
         text: The document.
-        label: What messages call it.
+        label: The document's name in messages.
 
     Raises:
-        ConfigError: It is not one YAML document.
+        ConfigError: The text is not one YAML document.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -92,15 +92,15 @@ def parse(text: str, label: str) -> Document:
 
 
 class Document:
-    """A file's contents as plain values, the problems of its structure, and the lines of it all.
+    """A file's content as plain values, the problems of its structure, and the line of every value.
 
-    Problems are duplicate keys, keys that are not text, tags, and aliases to what contains them. An alias is
+    Problems are duplicate keys, keys that are not text, tags, and aliases to their own container. An alias is
     built once, so that nested ones cannot explode.
     """
 
     def __init__(self, label: str, root: Node, constructor: SafeConstructor) -> None:
         self.problems: list[tuple[Loc, int, str]] = []
-        """What is wrong whatever the schema: where, on which line, and what."""
+        """Errors in any schema: the place, the line, and what is wrong."""
         self._label = label
         self._root = root
         self._constructor = constructor
@@ -113,7 +113,7 @@ class Document:
         known = {loc for loc, _, _ in located}
         for loc, message in islice(found, MAX_PROBLEMS):
             line, path = self._locate(loc)
-            if path not in known:  # what could not be read is not reported again as missing or wrong
+            if path not in known:  # a value that could not be read is not reported again as missing or wrong
                 known.add(path)
                 located.append((path, line, message))
         located = sorted(located, key=lambda problem: problem[1])[:MAX_PROBLEMS]
@@ -123,10 +123,10 @@ class Document:
         )
 
     def _locate(self, loc: Loc) -> tuple[int, Loc]:
-        """Return the line of ``loc``, from 1, and the part of it that the file really has.
+        """Return the line of ``loc``, from 1, and the part of ``loc`` that exists in the file.
 
-        Follows only this one path, so that nested aliases cost nothing. A part that a normalisation put in
-        (an index where the file has a single value) is passed over; a missing key stays, at its mapping.
+        It follows only this one path, so that nested aliases cost nothing. A part that a normalisation added
+        (an index for a single value in the file) is skipped; a missing key stays, at its mapping.
         """
         node, line = self._root, _line(self._root)
         path: list[int | str] = []
@@ -209,7 +209,7 @@ def dump(value: Any) -> str:
 
 
 class _Representer(SafeRepresenter):
-    """Writes only lists of numbers and words in one line: other text in one may not be read back."""
+    """Writes only lists of numbers and words in one line: lists of other text might not be read back."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -261,7 +261,7 @@ def _problem(label: str, message: str, line: int | None) -> str:
 
 
 def dotted(path: Loc) -> str:
-    """Return a place as people write it: ``optimizers[1].name``."""
+    """Return a place as people write it, such as ``optimizers[1].name``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part, 60)}" for part in path)[1:]
 
 
@@ -270,6 +270,6 @@ def _line(node: Node) -> int:
 
 
 def _is_text(node: Node) -> bool:
-    """Whether a node is text that can be written anywhere; escapes can make lone surrogates, which cannot."""
+    """Return whether a node is text that can be written anywhere; escapes can make lone surrogates."""
     is_text = str(node.tag).removeprefix(_TAG) in _TEXT and isinstance(node.value, str)
     return is_text and not any("\ud800" <= c <= "\udfff" for c in node.value)

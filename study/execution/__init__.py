@@ -1,1 +1,1 @@
-"""Runs a study: planning, Ray Tune, Optuna; begin with ``driver``."""
+"""Runs a study: planning, Ray Tune, Optuna. Start reading at ``driver``."""

@@ -1,4 +1,4 @@
-"""Searches one arm: asks Optuna for its next points, and tells Optuna their scores."""
+"""Searches one arm: asks Optuna for the next points, and tells Optuna their scores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from study.storage.study_folder import StudyFolder
 
 
 class ArmSearch:
-    """One arm while it is searched: which points wait for training, which are out, which are settled.
+    """The search of one arm: which points wait for training, which train, and which are settled.
 
     Args:
-        arm: the arm.
-        study: its study.
-        folder: the study's folder.
-        storage: Optuna's.
+        arm: The arm.
+        study: The study that the arm belongs to.
+        folder: The study's folder.
+        storage: Optuna's storage.
 
     Raises:
-        SamplerError: the sampler cannot be made as the study says.
+        SamplerError: The sampler cannot be created with the study's options.
     """
 
     def __init__(self, arm: Arm, study: Study, folder: StudyFolder, storage: BaseStorage) -> None:
@@ -41,7 +41,7 @@ class ArmSearch:
         known = arm.points(folder.search_state())
         self._points = {point.number: point for point in known}
         scores = [self._score(point) for point in self._points.values()]
-        # What failed before is tried again.
+        # Points that failed before are trained again.
         reopened = [score if score.state != "failed" else PointScore(score.point, "open") for score in scores]
         samplers.rename(storage, arm)
         samplers.remember(storage, arm, reopened)
@@ -60,20 +60,20 @@ class ArmSearch:
         self._waiting = [self._points[trial.number] for trial in running]
         self._out: dict[int, PointScore | None] = {}
         self.settled = [score for score in scores if score.point not in self._waiting]
-        """The scores that the sampler knows."""
+        """Scores that the sampler knows."""
         for score in self.settled:
             self._replay(score)
 
     @property
     def is_over(self) -> bool:
-        """Whether no point trains and the arm needs no further one."""
+        """Whether no point trains and the arm needs no more points."""
         if self._out and (not self.is_abandoned or None in self._out.values()):
             return False
         return self.is_abandoned or (len(self._points) >= self.arm.search.points and not self._waiting)
 
     @property
     def reported_objective(self) -> str | None:
-        """What a scheduler decides by; None if the study has no scheduler."""
+        """The objective that a scheduler decides by; None if the study has no scheduler."""
         return None if self._halving is None else self.arm.search.objective
 
     def search_trials(self, point: Point) -> list[Trial]:
@@ -81,7 +81,7 @@ class ArmSearch:
         return self.arm.trials(point, self.arm.search.seeds)
 
     def next(self) -> Point | None:
-        """Return a point to train; None if there is none now."""
+        """Return a point to train; None if there is none at present."""
         while not self.is_abandoned:
             if not self._waiting and not self._out and not self.is_over:
                 self._ask()
@@ -89,7 +89,7 @@ class ArmSearch:
                 return None
             point = self._waiting.pop(0)
             self._out[point.number] = None
-            # What other searches trained, or this one before it was interrupted, is not trained again.
+            # A point that another search trained, or this one before an interruption, is not trained again.
             score = self._score(point)
             if score.state in ("open", "failed"):
                 return point
@@ -98,11 +98,11 @@ class ArmSearch:
         return None
 
     def stops(self, point: Point, epoch: int, value: float) -> bool:
-        """Take in a point's value after an epoch and return whether the scheduler stops it."""
+        """Record a point's value after an epoch, and return whether the scheduler stops the point."""
         return self._halving is not None and self._halving.stops(point.number, epoch=epoch, value=value)
 
     def settle(self, score: PointScore) -> None:
-        """Note the score of a point; the sampler gets the scores when all points asked together have one."""
+        """Record the score of a point; tell the sampler when all points asked together have one."""
         self._out[score.point.number] = score
         if self._waiting or None in self._out.values():
             return
@@ -114,7 +114,7 @@ class ArmSearch:
         self._out.clear()
 
     def final_score(self, point: Point, *, stopped: bool) -> PointScore:
-        """Score a point whose worker exited, or was ``stopped`` by the scheduler."""
+        """Score a point whose worker exited, or that the scheduler ``stopped``."""
         score = self._score(point)
         if score.state == "open" and stopped and self._halving is not None:
             for trial in self.search_trials(point):
@@ -124,11 +124,11 @@ class ArmSearch:
         return score if score.state != "open" else PointScore(point, "failed")
 
     def is_unfinished(self, point: Point) -> bool:
-        """Whether trials of a point have not ended."""
+        """Return whether trials of a point have not ended."""
         return self._score(point).state == "open"
 
     def all_scores(self) -> list[PointScore]:
-        """Return all scores, whether the sampler knows them yet or not."""
+        """Return all scores, those that the sampler does not know yet included."""
         return [*self.settled, *(score for score in self._out.values() if score is not None)]
 
     def failed_records(self) -> list[TrialRecord]:
@@ -154,7 +154,7 @@ class ArmSearch:
         self._optuna.tell(number, score.value, state=samplers.STATES[score.state])
 
     def _replay(self, score: PointScore) -> None:
-        """Let the scheduler take in a point that was trained before this run."""
+        """Give the scheduler the values of a point that was trained before this run."""
         for epoch, value in enumerate(score.epochs, start=1):
             self.stops(score.point, epoch, value)
 

@@ -14,12 +14,12 @@ from study.config.sections import Asha
 class SuccessiveHalving:
     """Decides after each epoch whether a point stops.
 
-    At ``grace`` epochs, and then each time the epochs have grown by the factor ``reduction``, lies a rung. A
-    point stops at a rung if its value lies above the 1/``reduction`` quantile of the values that came there
-    before it. The first point at a rung always continues.
+    Rungs lie at ``grace`` epochs, then at ``grace`` × ``reduction``, ``grace`` × ``reduction``² and so on. A
+    point stops at a rung if its value is above the 1/``reduction`` quantile of the values of the points that
+    reached the rung before it. The first point at a rung always continues.
 
     Args:
-        asha: the study's ``scheduler`` section.
+        asha: The study's ``scheduler`` section.
 
     Example:
         >>> from study.config.sections import Asha
@@ -33,14 +33,14 @@ class SuccessiveHalving:
         self._rungs: dict[int, dict[int, float]] = {}
 
     def stops(self, point: int, *, epoch: int, value: float) -> bool:
-        """Take in a point's value after an epoch and return whether the point stops.
+        """Record a point's value after an epoch, and return whether the point stops.
 
-        A worker that was restarted reports its epochs again: a rung decides once about a point.
+        A worker that was restarted reports its epochs again; a rung decides only once about a point.
 
         Args:
-            point: the point's number.
-            epoch: how many epochs it has trained, from 1.
-            value: its score so far; smaller is better.
+            point: Number of the point.
+            epoch: Number of epochs that the point has trained, from 1.
+            value: Score of the point so far; smaller is better.
         """
         if not self._is_rung(epoch):
             return False

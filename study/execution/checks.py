@@ -18,23 +18,23 @@ from study.training.preflight import preflight
 from study.workloads import datasets, registry
 
 PREFLIGHT_SECONDS = 20.0
-"""After so many seconds no further combination of workload and optimizer is tried."""
+"""After this time the preflight tries no further combination of workload and optimizer."""
 
 
 def check_names(study: Study, trials: Iterable[Trial], *, imports: bool = True) -> list[str]:
-    """Find out whether what a study names is there and takes its arguments.
+    """Check that everything that a study names exists and takes its arguments.
 
     Args:
-        study: the study.
-        trials: those of its trials that are to be trained.
-        imports: import the user's own code; without that, only its source is looked at.
+        study: The study.
+        trials: The trials of the study that are to be trained.
+        imports: Whether to import the user's own code. Otherwise only its source is searched.
 
     Returns:
         Names of the user's own code that was not imported, so that nobody knows whether it runs.
 
     Raises:
-        WorkloadError, OptimizerError: a workload or an optimizer cannot be made.
-        SamplerError: a search's sampler cannot be made.
+        WorkloadError, OptimizerError: A workload or an optimizer cannot be created.
+        SamplerError: A search's sampler cannot be created.
     """
     kinds = _one_per_kind(trials)
     for arm in study.arms():
@@ -62,18 +62,18 @@ def check_names(study: Study, trials: Iterable[Trial], *, imports: bool = True) 
 
 
 def check_data(study: Study, trials: Iterable[Trial], data_folder: Path | None) -> None:
-    """Read the data sets once, so that they are downloaded and decoded once and not by every worker.
+    """Read the data sets once, so that workers need not download and decode them again.
 
-    What a user's own ``load`` raises is not reported here: ``try_one_batch`` does.
+    Errors of a user's own ``load`` are ignored here: ``try_one_batch`` reports them.
 
     Args:
-        study: whose trials they are.
-        trials: trials that are to be trained on this machine.
-        data_folder: of the data sets; None for the default.
+        study: The study.
+        trials: Trials of the study that are to be trained on this machine.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
 
     Raises:
-        DataError: data are missing and cannot be downloaded.
-        WorkloadError: a search is for the accuracy of a regression, which has none.
+        DataError: Data are missing and cannot be downloaded.
+        WorkloadError: A search maximizes the accuracy of a regression, which has none.
     """
     for trial in _one_per_kind(trials):
         workload = registry.resolve(trial.workload, trial.workload_args)
@@ -100,18 +100,18 @@ def try_one_batch(
 ) -> dict[str, Failure]:
     """Train one batch of every combination of workload and optimizer in this process.
 
-    A combination that has trained an epoch before is not tried, nor is a built-in workload of which the data
-    may lie on other machines only.
+    A combination that has trained an epoch before is not tried, nor is a built-in workload if the trials run
+    on other machines, which may have its data while this one lacks them.
 
     Args:
-        records: of the trials that are to be trained.
-        data_folder: of the data sets; None for the default.
-        gpus: what a trial takes of a GPU.
-        is_local: whether the trials run on this machine.
-        on_message: called with one line per combination that is not tried and would have to be.
+        records: Records of the trials that are to be trained.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        gpus: GPUs per trial; may be a fraction.
+        is_local: Whether the trials run on this machine.
+        on_message: Called with one line for each combination that cannot be tried, and if time runs out.
 
     Returns:
-        Why combinations fail, by ``Trial.kind``.
+        The failure of each combination that fails, by ``Trial.kind``.
     """
     records = list(records)
     known_good = {record.trial.kind for record in records if record.iterations}
@@ -143,7 +143,7 @@ def _one_per_kind(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _workloads_first(trials: list[Trial]) -> list[Trial]:
-    """Return the trials with one of every workload in front."""
+    """Return the trials, reordered so that one of every workload comes first."""
     first: dict[str, Trial] = {}
     for trial in trials:
         first.setdefault(f"{trial.workload} {trial.workload_args}", trial)

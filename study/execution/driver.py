@@ -1,4 +1,4 @@
-"""Runs a study from its first trial to its last, on any executor; prints nothing."""
+"""Runs a study from its first trial to its last, on any executor, without printing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from study.tracking import Tracker, TrackingError
 if TYPE_CHECKING:
     from study.training.worker import WorkerOptions
 
-# A study with nothing left to train needs no torch, so the functions that train import their modules.
+# A study with nothing left to train needs no torch, so the functions that train import these modules.
 
 OnMessage = Callable[[str], None]
 """Called with a one-line status message."""
@@ -47,20 +47,20 @@ def check(
     data_folder: Path | None = None,
     checkpoints: ObjectStore | None = None,
 ) -> None:
-    """Refuse what ``run`` would refuse, before anything is written.
+    """Raise the errors that ``run`` would raise at its start, before anything is written.
 
     Args:
-        study: the study.
-        pending: its trials that are to be trained; see ``planning.pending_trials``.
-        executor: the executor that will train them; None if there are none.
-        data_folder: of the data sets; None for the default.
-        checkpoints: where in an object store to keep checkpoints; None for nowhere.
+        study: The study.
+        pending: Trials of the study that are to be trained; see ``planning.pending_trials``.
+        executor: The executor that will train them; None if there are none.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        checkpoints: The object store that will keep the checkpoints. Default: the study's folder will.
 
     Raises:
-        ObjectStoreError: checkpoints cannot be kept there.
-        WorkloadError, OptimizerError, SamplerError: a name or an argument in the study file is wrong.
-        DataError: data are missing and cannot be downloaded.
-        ExecutorError: no cluster answers, or it cannot hold one worker.
+        ObjectStoreError: The store cannot keep checkpoints.
+        WorkloadError, OptimizerError, SamplerError: A name or an argument in the study file is wrong.
+        DataError: Data are missing and cannot be downloaded.
+        ExecutorError: No cluster answers, or it has no room for one worker.
     """
     if pending and executor is not None:
         from study.execution import checks
@@ -88,30 +88,29 @@ def run(
 ) -> Progress:
     """Run or resume ``study`` and publish its results; return its progress at the end.
 
-    Trials that ended in earlier runs do not train again, but the tracker gets whatever it lacks of them. A
-    run with a budget of time ends when the budget is used up, and a later run resumes it. Call ``check``
-    first.
+    Trials that ended in earlier runs do not train again, but the tracker gets those that it lacks. A run with
+    a budget of time ends when the budget is used up, and a later run resumes the study. Call ``check`` first.
 
     Args:
-        study: the study.
-        folder: its folder.
-        tracker: where its runs are published.
-        executor: the executor that trains it, which is shut down after the last trial. None if no trial is
+        study: The study.
+        folder: The study's folder.
+        tracker: The tracker that gets the results.
+        executor: The executor that trains the trials. It is shut down after the last one. None if no trial is
             left.
-        data_folder: of the data sets; None for the default.
-        checkpoints: where in an object store to keep checkpoints; None keeps them in ``folder``.
-        preflight: train one batch of every combination of workload and optimizer here, before the executor
-            starts. Trials of those that fail are marked as failed, and the rest trains.
-        began: when the program began, in Unix seconds, from where its time counts; None for now.
-        on_progress: called once per second with the current progress.
-        on_message: called with a one-line status message.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        checkpoints: The object store that keeps the checkpoints. Default: ``folder`` keeps them.
+        preflight: Whether to train one batch of every combination of workload and optimizer here, before the
+            executor starts. Trials of the combinations that fail are marked as failed, and the others train.
+        began: When the program began, in Unix seconds; its budget of time counts from then. Default: now.
+        on_progress: Called once per second with the current progress.
+        on_message: Called with a one-line status message.
 
     Raises:
-        BusyError: another process runs this study, or has taken it over from this one.
-        ExecutorError: trials cannot be run as asked, or all workers are gone.
-        WorkloadError, OptimizerError, SamplerError: a name or an argument in the study file is wrong.
-        OSError: the study's folder cannot be written.
-        KeyboardInterrupt: interrupted; all that the journals have is published.
+        BusyError: Another process runs this study, or has taken it over from this one.
+        ExecutorError: Trials cannot be run as asked, or all workers are gone.
+        WorkloadError, OptimizerError, SamplerError: A name or an argument in the study file is wrong.
+        OSError: The study's folder cannot be written.
+        KeyboardInterrupt: The user interrupted the run; everything in the journals is published.
     """
     if checkpoints is not None:
         checkpoints = checkpoints.of_study(study.name)
@@ -146,7 +145,7 @@ def run(
 
 @dataclass
 class _Run:
-    """One run of a study while it trains; the fields are as of ``run``."""
+    """One run of a study while it trains. The fields are the arguments of ``run``."""
 
     study: Study
     folder: StudyFolder
@@ -160,7 +159,7 @@ class _Run:
     has_trained: bool = False
 
     def train(self, *, preflight: bool) -> None:
-        """Train the missing trials of a grid, or the points of a search and then the best of them."""
+        """Train the missing trials of a grid; or the points of a search, and then the best of them."""
         study, folder, executor = self.study, self.folder, self.executor
         _choose_best_points(study, folder)
         pending = _pending(study, folder)
@@ -218,7 +217,7 @@ class _Run:
                 )
 
     def _note_points(self) -> None:
-        """Let the clock know which trials trained together in a search that let all of them end."""
+        """Tell the clock which trials trained together, in a search that lets all of them end."""
         from study.training import pack_limits
 
         study = self.study
@@ -262,7 +261,7 @@ class _Run:
 
 
 def _pending(study: Study, folder: StudyFolder) -> list[TrialRecord]:
-    """Return the records of all trials to train, with stand-ins for those that a search has yet to find."""
+    """Return the records of all trials to train, with stand-ins for those that a search has yet to choose."""
     records = stored_trials.read_planned(study, folder)
     keys = {trial.key for trial in planning.pending_trials(study, records)}
     return [record for record in records if record.trial.key in keys]
@@ -271,7 +270,7 @@ def _pending(study: Study, folder: StudyFolder) -> list[TrialRecord]:
 def _mark_failed(
     pending: list[TrialRecord], failing: Mapping[str, Failure], folder: StudyFolder, study: Study
 ) -> None:
-    """Note in the journals of trials that fail on one batch that they failed, so that ``status`` says why."""
+    """Mark trials as failed whose combination fails on one batch, so that ``status`` can say why."""
     known = {trial.key for trial in study.trials(folder.search_state())}
     for record in pending:
         trial = record.trial
@@ -280,7 +279,7 @@ def _mark_failed(
 
 
 def _choose_best_points(study: Study, folder: StudyFolder) -> None:
-    """Note the best points of arms that have been searched to the end, unless they are noted already."""
+    """Record the best points of arms whose search has ended, unless they are recorded already."""
     if study.search is None:
         return
     from study.analysis import objective

@@ -19,17 +19,17 @@ class ExecutorError(RuntimeError):
 
 
 class LostWorkersError(ExecutorError):
-    """All workers went away in the middle of a study. What the trials did so far is kept."""
+    """All workers went away in the middle of a study. The trials keep their progress."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What an executor offers.
+    """The room that an executor has for workers.
 
     Args:
-        slots: how many worker processes run at a time.
-        gpus: how many GPUs there are in all.
-        note: for people: how workers reach the study's folder, where that is not plain; one line.
+        slots: Number of worker processes that run at a time.
+        gpus: Number of GPUs in all.
+        note: One line for people, on how workers reach the study's folder if some do not see it.
     """
 
     slots: int
@@ -40,8 +40,8 @@ class Capacity:
 class Executor(Protocol):
     """Runs trials in worker processes, or in this process.
 
-    The driver calls the methods in the order in which they stand here, from the main thread; ``train`` and
-    ``search`` any number of times. Workers leave their results in the trials' journals, and a trial whose
+    The driver calls the methods from the main thread, in the order in which they are defined here; ``train``
+    and ``search`` any number of times. Workers write results into the trials' journals, and a trial whose
     journal is complete is not trained again, so every call can be repeated after an interruption.
     """
 
@@ -51,51 +51,52 @@ class Executor(Protocol):
 
     @property
     def is_starting(self) -> bool:
-        """Whether it was told to start and is not ready yet; an interruption waits until it is."""
+        """Whether the executor was started and is not ready yet; an interruption waits until it is."""
 
     def check(self, resources: Resources) -> None:
-        """Refuse at once what ``wait`` would refuse, as far as that can be told without starting.
+        """Raise the errors of ``wait`` at once, as far as they can be found without starting.
 
         Raises:
-            ExecutorError: nothing answers where it should, or a worker asks for more than there is.
+            ExecutorError: Nothing answers at the address, or a worker asks for more than there is.
         """
 
     def start(self) -> None:
         """Begin to start in the background. A second call does nothing."""
 
     def wait(self, resources: Resources, folder: StudyFolder) -> Capacity:
-        """Start, wait until workers can be had, and return how many.
+        """Start, wait until workers can run, and return how many.
 
         Args:
-            resources: what one worker takes.
-            folder: the study's folder.
+            resources: The resources that one worker takes.
+            folder: The study's folder.
 
         Raises:
-            ExecutorError: it does not start, or has no room for one worker; or another driver runs the study.
+            ExecutorError: The executor does not start, has no room for one worker, or another driver runs the
+                study.
         """
 
     def train(self, bundles: Sequence[Sequence[Trial]], folder: StudyFolder, options: WorkerOptions) -> None:
-        """Train every bundle and return when all have ended; how, their journals say.
+        """Train every bundle and return when all have ended. The journals say how each trial ended.
 
         Args:
-            bundles: for each worker process, the trials that it trains.
-            folder: the study's folder.
-            options: what each worker may use, and how it trains.
+            bundles: The trials that each worker process trains.
+            folder: The study's folder.
+            options: What each worker may use, and how it trains.
 
         Raises:
-            LostWorkersError: all workers are gone.
+            LostWorkersError: All workers are gone.
         """
 
     def search(self, search: StudySearch, folder: StudyFolder, options: WorkerOptions) -> None:
         """Train the points that ``search`` asks for, until it asks for no more.
 
         Args:
-            search: what to ask for points and tell how they ended.
-            folder: the study's folder.
-            options: what each worker may use, and how it trains.
+            search: The search, which gives the points and gets their outcomes.
+            folder: The study's folder.
+            options: What each worker may use, and how it trains.
 
         Raises:
-            LostWorkersError: all workers are gone.
+            LostWorkersError: All workers are gone.
         """
 
     def shutdown(self) -> None:

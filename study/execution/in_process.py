@@ -1,4 +1,4 @@
-"""The executor that trains in this process, without Ray: for debugging, for tests, for small machines."""
+"""The executor that trains in this process, without Ray: for debugging, tests and small machines."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from study.training.worker import WorkerOptions, run_bundle
 class InProcessExecutor:
     """Trains one bundle or point after the other; see ``study.execution.executor.Executor``.
 
-    A breakpoint in a user's workload or optimizer stops in the terminal. An interruption leaves the trial
-    under way at its last checkpoint, as it does in a worker process.
+    A breakpoint in a user's workload or optimizer stops in the terminal. An interruption leaves the current
+    trial at its last checkpoint, as it does in a worker process.
     """
 
     is_local = True
     is_starting = False
 
     def check(self, resources: Resources) -> None:
-        """Refuse a study that asks for a GPU where there is none.
+        """Raise an error if a study asks for a GPU and there is none.
 
         Raises:
-            ExecutorError: as said.
+            ExecutorError: The study asks for a GPU and there is none.
         """
         if resources.gpus > 0 and not torch.cuda.is_available():
             raise ExecutorError(

@@ -1,4 +1,4 @@
-"""The records of a study's trials while it runs, read from the journals as they grow."""
+"""The records of a study's trials while it runs, read from the growing journals."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from study.storage.study_folder import StudyFolder
 
 
 class LiveRecords:
-    """The records of all trials that a study comes to.
+    """The records of all trials of a study, found or yet to be chosen by its search.
 
     Args:
-        study: the study.
-        folder: the study's folder.
+        study: The study.
+        folder: The study's folder.
 
     Attributes:
-        study: the study.
-        search_state: what its search had found when ``refresh`` was last called.
+        study: The study.
+        search_state: The state of its search when ``refresh`` was last called.
     """
 
     def __init__(self, study: Study, folder: StudyFolder) -> None:
@@ -47,15 +47,15 @@ class LiveRecords:
 
     @property
     def all_records(self) -> list[TrialRecord]:
-        """The records of all known trials, and empty ones for those that a search has yet to find."""
+        """The records of all known trials, and empty ones for those that a search has yet to choose."""
         return [*self.records, *self._ahead]
 
     def refresh(self) -> None:
-        """Take in what journals say by now, and trials that a search has found since."""
+        """Read what was added to journals, and the trials that a search has chosen since."""
         self._take_in_new_trials()
         for key in self._keys:
             reader = self._readers.get(key)
-            # A journal that cannot be read now is read the next time.
+            # A journal that cannot be read now is read at the next call.
             with suppress(OSError):
                 if reader is not None and not reader.record.is_complete and reader.poll():
                     self._changed.add(key)

@@ -1,7 +1,7 @@
-"""Assigns trials to worker bundles, longest processing time first, splitting packs only where it saves time.
+"""Assigns trials to worker bundles, longest processing time first; splits packs only where that saves time.
 
-Pure: runs nothing. A *piece* is a trial, or trials of one kind that train together. A *bundle* is some pieces
-that one worker process trains, and starts again if it dies.
+It runs nothing. A *piece* is a trial, or trials of one kind that train together. A *bundle* is some pieces
+that one worker process trains; if the process dies, the bundle starts again.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from study.training import packs as packing
 from study.training.packs import Limit
 
 BUNDLE_SECONDS = 10.0
-"""A bundle should take about so long."""
+"""About how long a bundle should take."""
 BUNDLES_PER_SLOT = 8
-"""More bundles per slot do not balance the load any better."""
+"""More bundles per slot do not improve the balance."""
 
 PACK_START = 20
 """The fixed cost of a pack's iteration, in members: 15, 30 and 60 members of ``mnist-logreg`` with
 ``adam-adam`` took 2.6, 3.7 and 6.1 ms (one core, PyTorch 2.15)."""
 LEAST_PIECE = 8
-"""Members of a pack; smaller packs do not pay."""
+"""Fewest members of a pack; smaller packs do not pay."""
 WORTH_CUTTING = 0.99
-"""A pack is split if that brings the makespan to this share of what it was, or less."""
+"""A pack is split if the makespan falls to this share of its previous value, or lower."""
 
 
 def bundles(
@@ -33,11 +33,11 @@ def bundles(
     """Return bundles of about equal cost, the costliest first.
 
     Args:
-        trials: distinct trials.
-        seconds: of each trial, how long it takes in as large a pack as there may be; an unknown time, None,
-            counts as much as the longest known.
-        slots: how many bundles run at a time; at least 1.
-        limit: how many trials of a trial's kind may train together.
+        trials: Distinct trials.
+        seconds: How long each trial takes, in seconds, in the largest possible pack. None, an unknown time,
+            counts as the longest known time.
+        slots: Number of bundles that run at a time; at least 1.
+        limit: Returns how many trials of a trial's kind may train together.
     """
     if not trials:
         return ()
@@ -56,7 +56,7 @@ def bundles(
 def _packs(
     trials: Sequence[Trial], alone: Sequence[Trial], costs: Mapping[Trial, float], slots: int, limit: Limit
 ) -> list[list[Trial]]:
-    """Cut each kind into packs: as few as its limit allows, or more if everything is done sooner."""
+    """Split each kind into packs: as few as its limit allows, or more if everything ends sooner."""
     kinds = packing.group_packable(trials)
     counts = [-(-len(members) // limit(members[0])) for members in kinds]
     while kinds and len(alone) + sum(counts) < min(slots, len(trials) + len(alone)):
@@ -87,7 +87,7 @@ def _makespan(
     slots: int,
     limit: Limit,
 ) -> tuple[float, int | None]:
-    """Return when the last slot is done, and the kind of its smallest pack; None if it has no pack."""
+    """Return when the last slot ends, and the kind of its smallest pack; None if it has no pack."""
     loads = list(others)
     owners: list[int | None] = [None] * len(loads)
     for kind, (members, count) in enumerate(zip(kinds, counts, strict=True)):
@@ -100,16 +100,16 @@ def _makespan(
 
 
 def _load(pack: Sequence[Trial], costs: Mapping[Trial, float], limit: Limit) -> float:
-    """Return the cost of a pack's trials, and of the pack being smaller than it might be."""
+    """Return the cost of a pack: its trials' costs, raised if the pack is smaller than its limit."""
     most = limit(pack[0])
     return sum(costs[trial] for trial in pack) * (1 + PACK_START / len(pack)) / (1 + PACK_START / most)
 
 
 def _deal(loads: Sequence[float], number: int) -> list[tuple[float, list[int]]]:
-    """Give each load, the largest first, to the lightest of ``number`` hands.
+    """Give each load, the largest first, to the bin with the lightest total so far.
 
     Returns:
-        Of each hand, its total load and the indices of its loads; the largest total first.
+        The total load of each bin and the indices of its loads; the largest total first.
     """
     heap: list[tuple[float, int, list[int]]] = [(0.0, hand, []) for hand in range(number)]
     for index in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):

@@ -1,9 +1,9 @@
-"""Orders the trials of a study that may not end, so that every optimizer has about the same coverage.
+"""Orders the trials of a study that may not end, so that all optimizers have about the same coverage.
 
-The trials of a grid are cut into waves, and a wave begins when the one before it has no trial left to begin.
-A wave is one seed, or several later on, with all workloads, optimizers and α₀: whole seeds come before more
-seeds, as comparisons are made seed by seed. Within a wave the trials that do not train in packs come by α₀,
-the coarse grid first: the middle, the ends, and then what lies between.
+The trials of a grid are split into waves, and a wave begins when no trial of the one before it is left to
+begin. A wave is one seed, or several later on, with all workloads, optimizers and α₀: whole seeds come before
+more seeds, as comparisons are made seed by seed. Within a wave the trials that do not train in packs come by
+α₀, the coarse grid first: the middle, the ends, and then the values between.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from study.training.packs import Limit
 def waves(study: Study, trials: Sequence[Trial], limit: Limit) -> list[list[Trial]]:
     """Return the trials in waves of 1, 1, 2, 4, … seeds.
 
-    Waves grow because a pack of several seeds takes hardly longer than one of a single seed, and because what
-    is lost when the time is up is then at most half of what was done.
+    Waves grow because a pack of several seeds takes hardly longer than one of a single seed. When the time is
+    up, the trials of the unfinished wave are then at most half of all that have trained.
 
     Args:
-        study: a grid.
-        trials: those of its trials that are to be trained, in any order.
-        limit: how many trials of a trial's kind train together; 1 if they do not pack.
+        study: A grid.
+        trials: The trials of the grid that are to be trained, in any order.
+        limit: Returns how many trials of a trial's kind may train together; 1 if they do not pack.
     """
     place = {seed: index for index, seed in enumerate(study.seeds)}
     ranks = _alpha0_ranks(trials)
@@ -40,7 +40,7 @@ def waves(study: Study, trials: Sequence[Trial], limit: Limit) -> list[list[Tria
 def coarse_first(count: int) -> list[int]:
     """Return the places 0 … ``count`` − 1 in the order in which they refine a grid.
 
-    The middle comes first. Then each is the one that is farthest from those before it, the lower of two.
+    The middle comes first. Then each is the one farthest from those before it; of two, the lower.
 
     ::
 
@@ -60,7 +60,7 @@ def coarse_first(count: int) -> list[int]:
 
 
 def _alpha0_ranks(trials: Sequence[Trial]) -> dict[tuple[str, str, float], int]:
-    """Return, for each workload and optimizer, when each of its α₀ has its turn."""
+    """Return the rank of each α₀, by workload, optimizer and α₀: the order in which they train."""
     grids: dict[tuple[str, str], set[float]] = {}
     for trial in trials:
         grids.setdefault((trial.workload, trial.label), set()).add(trial.alpha0)
@@ -73,14 +73,14 @@ def _alpha0_ranks(trials: Sequence[Trial]) -> dict[tuple[str, str, float], int]:
 
 
 def fits(seconds: float | None, available: float) -> bool:
-    """Return whether training that is thought to take so long is sure to end in time.
+    """Return whether training with this estimated time is sure to end in time.
 
     Args:
-        seconds: None if it is not known.
-        available: in seconds.
+        seconds: Estimated seconds; None if unknown.
+        available: Seconds that are left; may be infinite.
     """
     return seconds is not None and seconds * MARGIN <= available and math.isfinite(available)
 
 
 MARGIN = 1.3
-"""Estimates may be so far from the truth, on a machine that does other things as well."""
+"""Factor by which the true time may exceed an estimate, on a machine that does other things as well."""

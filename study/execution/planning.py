@@ -1,4 +1,4 @@
-"""Plans a study: the cost of its trials, and their division among workers. Pure: runs nothing."""
+"""Plans a study: the cost of its trials, and their division among workers. It runs nothing."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 
 UNIT_SECONDS = 60.0
-"""The points that a search asks for at a time should take about so long, if all slots have work."""
+"""About how long the points that a search asks for at a time should take, if all slots have work."""
 
 # The journal keeps three float32 per iteration in base64, the Parquet file about as much.
 BYTES_PER_ITERATION = 2 * 12 * 4 / 3
 
 _UNKNOWN = BuiltIn("")
-"""Of a workload that is not built in, nothing is known before it is made."""
+"""Stands for a workload that is not built in: its size and speed are unknown."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would run, and what it would cost. A total is None if any trial's part of it is unknown."""
+    """The division and the cost of trials. A total is None if any trial's part of it is unknown."""
 
     trials: tuple[Trial, ...]
     bundles: tuple[tuple[Trial, ...], ...]
-    """For each bundle, the trials that one worker runs; the costliest bundle first."""
+    """The trials of each bundle, which one worker trains; the costliest bundle first."""
     packs: tuple[tuple[Trial, ...], ...]
     """The trials that train together; a trial by itself is a pack of one."""
     iterations: int | None
     seconds: float | None
     """How long one slot would take for everything, to an order of magnitude: good enough to share out work,
-    and not to be shown. ``time_estimate`` tells how long it takes."""
+    but not to be shown; for that see ``time_estimate``."""
     bytes: int | None
-    """On disk at the end: journals, Parquet files, MLflow's database."""
+    """Bytes on disk at the end: journals, Parquet files, MLflow's database."""
 
 
 def iterations(trial: Trial) -> int | None:
@@ -57,20 +57,20 @@ def iterations(trial: Trial) -> int | None:
 def uses_own_code_only(study: Study) -> bool:
     """Return whether all workloads and optimizers of a study are built in and take no arguments.
 
-    Such a study seldom fails, so its workers may start before anything was tried.
+    Such a study seldom fails, so its workers may start before the preflight.
     """
     workloads = all(workload.use in CATALOGUE and not workload.args for workload in study.workloads)
     return workloads and all(use.name in OPTIMIZERS and not use.args for use in study.optimizers)
 
 
 def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
-    """Return the trials to train, with stand-ins for those that a search has yet to find.
+    """Return the trials to train, with stand-ins for those that a search has yet to choose.
 
     Args:
-        study: the study.
-        records: the records of everything that it comes to.
+        study: The study.
+        records: Records of all trials of the study, stand-ins included.
     """
-    from study.storage.stored_records import StoredRecords  # it imports numpy, which a plan does without
+    from study.storage.stored_records import StoredRecords  # imports numpy, which a plan does not need
 
     if isinstance(records, StoredRecords):
         records = records.having("pending", "running", "failed", "pruned")
@@ -86,13 +86,13 @@ def pending_trials(study: Study, records: Iterable[TrialRecord]) -> list[Trial]:
 def unit_size(study: Study, slots: int, rates: Mapping[tuple[str, str], float]) -> int:
     """Return how many points, of different arms, a search gives to one worker at a time.
 
-    As many as take ``UNIT_SECONDS``, if all slots have work. One if a scheduler stops trials, which would
-    stop those beside it as well, or if it is unknown how long a point takes.
+    It is the number that takes ``UNIT_SECONDS``, as long as all slots have work. It is 1 if a scheduler stops
+    trials, which would also stop those that train together, or if the time per point is unknown.
 
     Args:
-        study: has a search.
-        slots: how many workers run at a time.
-        rates: from ``measured_rates``.
+        study: A study with a search.
+        slots: Number of workers that run at a time.
+        rates: Seconds per iteration, from ``measured_rates``.
     """
     arms = study.arms()
     points = plan([trial for arm in arms for trial in arm.trials(arm.middle, arm.search.seeds)], 1, rates)
@@ -123,20 +123,20 @@ def plan(
     rates: Mapping[tuple[str, str], float] | None = None,
     limit: Limit = _alone,
 ) -> Plan:
-    """Return what would run, in which bundles and packs, and what it would cost.
+    """Return the bundles and packs in which trials would train, and what they would cost.
 
     Args:
-        trials: distinct trials.
-        slots: how many trials can run at once; at least 1.
-        rates: seconds per iteration by (workload, optimizer), measured in earlier runs; where it has none,
-            the catalogue's rough ones stand in.
-        limit: how many trials of a trial's kind may train together.
+        trials: Distinct trials.
+        slots: Number of trials that can run at once; at least 1.
+        rates: Seconds per iteration by (workload, optimizer), measured in earlier runs. Default, also for
+            missing entries: the rough rates of the catalogue.
+        limit: Returns how many trials of a trial's kind may train together. Default: one.
 
     Returns:
-        The plan, the same for the same arguments. Work of unknown length counts as much as the longest known.
+        The plan, the same for the same arguments. Work of unknown length counts as the longest known.
 
     Raises:
-        ValueError: ``slots`` below 1.
+        ValueError: ``slots`` is below 1.
     """
     if slots < 1:
         raise ValueError(f"slots must be at least 1; got {slots}")
@@ -148,7 +148,7 @@ def plan(
         packed = built_in.packed_seconds if limit(trial) >= load_balancing.LEAST_PIECE else None
         rate = rates.get((trial.workload, trial.optimizer), packed or built_in.seconds)
         seconds.append(None if count is None or rate is None else count * rate)
-    from study import tracking  # brings numpy, which a study file is read without
+    from study import tracking  # imports numpy, which reading a study file does not need
 
     total = _total(seconds)
     known = _total(counts)
@@ -174,11 +174,11 @@ def in_waves(
     """Return the bundles of a run that may end before all have begun, the most informative first.
 
     Args:
-        study: a grid.
-        trials: distinct trials of it.
-        slots: how many bundles run at a time.
-        rates: as of ``plan``.
-        limit: as of ``plan``.
+        study: A grid.
+        trials: Distinct trials of the grid.
+        slots: Number of bundles that run at a time.
+        rates: Seconds per iteration, as in ``plan``.
+        limit: Returns how many trials of a trial's kind may train together.
     """
     bundles: list[tuple[Trial, ...]] = []
     for wave in order.waves(study, trials, limit):

@@ -1,4 +1,4 @@
-"""Sends what a running study's journals say to its tracker, and reports progress."""
+"""Sends the records of a running study to its tracker, and reports progress."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from study.tracking import Tracker, TrackingError
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 10.0
-"""Between two attempts while the tracker is away."""
+"""Pause between two attempts while the tracker is away."""
 LIVE_SHARE = 0.05
-"""How much of the driver's time may go into sending trials under way. The driver shares its cores with the
-workers. What has ended is sent at once."""
+"""Share of the driver's time that may go into sending unfinished trials. The driver shares its cores with
+the workers. Trials that have ended are sent at once."""
 TURN_SECONDS = 5.0
-"""After so long of sending, journals are read and the progress is reported before the rest is sent."""
+"""After this time of sending, the journals are read and the progress is reported before sending continues."""
 
 
 class Uploader:
-    """Sends records to a tracker, several at a time; what the tracker refuses is sent again later.
+    """Sends records to a tracker, several at a time; records that it refuses are sent again later.
 
     Args:
-        tracker: where to send them.
-        may_send: asked before each record; a driver whose study was taken over by another must not send.
+        tracker: The tracker.
+        may_send: Called before each record. A driver whose study was taken over by another must not send.
 
     Attributes:
-        error: why the last attempt failed; None if it did not.
+        error: Why the last attempt failed; None if it succeeded.
     """
 
     def __init__(self, tracker: Tracker, may_send: Callable[[], bool] = lambda: True) -> None:
         self.error: str | None = None
         self._tracker, self._may_send = tracker, may_send
         self._unsent: dict[str, None] = {}
-        """Keys, in the order in which they changed."""
+        """Keys of trials to send, in the order in which they changed."""
         self._next_live = 0.0
         self._final, self._final_seconds, self._live_seconds = 0, 0.0, 0.0
         self._counting = threading.Lock()
         self._sent_search = NOTHING_FOUND
 
     def send(self, live: LiveRecords, *, everything: bool = False) -> bool:
-        """Send what changed since it was last sent; return whether there is more to send at once.
+        """Send the records that changed since they were last sent; return whether more are due at once.
 
         Args:
-            live: the records.
-            everything: send trials under way even if some were sent a short while ago.
+            live: The records.
+            everything: Whether to send unfinished trials even if some were sent a short while ago.
         """
         self.error = None
         self._unsent |= dict.fromkeys(live.take_changed())
@@ -66,12 +66,12 @@ class Uploader:
         return False
 
     def seconds_for(self, trials: int) -> float:
-        """Return how long it takes to send so many trials that have ended; 0 before one was sent."""
+        """Return the seconds that sending a number of ended trials takes; 0 before the first was sent."""
         return trials * self._final_seconds / max(1, self._final)
 
     @property
     def unsent(self) -> int:
-        """How many trials changed and have not been sent since."""
+        """Number of trials that changed since they were last sent."""
         return len(self._unsent)
 
     def _send_search(self, live: LiveRecords) -> None:
@@ -93,7 +93,7 @@ class Uploader:
                 for _ in pool.map(lambda _: self._send_each(due, senders, until, leaving), range(senders)):
                     pass
             finally:
-                leaving.set()  # after an error, send no more than what is on its way
+                leaving.set()  # after an error, let only the requests under way finish
         if sends_live:
             spent = self._live_seconds - before
             self._next_live = time.monotonic() + spent * (1 / LIVE_SHARE - 1)
@@ -102,7 +102,7 @@ class Uploader:
     def _send_each(
         self, due: deque[TrialRecord], senders: int, until: float, leaving: threading.Event
     ) -> None:
-        """Send one record after the other; several threads do."""
+        """Send one record after the other. Several threads run this at the same time."""
         while time.monotonic() < until and not leaving.is_set() and self._may_send():
             try:
                 record = due.popleft()
@@ -126,15 +126,15 @@ class Uploader:
 
 
 class RunPublisher:
-    """Follows a running study in a thread of its own, from ``start`` to ``finish``.
+    """Follows a running study in its own thread, from ``start`` to ``finish``.
 
     Args:
-        live: the study's records.
-        uploader: sends them to the tracker.
-        on_progress: called once per second with the current progress.
-        end_seconds: returns how long it takes from the end of the last trial to the end of the program, with
-            the report; None if that is not known. Called with the time at which the first trial began, in
-            Unix milliseconds.
+        live: The study's records.
+        uploader: Sends the records to the tracker.
+        on_progress: Called once per second with the current progress.
+        end_seconds: Returns the seconds from the end of the last trial to the end of the program, report
+            included; None if unknown. Called with the time at which the first trial began, in Unix
+            milliseconds.
     """
 
     def __init__(
@@ -155,18 +155,18 @@ class RunPublisher:
         self._thread = threading.Thread(target=self._follow, name="publisher", daemon=True)
 
     def start(self, slots: int) -> None:
-        """Begin to follow the study; ``slots`` is how many trials run at a time."""
+        """Begin to follow the study; ``slots`` trials run at a time."""
         self._slots = slots
         self._since_ms = _now_ms()
         self._report()
         self._thread.start()
 
     def expect(self, bundles: Sequence[Sequence[Trial]], expected: Mapping[str, float]) -> None:
-        """Take in what tells the time left.
+        """Set the expectations from which the time left is estimated.
 
         Args:
-            bundles: for each worker process, the trials that it is to train.
-            expected: by key, how long trials took in earlier runs.
+            bundles: The trials that each worker process is to train.
+            expected: Seconds that trials took in earlier runs, by key.
         """
         self._bundles, self._expected = bundles, expected
 
@@ -177,7 +177,7 @@ class RunPublisher:
             self._thread.join()
 
     def finish(self) -> Progress:
-        """Stop following, send all that there is, and return how the study stands."""
+        """Stop following, send everything, and return the progress of the study."""
         self.stop()
         self._live.refresh()
         while self._uploader.send(self._live, everything=True):
@@ -220,7 +220,7 @@ class RunPublisher:
         first = min(r.resumed_ms for r in self._live.records if r.resumed_ms >= self._since_ms)
         end = self._end_seconds(first) or 0.0
         if self._live.study.search is not None and not self._bundles:
-            end += (first - self._since_ms) / 1000  # the best points are trained by workers that start again
+            end += (first - self._since_ms) / 1000  # the best points are trained by workers that start anew
         return max(training, self._uploader.seconds_for(unsent)) + end
 
     def _phase(self, progress: Progress) -> str:

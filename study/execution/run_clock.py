@@ -17,25 +17,25 @@ from study.execution.time_estimate import Chain
 from study.storage import interrupt
 
 UNKNOWN_END = 60.0
-"""Seconds for MLflow and the report, before the first of them on this machine."""
+"""Seconds for MLflow and the report, until a run on this machine has measured them."""
 LARGEST_END = 0.2
-"""Of the budget, at most so much is kept for MLflow and the report."""
+"""Largest share of the budget that is kept for MLflow and the report."""
 GRACE = 60.0
 """Seconds in which workers may end an epoch and write checkpoints, before they are stopped."""
 MOST_OFF = 3.0
-"""How many times slower or faster than before this run may be thought to end."""
+"""Largest factor by which this run's end is estimated to be slower or faster than earlier ones."""
 
 
 @dataclass
 class RunClock:
-    """What a run knows of its time.
+    """The times of a run: its start, its budget, and the speeds that its estimates use.
 
     Args:
-        study: the study.
-        began: when the program began, in Unix seconds.
-        stop_at: when training ends, in Unix seconds, so that the report is ready when the budget is used
-            up; None without a budget.
-        speeds: the known speeds of this machine; None if trials train elsewhere.
+        study: The study.
+        began: When the program began, in Unix seconds.
+        stop_at: When training ends, in Unix seconds, so that the report is ready when the budget is used up;
+            None without a budget.
+        speeds: The known speeds of this machine; None if trials train elsewhere.
     """
 
     study: Study
@@ -51,10 +51,10 @@ class RunClock:
         """Return the clock of a run that is about to train.
 
         Args:
-            study: the study.
-            trials: how many it comes to.
-            known: the known speeds of this machine; None if trials train elsewhere.
-            began: when the program began, in Unix seconds.
+            study: The study.
+            trials: Number of trials in the study.
+            known: The known speeds of this machine; None if trials train elsewhere.
+            began: When the program began, in Unix seconds.
         """
         stop_at = None
         if study.budget is not None:
@@ -64,12 +64,13 @@ class RunClock:
         return cls(study, began, stop_at, known)
 
     def end_seconds(self, first_ms: int) -> float | None:
-        """Return how long MLflow and the report take after the last trial; None if that is not known.
+        """Return the seconds that MLflow and the report take after the last trial; None if not known.
 
-        A machine that did other things, too, while this run started is taken to do so until its end.
+        If the start took longer than usual, because the machine does other things too, the end counts as
+        slower by the same factor.
 
         Args:
-            first_ms: when the first trial began, in Unix milliseconds.
+            first_ms: When the first trial began, in Unix milliseconds.
         """
         if self.speeds is None or (usual := self.speeds.end(len(self.study.planned_trials()))) is None:
             return None
@@ -80,19 +81,19 @@ class RunClock:
 
     @property
     def is_time_up(self) -> bool:
-        """Whether no further training is to begin."""
+        """Whether no more training may begin."""
         return self.stop_at is not None and time.time() >= self.stop_at
 
     def ready(self, slots: int) -> None:
-        """Take in that so many workers can be had from now on."""
+        """Record the number of workers, which can run from now on."""
         self._slots, self._ready = slots, time.time()
 
     def expect(self, chains: Sequence[Chain]) -> None:
-        """Note the trials that are about to train, or have trained."""
+        """Record trials that are about to train, or have trained."""
         self._packs += [pack for chain in chains for pack in chain]
 
     def expected_seconds(self) -> dict[str, float]:
-        """Return by key how long the trials to train took in earlier runs, as far as that is known."""
+        """Return the seconds that the trials to train took in earlier runs, by key, as far as known."""
         known = Speeds() if self.speeds is None else self.speeds
         found: dict[str, float] = {}
         for pack in self._packs:
@@ -102,7 +103,7 @@ class RunClock:
         return found
 
     def has_time_for(self, chains: Sequence[Chain]) -> bool:
-        """Return whether all of this is sure to end in time."""
+        """Return whether training all of these is sure to end in time."""
         if self.stop_at is None:
             return True
         known = Speeds() if self.speeds is None else self.speeds

@@ -1,8 +1,7 @@
-"""Makes the Optuna samplers that a study file names, and restores their memory of an arm.
+"""Creates the Optuna samplers that a study file names, and restores their memory of an arm.
 
-A sampler's random draws depend on the search's seed, the arm and the number of the point alone, and
-everything else that it needs is in its storage. So a search that was interrupted asks for the points that it
-would have asked for undisturbed.
+A sampler's random draws depend only on the search's seed, the arm and the number of the point, and the rest
+of its state is in its storage. So a search that was interrupted asks for the same points as one that was not.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ STATES = {
     "pruned": TrialState.PRUNED,
     "complete": TrialState.COMPLETE,
 }
-"""What a point's state is called in Optuna."""
+"""Optuna's names for the states of a point."""
 
 
 class SamplerError(ValueError):
-    """A sampler cannot be made as the study file says; the message is one line."""
+    """A sampler cannot be created with the study file's options; the message is one line."""
 
 
 class ArmSampler(BaseSampler):
     """The sampler that the study file names, for one arm: seeded for every point, with rounded values.
 
     Args:
-        arm: the arm whose points it draws.
+        arm: The arm whose points the sampler draws.
 
     Raises:
-        SamplerError: the sampler does not take the arguments, or needs a package that is not installed.
+        SamplerError: The sampler does not take the arguments, or needs a package that is not installed.
     """
 
     def __init__(self, arm: Arm) -> None:
@@ -54,7 +53,7 @@ class ArmSampler(BaseSampler):
         self._inner = self._make(0)
 
     def reseed_rng(self) -> None:
-        """Do nothing: every point has a seed of its own."""
+        """Do nothing: every point has its own seed."""
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Use the random draws of the trial's number."""
@@ -63,13 +62,13 @@ class ArmSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return what the named sampler returns."""
+        """Return the search space of the named sampler."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return what the named sampler draws, rounded."""
+        """Return the values that the named sampler draws, rounded."""
         drawn = self._of(trial).sample_relative(study, trial, search_space)
         return {name: self._arm.space[name].round(value) for name, value in drawn.items()}
 
@@ -80,7 +79,7 @@ class ArmSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Return what the named sampler draws, rounded."""
+        """Return the value that the named sampler draws, rounded."""
         drawn = self._of(trial).sample_independent(study, trial, param_name, param_distribution)
         return self._arm.space[param_name].round(drawn)
 
@@ -91,11 +90,11 @@ class ArmSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Let the named sampler take in how the trial ended."""
+        """Tell the named sampler how the trial ended."""
         self._of(trial).after_trial(study, trial, state, values)
 
     def _of(self, trial: FrozenTrial) -> BaseSampler:
-        # A quasi-random sequence has one seed, the arm's; the storage keeps how far it was drawn.
+        # A quasi-random sequence has one seed, the arm's; the storage knows how many points were drawn.
         if trial.number != self._number and self._arm.search.sampler != "qmc":
             self._number, self._inner = trial.number, self._make(trial.number)
         return self._inner
@@ -129,7 +128,7 @@ def study_name(arm: Arm) -> str:
 
 
 def user_attributes(arm: Arm) -> dict[str, Any]:
-    """Return what Optuna's tools show of an arm's study besides its trials."""
+    """Return the attributes of an arm's study that Optuna's tools show beside its trials."""
     return {
         "workload": arm.template.workload,
         "optimizer": arm.template.label,
@@ -140,7 +139,7 @@ def user_attributes(arm: Arm) -> dict[str, Any]:
 
 
 def rename(storage: BaseStorage, arm: Arm) -> None:
-    """Rename an arm's study of version 0.1, which named it by the arm's key alone; keep all that is in it.
+    """Rename an arm's study of version 0.1, which named it by the arm's key alone; keep its content.
 
     Args:
         storage: Optuna's storage.
@@ -160,13 +159,13 @@ def rename(storage: BaseStorage, arm: Arm) -> None:
 def remember(storage: BaseStorage, arm: Arm, worths: Sequence[PointScore]) -> None:
     """Make Optuna's study of an arm agree with the points and the journals.
 
-    The journals are the truth. A storage may be lost, cut off between two writes, or have values by another
+    The journals are the truth. A storage may be lost, cut off between two writes, or hold values for another
     threshold. If it agrees it is left alone, because some samplers keep more in it.
 
     Args:
         storage: Optuna's storage.
-        arm: the arm.
-        worths: the scores of all points that were asked, in their order.
+        arm: The arm.
+        worths: Scores of all points that were asked, in their order.
     """
     try:
         known = optuna.load_study(study_name=study_name(arm), storage=storage).get_trials(deepcopy=False)
@@ -201,7 +200,7 @@ def _params(arm: Arm, worth: PointScore) -> dict[str, float]:
 
 
 def _agree(trial: FrozenTrial, worth: PointScore, arm: Arm) -> bool:
-    # How a trial that is running in the storage has ended is told to it later.
+    # A trial that is running in the storage gets its end later.
     return trial.params == _params(arm, worth) and (
         trial.state == TrialState.RUNNING
         or (trial.state == STATES[worth.state] and (worth.value is None or trial.value == worth.value))

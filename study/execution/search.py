@@ -1,8 +1,8 @@
-"""Runs the search of a study: chooses the next points and scores them. Knows Optuna, but not Ray.
+"""Runs the search of a study: chooses the next points and scores them. Uses Optuna, but not Ray.
 
-An executor asks ``StudySearch`` for a *unit* of work, trains it, and tells it how the unit ended. A unit
-is the points of different arms that one worker trains, enough to make up for the start of the worker. Every
-arm has an Optuna study of its own. It asks for its next points when all earlier ones have scores
+An executor asks ``StudySearch`` for a *unit* of work, trains it, and reports how the unit ended. A unit
+is the points of different arms that one worker trains, enough to justify the start of the worker. Every
+arm has its own Optuna study. It asks for its next points when all earlier ones have scores
 (``search.parallel`` at a time), so the points do not depend on the number of workers or their speed. The
 scores come from the journals.
 """
@@ -30,13 +30,13 @@ from study.training.worker import WorkerOptions, run_bundle, run_side_by_side
 
 @dataclass(frozen=True)
 class Unit:
-    """Points that one worker trains, each of another arm.
+    """Points that one worker trains, each of a different arm.
 
     Args:
-        arms: the arms' keys.
-        points: one point per arm.
-        trials: of each point, its trials on the search's seeds.
-        objective: the value for a scheduler, reported after every epoch; None without a scheduler.
+        arms: Keys of the arms.
+        points: One point per arm.
+        trials: The trials of each point, on the search's seeds.
+        objective: The value for a scheduler, reported after every epoch; None without a scheduler.
     """
 
     arms: tuple[str, ...]
@@ -48,16 +48,16 @@ class Unit:
 def open_search(study: Study, folder: StudyFolder, slots: int, stop_at: float | None = None) -> StudySearch:
     """Return the search of ``study`` in its current state.
 
-    Points that were asked before and their trials count, wherever they got to; nothing is trained twice.
+    Points that were asked before keep the progress of their trials; nothing is trained twice.
 
     Args:
-        study: has a search.
-        folder: the study's folder.
-        slots: how many workers run at a time.
-        stop_at: when to ask for no more, in Unix seconds; None for never.
+        study: A study with a search.
+        folder: The study's folder.
+        slots: Number of workers that run at a time.
+        stop_at: When to stop asking for points, in Unix seconds. Default: never.
 
     Raises:
-        SamplerError: the sampler cannot be made as the study says.
+        SamplerError: The sampler cannot be created with the study's options.
     """
     storage = _open_storage(folder)
     rates = planning.measured_rates(folder.records(study.trials(folder.search_state())))
@@ -70,15 +70,15 @@ def train_unit(
 ) -> Generator[tuple[int, float], None, None]:
     """Train the trials of a unit's points in this process.
 
-    With an objective there is one point, whose seeds train side by side. After every epoch its number and
-    the point's value so far are yielded, and training may end there. Without one, the number of trials that
-    have ended is yielded after each, and 0.
+    With an objective there is one point, whose seeds train side by side. After every epoch the function
+    yields the epoch's number and the point's value so far, and training may end there. Without one, it yields
+    the number of trials that have ended, after each, and 0.
 
     Args:
-        trials: of each point, its trials.
-        objective_name: the unit's objective.
-        folder: whose journals and checkpoints to write.
-        options: what this process may use, and how it trains.
+        trials: The trials of each point.
+        objective_name: The unit's objective; None without one.
+        folder: The folder whose journals and checkpoints are written.
+        options: What this process may use, and how it trains.
     """
     if objective_name is None:
         together = [trial for point in trials for trial in point]
@@ -91,37 +91,37 @@ def train_unit(
 
 
 class StudySearch:
-    """All arms of a study while they are searched.
+    """The search of all arms of a study.
 
     Args:
-        arms: the arms, in the study's order.
-        size: how many points a unit has at most.
-        stop_at: when to ask for no more, in Unix seconds; None for never.
+        arms: The arms, in the study's order.
+        size: Largest number of points in a unit.
+        stop_at: When to stop asking for points, in Unix seconds. Default: never.
     """
 
     def __init__(self, arms: Sequence[ArmSearch], size: int, stop_at: float | None = None) -> None:
         self.arms = {arm.arm.key: arm for arm in arms}
         self.given_up: list[str] = []
-        """Workloads that are searched no further, as the first point of every arm failed for one cause."""
+        """Workloads whose search was abandoned, because the first point of every arm failed for one cause."""
         self._size = size
         self._stop_at = stop_at
         self._units_out = 0
 
     @property
     def is_time_up(self) -> bool:
-        """Whether the search asks for no further points, because the study's budget of time is used up."""
+        """Whether the search asks for no more points, because the study's budget of time is used up."""
         return self._stop_at is not None and time.time() >= self._stop_at
 
     @property
     def is_over(self) -> bool:
-        """Whether no point is out and no arm asks for another."""
+        """Whether no point trains and no arm asks for another."""
         if self.is_time_up:
             return not self._units_out
         return all(arm.is_over for arm in self.arms.values())
 
     @property
     def total_points(self) -> int:
-        """How many points the search comes to."""
+        """Number of points in the whole search."""
         return sum(arm.arm.search.points for arm in self.arms.values())
 
     def next(self) -> Unit | None:
@@ -129,7 +129,7 @@ class StudySearch:
         chosen: list[tuple[ArmSearch, Point]] = []
         if self.is_time_up:
             return None
-        # The arm that is furthest behind first.
+        # The arm with the fewest settled points comes first.
         for arm in sorted(self.arms.values(), key=lambda arm: len(arm.settled)):
             if len(chosen) == self._size:
                 break
@@ -146,18 +146,19 @@ class StudySearch:
         )
 
     def stops(self, unit: Unit, epoch: int, value: float) -> bool:
-        """Take in what ``train_unit`` yielded and return whether the unit is to be stopped."""
+        """Record a result of ``train_unit``, and return whether the scheduler stops the unit."""
         if unit.objective is None:
             return False
         return self.arms[unit.arms[0]].stops(unit.points[0], epoch, value)
 
     def settle(self, unit: Unit, *, stopped: bool) -> None:
-        """Note that a unit has ended, and score its points from their journals.
+        """Record that a unit has ended, and score its points from their journals.
 
         Args:
-            unit: what ``next`` returned. When the time is up, points of it may be unfinished; they stay
-                open, and a later run trains on.
-            stopped: whether ``stops`` stopped the trials that have not ended; else their worker was lost.
+            unit: The unit, from ``next``. When the time is up, some of its points may be unfinished; they
+                stay open, and a later run resumes them.
+            stopped: Whether ``stops`` stopped the trials that have not ended; otherwise their worker was
+                lost.
         """
         self._units_out -= 1
         for key, point in zip(unit.arms, unit.points, strict=True):
@@ -167,11 +168,11 @@ class StudySearch:
         self._give_up_what_always_fails()
 
     def fail(self, kind: str, error: str) -> None:
-        """Let a point of every arm of a kind fail with a traceback, untrained, and ask these arms no more.
+        """Mark an untrained point of every arm of a kind as failed, and ask these arms for no more.
 
         Args:
             kind: ``Trial.kind`` of the arms' trials.
-            error: the traceback.
+            error: The traceback.
         """
         for arm in self.arms.values():
             if arm.arm.template.kind == kind and (point := arm.next()) is not None:
@@ -182,7 +183,7 @@ class StudySearch:
                 arm.is_abandoned = True
 
     def _give_up_what_always_fails(self) -> None:
-        """Stop asking the arms of a workload if each has a point, and all points failed for one cause."""
+        """Abandon the arms of a workload if each has a point, and all points failed for one cause."""
         workloads: dict[str, list[ArmSearch]] = {}
         for arm in self.arms.values():
             template = arm.arm.template
@@ -201,5 +202,5 @@ class StudySearch:
 
 def _open_storage(folder: StudyFolder) -> BaseStorage:
     folder.sampler_database.parent.mkdir(parents=True, exist_ok=True)
-    # Optuna fills in a template: a brace in the path is doubled.
+    # Optuna fills in a template, so a brace in the path must be doubled.
     return RDBStorage(sqlite_uri(folder.sampler_database).replace("{", "{{").replace("}", "}}"))

@@ -1,4 +1,4 @@
-"""Looks for a module and a name in it without running any code, for study files from strangers."""
+"""Looks up a module and a name in it without running any code, for study files from strangers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from study.config import plugins
 from study.config.messages import did_you_mean
 
 _MAKES_NAMES = re.compile(r"\b(globals|vars|setattr|exec|__getattr__|__dict__)\b|import\s*\*")
-"""What a module may contain that makes names which its source does not show."""
+"""Parts of a module's source that may define names which the source does not show."""
 
 
 def missing(module: str, name: str) -> str | None:
-    """Return why ``name`` cannot be imported from ``module``; None if it can, or if that cannot be told.
+    """Return why ``name`` cannot be imported from ``module``; None if it can, or if the source cannot tell.
 
-    The module is looked for where ``study.config.plugins.find`` would import it from.
+    The module is searched in the places from which ``study.config.plugins.find`` would import it.
 
     Args:
-        module: dotted path of the module.
-        name: what the module is to define.
+        module: Dotted path of the module.
+        name: Name that the module should define.
     """
     with plugins.current_folder():
         spec, absent = _find(module)
@@ -46,7 +46,7 @@ def missing(module: str, name: str) -> str | None:
 
 
 def _find(module: str) -> tuple[ModuleSpec | None, str | None]:
-    """Return the spec of a module, importing none of its parents, or the first name that is absent."""
+    """Return the spec of a module, without importing its parents, and the first name that is absent."""
     path = None
     spec = None
     parts = module.split(".")

@@ -1,7 +1,7 @@
 """Remembers how fast this machine trained, started and reported, for the time estimate of the next plan.
 
 The file ``speeds.json`` in the folder of caches has a section per machine. It is an aid: if it is lost or
-damaged, times are unknown until something has run again.
+damaged, times are unknown until a study has run again.
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ KEPT_ENDS = 8
 
 @dataclass
 class Speeds:
-    """What a machine is known to take. Times are in seconds of wall-clock time."""
+    """The known speeds of a machine. Times are in seconds of wall-clock time."""
 
     start: float | None = None
-    """From the start of the program to the first trial."""
+    """Time from the start of the program to the first trial; None if unknown."""
     gap: float = 0.0
-    """Between two packs, or trials that train alone, in one process: to build models and write journals."""
+    """Time between two packs, or trials that train alone, in one process, to build and write."""
     ends: list[tuple[int, float]] = field(default_factory=list)
-    """Of past runs the number of trials, and the time from the end of the last trial to that of the program:
-    MLflow and the report."""
+    """For past runs, the number of trials, and the time from the end of the last trial to the end of the
+    program, in which MLflow and the report finish."""
     rates: dict[str, tuple[float, int]] = field(default_factory=dict)
     """By ``work_name``: the time of an iteration, and the iterations of an epoch. For trials that train in
-    packs it is the time of a member of a large pack: one of k members takes k + ``PACK_START`` times that."""
+    packs, the time is per member of a large pack: an iteration of k members takes k + ``PACK_START`` times
+    it."""
 
     def end(self, trials: int) -> float | None:
-        """Return what comes after the last of so many trials, as in the past run that is most like it."""
+        """Return the time after the last of this many trials, from the past run of the most similar size."""
         if not self.ends:
             return None
         return min(self.ends, key=lambda known: abs(math.log(max(1, known[0]) / max(1, trials))))[1]
 
     def pack_seconds(self, pack: Sequence[Trial], *, gpus: float) -> float | None:
-        """Return how long a pack trains, or a trial alone; None if that is not known.
+        """Return the training time of a pack, or of a trial alone; None if not known.
 
         Args:
-            pack: trials that train together; a trial by itself is a pack of one.
-            gpus: what a trial takes of a GPU.
+            pack: Trials that train together; a trial by itself is a pack of one.
+            gpus: GPUs per trial; may be a fraction.
         """
         packed = len(pack) > 1
         rate = self.rates.get(work_name(pack[0], packed=packed, gpus=gpus))
@@ -79,18 +80,14 @@ def work_name(trial: Trial, *, packed: bool, gpus: float) -> str:
 
 
 def home() -> Path:
-    """Return the folder of caches, where ``speeds.json`` lies."""
-    from study.workloads import datasets  # brings torch
+    """Return the folder of caches, which holds ``speeds.json``."""
+    from study.workloads import datasets  # imports torch
 
     return datasets.cache_dir()
 
 
 def load(folder: Path) -> Speeds:
-    """Return the known speeds of this machine.
-
-    Args:
-        folder: of caches.
-    """
+    """Return the known speeds of this machine, from a folder of caches; unknown ones if it has none."""
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         known = _read(folder)[_machine()]
         return Speeds(
@@ -103,12 +100,7 @@ def load(folder: Path) -> Speeds:
 
 
 def save(folder: Path, speeds: Speeds) -> None:
-    """Write the speeds of this machine; if that fails, drop them.
-
-    Args:
-        folder: of caches.
-        speeds: the speeds.
-    """
+    """Write the speeds of this machine into a folder of caches; do nothing if that fails."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         machines: dict[str, Any] = {}
@@ -121,7 +113,7 @@ def save(folder: Path, speeds: Speeds) -> None:
 
 
 def learn_end(folder: Path, trials: int, seconds: float) -> None:
-    """Remember how long it took from the end of the last of so many trials to the end of the program."""
+    """Remember the seconds from the end of the last of this many trials to the end of the program."""
     speeds = load(folder)
     others = [known for known in speeds.ends if known[0] != trials]
     speeds.ends = [*others, (trials, seconds)][-KEPT_ENDS:]
@@ -140,17 +132,17 @@ def learn(
 ) -> Speeds:
     """Return the speeds with those of a run added.
 
-    Only packs count that began in this run, to their end or to where its budget of time ended them. A later
-    run counts half of all that is known.
+    A pack counts only if it began in this run, and trained to its end or to the end of the run's time. A new
+    speed is the mean of this run's and the one before.
 
     Args:
-        speeds: the speeds before the run.
-        packs: the trials that trained together; a trial by itself is a pack of one.
-        records: of the trials, by key.
-        since_ms: when the program began, in Unix milliseconds.
-        ready_ms: when workers could be had, in Unix milliseconds.
-        slots: how many packs trained at a time.
-        gpus: what a trial took of a GPU.
+        speeds: The speeds before the run.
+        packs: The trials that trained together; a trial by itself is a pack of one.
+        records: Records of the trials, by key.
+        since_ms: When the program began, in Unix milliseconds.
+        ready_ms: When workers could run, in Unix milliseconds.
+        slots: Number of packs that trained at a time.
+        gpus: GPUs per trial; may be a fraction.
     """
     spans = []
     found: dict[str, list[tuple[float, int]]] = {}
@@ -180,15 +172,15 @@ def learn(
 
 
 def _is_of_this_run(record: TrialRecord, since_ms: int) -> bool:
-    """Whether all that a trial trained was in the run that began at ``since_ms``, and nothing failed."""
+    """Return whether a trial trained only in the run that began at ``since_ms``, and did not fail."""
     began_here = since_ms <= record.started_ms == record.resumed_ms
     return began_here and record.status in ("finished", "diverged", "running") and bool(record.epochs)
 
 
 def _mean_gap(spans: Sequence[tuple[int, int]], ready_ms: int, slots: int, before: float) -> float:
-    """Return the mean time between two packs of one process, in seconds.
+    """Return the mean time between two packs of one process, in seconds; ``before`` if there are none.
 
-    Which process trained a pack is not recorded: it was the one that had become free last.
+    The process that trained a pack is not recorded: it is assumed to be the one that became free last.
     """
     free = [ready_ms] * slots
     gaps = []

@@ -1,4 +1,4 @@
-"""Estimates how long a plan takes, from what this machine took before. Never guesses."""
+"""Estimates how long a plan takes, from measurements of earlier runs on this machine. Never guesses."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Chain = list[list[Trial]]
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """How long a run takes, in seconds.
+    """Estimated time of a run, in seconds.
 
     Args:
-        seconds: from the start of the program to its end; None if a part of it is not known.
-        training: while trials train; None if that is not known.
-        unknown: the workloads with an optimizer that have not run on this machine before.
+        seconds: Time from the start of the program to its end; None if a part of it is not known.
+        training: Time in which trials train; None if not known.
+        unknown: Combinations of workload and optimizer that have not run on this machine before.
     """
 
     seconds: float | None
@@ -33,13 +33,13 @@ class TimeEstimate:
 
 
 def estimate(study: Study, chains: Sequence[Chain], slots: int, speeds: Speeds) -> TimeEstimate:
-    """Return how long a run takes.
+    """Return the estimated time of a run.
 
     Args:
-        study: the study.
-        chains: what trains, in the order in which processes begin it.
-        slots: how many processes run at a time; at least 1.
-        speeds: the known speeds of this machine.
+        study: The study.
+        chains: The chains to train, in the order in which processes begin them.
+        slots: Number of processes that run at a time; at least 1.
+        speeds: The known speeds of this machine.
     """
     unknown: dict[str, None] = {}
     lengths = []
@@ -61,25 +61,25 @@ def estimate(study: Study, chains: Sequence[Chain], slots: int, speeds: Speeds) 
 
 
 def chains_of(bundles: Iterable[Sequence[Trial]], limit: Limit) -> list[Chain]:
-    """Return the packs of each bundle of a grid.
+    """Return the packs of each bundle.
 
     Args:
-        bundles: for each worker process, the trials that it trains.
-        limit: how many trials of a trial's kind train together.
+        bundles: The trials that each worker process trains.
+        limit: Returns how many trials of a trial's kind may train together.
     """
     return [packs.make_packs(bundle, limit) for bundle in bundles]
 
 
 def search_chains(study: Study, state: SearchState, limit: Limit) -> list[Chain]:
-    """Return, for each arm of a search, the trials that are left: those of its points, and then of the best.
+    """Return the trials left in each arm of a search: those of its points, and then of the best point.
 
-    The seeds of a point train together, as far as they pack. A scheduler stops points nobody knows when, so
-    these count whole.
+    The seeds of a point train together, as far as they pack. A scheduler stops points at times that nobody
+    knows, so these count in full.
 
     Args:
-        study: has a search.
-        state: the points of the search so far.
-        limit: how many trials of a trial's kind train together.
+        study: A study with a search.
+        state: The state of the search.
+        limit: Returns how many trials of a trial's kind may train together.
     """
     assert study.search is not None
     chains = []
@@ -93,7 +93,7 @@ def search_chains(study: Study, state: SearchState, limit: Limit) -> list[Chain]
 
 
 def makespan(lengths: Iterable[float], slots: int) -> float:
-    """Return when the last job is done, if each starts, in this order, on the slot that is free first."""
+    """Return when the last job ends, if each starts, in this order, on the slot that is free first."""
     free = [0.0] * slots
     for length in lengths:
         heapq.heapreplace(free, free[0] + length)

@@ -12,13 +12,13 @@ OURS = ("study", "hypergrad")
 
 
 def modules_to_send(study: Study, folder: Path) -> list[Path]:
-    """Return the modules and packages in ``folder``, if the study names one of them; else nothing.
+    """Return the modules and packages in ``folder``, if the study names one of them; otherwise none.
 
-    All of them, because one may import another. A module that would hide an installed one is left out.
+    It returns all of them, because one may import another, except those that would hide an installed one.
 
     Args:
-        study: the study.
-        folder: where the study is run from.
+        study: The study.
+        folder: The folder in which the study is run.
     """
     named = {workload.use.partition(":")[0] for workload in study.workloads if ":" in workload.use}
     named |= {optimizer.name for optimizer in study.optimizers if "." in optimizer.name}

@@ -1,1 +1,1 @@
-"""Makes figures, the HTML page and exports from tables and records; begin with ``builder``."""
+"""Makes figures, the HTML page and exports from tables and records. Start reading at ``builder``."""

@@ -33,10 +33,10 @@ class ReportFiles:
 
     page: Path
     tables: Mapping[str, Path]
-    """Those of ``page.Tables`` that have rows, by name."""
+    """The files of ``page.Tables``, by name; tables without rows have none."""
     figures: tuple[Path, ...]
     conclusion: Path
-    """One sentence of result."""
+    """The file with the result in one sentence."""
 
 
 def write_report(
@@ -46,17 +46,17 @@ def write_report(
     links: Links | None = None,
     state: SearchState = NOTHING_FOUND,
 ) -> ReportFiles:
-    """Write a study's report into ``folder``, which is made if absent; replace files of an earlier report.
+    """Write a study's report into ``folder``, which is created if absent; replace files of an earlier report.
 
-    Figures are PNG, SVG and PDF, tables CSV; ``index.html`` holds its figures itself, and
-    ``conclusion.txt`` one sentence of result. A figure or table that would be empty is left out.
+    Figures are PNG, SVG and PDF, tables CSV; ``index.html`` embeds its figures, and ``conclusion.txt`` has
+    the result in one sentence. An empty figure or table is left out.
 
     Args:
-        records: Of the study's trials, in any order; trials without a record count as not started.
-        study: What was to be run.
-        folder: Where to write.
-        links: Web pages of the trials; a study's tracker has them. None for no links.
-        state: What the study's search has found; a grid needs none.
+        records: Records of the study's trials, in any order; a trial without a record counts as not started.
+        study: The study.
+        folder: The folder to write.
+        links: Finds the web pages of the trials, as a study's tracker does. Default: no links.
+        state: The state of the study's search. Default: nothing found, as for a grid.
 
     Raises:
         ValueError: No trial has finished an epoch, so there is nothing to report.
@@ -128,7 +128,7 @@ def write_paper_figures(
     Args:
         records: See ``write_report``.
         study: See ``write_report``.
-        folder: Where to write; it is made if absent.
+        folder: The folder to write; created if absent.
         state: See ``write_report``.
 
     Returns:

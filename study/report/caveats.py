@@ -1,4 +1,4 @@
-"""Says in plain words what a reader should not conclude from a study."""
+"""Describes in plain words which conclusions a study does not support."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from study.storage.records import TrialRecord
 _label = partial(method_label, in_prose=True)
 
 ENOUGH_SEEDS = 6
-"""From six seeds on, [min, max] covers the median with more than 95 %: 1 − 2^(1−6) = 96.9 %."""
+"""With six seeds or more, [min, max] covers the median with more than 95 %: 1 − 2^(1−6) = 96.9 %."""
 
 MOST_NOTES = 5
-"""Notes of the journals that are listed, those of most trials first."""
+"""Largest number of journal notes to list, those of most trials first."""
 
 
 def limits(
@@ -38,7 +38,7 @@ def limits(
         trials: From ``tables.trial_table``.
         summary: From ``tables.summary_table``.
         widths: From ``sensitivity.alpha0_widths``; may be empty.
-        records: Of the study's trials.
+        records: Records of the study's trials.
     """
     found = [*_seeds(trials, summary), *_missing(summary), *_thresholds(trials, summary), *_edges(widths)]
     return [*found, *_machine(records), *_granularity(trials), *_tuning(trials)]
@@ -159,7 +159,7 @@ def _tuning(trials: pd.DataFrame) -> Iterator[str]:
 
 
 def _single(table: pd.DataFrame) -> bool:
-    """Return whether there is one workload, which then need not be named."""
+    """Return whether there is only one workload, which then need not be named."""
     return len(table[["workload", "workload_args"]].drop_duplicates()) == 1
 
 

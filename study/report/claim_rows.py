@@ -25,12 +25,12 @@ FAMILIES = {
 
 
 def claim_groups(claims: Sequence[Claim], links: Links, *, judged: bool = True) -> list[dict[str, Any]]:
-    """Return the claims by family and kind, in the order of the page, with what their rows show.
+    """Return the claims by family and kind, in the order of the page, with the content of their rows.
 
     Args:
         claims: From ``claims.claims``.
-        links: Of the optimizers.
-        judged: Whether rows have verdicts; those of a pilot have directions.
+        links: Finds the web pages of the optimizers.
+        judged: Whether rows have verdicts; those of a pilot have directions instead.
     """
     groups: dict[tuple[Family, Kind], list[dict[str, Any]]] = {}
     for claim in _judged(claims):
@@ -82,7 +82,7 @@ def glance(claims: Sequence[Claim], *, judged: bool = True) -> dict[str, Any]:
 
 
 def _size(claim: Claim) -> str:
-    """Return a claim's ratio, or its difference in decades, as a cell shows it."""
+    """Return a claim's ratio, or its difference in decades, as the text of a cell."""
     if math.isnan(claim.ratio.ratio):
         return ""
     if claim.kind is Kind.INSENSITIVE:
@@ -91,7 +91,7 @@ def _size(claim: Claim) -> str:
 
 
 def _names(claim: Claim) -> dict[str, str]:
-    """Return how a row names a claim's workload, method and baseline."""
+    """Return the names of a claim's workload, method and baseline for a row."""
     return {
         "where": workload_label(claim.setup._asdict()),
         "new": _label(claim.method._asdict(), with_beta=True),
@@ -100,7 +100,7 @@ def _names(claim: Claim) -> dict[str, str]:
 
 
 def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
-    """Return the claims that no tuning is needed, one after the other, each over its workloads."""
+    """Return the claims about tuning, one after the other, each over its workloads."""
     groups: dict[tuple[object, ...], list[UntunedClaim]] = {}
     for claim in claims:
         methods = (_label(m._asdict(), with_beta=True) for m in (claim.method, claim.other))
@@ -125,6 +125,6 @@ def untuned_claims(claims: Sequence[UntunedClaim]) -> list[dict[str, Any]]:
 
 
 def _judged(claims: Sequence[Claim]) -> list[Claim]:
-    """Return the claims of the kinds that are judged for any optimizer."""
+    """Return the claims of those kinds that are judged for at least one optimizer."""
     kinds = {claim.kind for claim in claims if not claim.reason}
     return [claim for claim in claims if claim.kind in kinds]

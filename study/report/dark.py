@@ -6,7 +6,7 @@ import math
 import re
 
 PAPER, INK = "#16181c", "#e8eaed"
-"""The dark page's background and letters."""
+"""Background and letters of the dark page."""
 
 _COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})\b")
 _NEUTRAL = 0.02  # chroma below which a colour is a grey
@@ -36,12 +36,12 @@ _FROM_LMS = (
 
 
 def adaptive(svg: str) -> str:
-    """Return a figure whose colours are those of ``dark`` where the reader prefers a dark scheme.
+    """Return a figure that has the colours of ``dark`` if the reader prefers a dark scheme.
 
     The figure stays one file: its colours become variables, which a media query sets.
 
     Args:
-        svg: As matplotlib writes it: colours are ``#rrggbb`` in attributes ``style``.
+        svg: The figure as matplotlib writes it, with colours ``#rrggbb`` in attributes ``style``.
     """
     colours = sorted(set(_COLOUR.findall(svg)))
     light = "".join(f"--c{colour}:#{colour};" for colour in colours)
@@ -55,13 +55,13 @@ def adaptive(svg: str) -> str:
 
 
 def dark(colour: str) -> str:
-    """Return the colour that stands for ``colour`` on a dark page.
+    """Return the colour that replaces ``colour`` on a dark page.
 
-    Greys are turned round, from white, which becomes ``PAPER``, to black, which becomes ``INK``. Other
-    colours keep their hue and become lighter, so that they stand out from ``PAPER`` and from each other.
+    Greys are reversed: white becomes ``PAPER``, black becomes ``INK``. Other colours keep their hue and
+    become lighter, so that they stand out from ``PAPER`` and from each other.
 
     Args:
-        colour: ``#rrggbb``.
+        colour: The colour, as ``#rrggbb``.
     """
     lightness, a, b = _lab(colour)
     if math.hypot(a, b) < _NEUTRAL:
@@ -69,7 +69,7 @@ def dark(colour: str) -> str:
         one, other, third = (ink + (paper - ink) * lightness for ink, paper in zip(black, white, strict=True))
         return _hex((one, other, third))
     lightness = 0.58 + 0.36 * lightness
-    for _ in range(40):  # until the screen can show it
+    for _ in range(40):  # until a screen can show it
         rgb = _linear((lightness, a, b))
         if all(-1e-4 <= part <= 1 + 1e-4 for part in rgb):
             break

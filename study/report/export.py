@@ -38,8 +38,9 @@ def write_table(table: pd.DataFrame, what: str, form: str, path: Path) -> None:
 
     Args:
         table: From ``tables.summary_table``, ``tables.trial_table`` or ``claim_table.claim_table``.
-        what: Which of them it is, one of ``WHATS``.
-        form: CSV and Parquet hold every column as it is, LaTeX the columns that a paper prints.
+        what: The kind of the table, one of ``WHATS``.
+        form: The format, one of ``SUFFIXES``. CSV and Parquet contain every column, LaTeX the columns that a
+            paper prints.
         path: The file; one that exists is replaced.
 
     Raises:
@@ -58,9 +59,9 @@ def write_curves(records: Iterable[TrialRecord], form: str, path: Path) -> int:
     """Write every iteration of every trial, one trial at a time; return the number of rows.
 
     Args:
-        records: May be a generator, so that only one trial is in memory.
-        form: CSV or Parquet.
-        path: The file; one that exists is replaced once all is written.
+        records: Records; may be a generator, so that only one trial is in memory.
+        form: The format, ``csv`` or ``parquet``.
+        path: The file; one that exists is replaced once everything is written.
 
     Raises:
         ValueError: ``form`` is LaTeX.
@@ -84,7 +85,7 @@ def latex(table: pd.DataFrame, what: str) -> str:
     """Return a table as LaTeX, for the package booktabs, and longtable for the trials.
 
     Optimizers have the names that papers use, ``Adam--Adam``. pandas escapes every name. Greek letters and
-    signs become mathematics, so that any LaTeX compiles the table.
+    signs become mathematics, so that any LaTeX can compile the table.
 
     Args:
         table: See ``write_table``.
@@ -150,7 +151,7 @@ def _reached(row: Mapping[Any, Any]) -> str:
 
 
 def _iterations(row: Mapping[Any, Any]) -> str:
-    """N of one trial; "> budget" only of one that used its budget up."""
+    """Return N of one trial; "> budget" only for a trial that used up its budget."""
     missed = row["outcome"] == "not_reached"
     return format_iterations(math.inf if missed else row["iterations_to_threshold"], row["budget"])
 
@@ -162,7 +163,7 @@ def _baseline(row: Mapping[Any, Any]) -> str:
 
 _Columns = dict[str, Callable[[Mapping[Any, Any]], Any]]
 
-# Headings, with what their cells hold; numbers that may be powers of ten stay numbers.
+# Headings, with functions for their cells; numbers that may be powers of ten stay numbers.
 _POINT: _Columns = {
     "workload": workload_label,
     "optimizer": _label,

@@ -9,22 +9,22 @@ from urllib.parse import urlsplit
 class Links(Protocol):
     """Finds the web pages of a study's trials, as every ``study.tracking.Tracker`` does.
 
-    A method returns None if there is no such page. The report leaves out addresses that are not http or
+    A method returns None if there is no such page. The report leaves out addresses that are neither http nor
     https.
     """
 
     def trial_link(self, key: str) -> str | None:
-        """Return the page of the trial with this key."""
+        """Return the address of the page of the trial with this key."""
 
     def curve_link(self, key: str) -> str | None:
-        """Return the page of the file with every iteration of a trial."""
+        """Return the address of the file with every iteration of a trial."""
 
     def optimizer_link(self, workload: str, optimizer: str) -> str | None:
-        """Return the page of an optimizer's trials on a workload."""
+        """Return the address of the page of an optimizer's trials on a workload."""
 
 
 class NoLinks:
-    """The links of a report without any."""
+    """The links of a report without links."""
 
     def trial_link(self, key: str) -> None:
         """Return None."""
@@ -37,5 +37,5 @@ class NoLinks:
 
 
 def web_address(link: str | None) -> str | None:
-    """Return ``link`` if a browser may follow it from a page: an http or https address."""
+    """Return ``link`` if it is an http or https address, which a browser may follow; otherwise None."""
     return link if link and urlsplit(link).scheme in ("http", "https") else None

@@ -1,4 +1,4 @@
-"""Says whether a report is up to date with a study's journals, so that it need not be drawn again."""
+"""Decides whether a report is up to date with a study's journals, and need not be drawn again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from study.storage.study_folder import StudyFolder
 
 FILE = ".made-from"
 CONCLUSION = "conclusion.txt"
-"""The file of a report's folder with one sentence of result."""
+"""The file in a report's folder with the result in one sentence."""
 
 
 def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
@@ -21,12 +21,12 @@ def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
 
     Args:
         study: The study.
-        folder: Its folder.
-        link: The web page of the study's trials, which those in the report begin with; None for none.
+        folder: The study's folder.
+        link: Address of the page of the study's trials, with which the report's links begin; None for none.
     """
     commit = provenance.commit()
     if commit is not None and commit.endswith("+changes"):
-        return None  # code that is being changed
+        return None  # the code is being changed
     files = [folder.search_journal, *(folder.journal(trial) for trial in study.trials(folder.search_state()))]
     states = [(path.name, state.st_size, state.st_mtime_ns) for path in files if (state := _stat(path))]
     parts = [study.to_yaml(), provenance.release(), commit, link, states]
@@ -34,7 +34,7 @@ def content(study: Study, folder: StudyFolder, link: str | None) -> str | None:
 
 
 def is_current(folder: Path, made_from: str | None) -> bool:
-    """Return whether the report in ``folder`` is whole and was made from this content."""
+    """Return whether the report in ``folder`` is complete and was made from this content."""
     try:
         whole = all((folder / name).is_file() for name in ("index.html", CONCLUSION))
         return whole and (folder / FILE).read_text() == made_from
@@ -48,7 +48,7 @@ def remove(folder: Path) -> None:
 
 
 def write(folder: Path, made_from: str | None) -> None:
-    """Write the stamp of the report in ``folder``, once all of the report is written."""
+    """Write the stamp of the report in ``folder``, after the whole report is written."""
     if made_from is not None:
         (folder / FILE).write_text(made_from)
 

@@ -1,1 +1,1 @@
-"""What a study keeps on disk: journals, records, search points, the lock of its driver."""
+"""The files of a study: journals, records, points of a search, the lock of its driver."""

@@ -1,15 +1,15 @@
-"""Lets only one driver run a study at a time, on whatever machine, by a lock file in the study's folder.
+"""Lets only one driver run a study at a time, on any machine, by a lock file in the study's folder.
 
 The file names its holder, who renews it every few seconds. A holder counts as dead when its process is gone
 from this machine, or, on another machine, when the file has not *changed* for a while; clocks are never
-compared. Nobody deletes the file. Each holder has at most one successor: whoever takes over makes a whole
-file and links it to a name that contains the holder's identifier, which only one process can do, and then
-renames it to the lock file. A driver that was suspended while another took over writes to its own file, which
-nobody reads any more, and stops when it notices. Before it writes what must not be written twice it asks
-``DriverLock.held``, which reads the lock file again after a pause.
+compared. Nobody deletes the file. Each holder has at most one successor: a driver that takes over writes a
+complete file and links it to a name that contains the holder's identifier, which only one process can do, and
+then renames it to the lock file. A driver that was suspended while another took over writes to its own file,
+which nobody reads any more, and stops when it notices. Before it writes anything that must not be written
+twice it asks ``DriverLock.held``, which reads the lock file again after a pause.
 
-The file system must show readers what was written, as journals need it to, and must have hard links: a local
-disk, NFS or Lustre, but not a bucket that is mounted as a folder.
+The file system must show every finished write to readers, which journals need too, and have hard links: a
+local disk, NFS or Lustre, but not a bucket that is mounted as a folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """Return what describes this process."""
+        """Return a description of this process."""
         try:
             user = getpass.getuser()
         except (KeyError, OSError):
@@ -85,7 +85,7 @@ class Holder:
 
     @property
     def since_ms(self) -> int:
-        """When it began, in Unix milliseconds; 0 if the lock file does not say."""
+        """When the driver began, in Unix milliseconds; 0 if the lock file does not say."""
         with suppress(ValueError):
             return int(datetime.strptime(self.since, "%Y-%m-%d %H:%M:%S %z").timestamp() * 1000)
         return 0
@@ -104,14 +104,15 @@ class DriverLock:
     of the KeyboardInterrupt.
 
     Args:
-        path: the lock file; its folder is made if absent.
-        on_message: called with a one-line message when another holder is waited for.
-        every: seconds between two heartbeats.
-        dead_after: seconds without a heartbeat after which a holder on another machine counts as dead.
+        path: The lock file. Its folder is created if absent.
+        on_message: Called with a one-line message before the driver waits to see whether another holder
+            lives.
+        every: Seconds between two heartbeats.
+        dead_after: Seconds without a heartbeat after which a holder on another machine counts as dead.
 
     Raises:
-        DriverLockError: on entering, another driver holds it; on leaving, another has taken it over.
-        OSError: the file cannot be written.
+        DriverLockError: On entering, another driver holds the lock; on leaving, another has taken it over.
+        OSError: The file cannot be written.
     """
 
     def __init__(
@@ -134,13 +135,13 @@ class DriverLock:
         self._thread = threading.Thread(target=self._beat, name="driver-lock", daemon=True)
 
     def held(self) -> bool:
-        """Return whether this process still holds it; the answer is no older than half of ``dead_after``."""
+        """Return whether this process still holds the lock; the answer is at most ``dead_after`` / 2 old."""
         if self._taken is None and _now() - self._seen > self._dead_after / 2:
             self._look()
         return self._taken is None
 
     def check(self) -> None:
-        """Raise a DriverLockError if this process no longer holds it."""
+        """Raise a DriverLockError if this process no longer holds the lock."""
         if not self.held():
             raise DriverLockError(self._taken)
 
@@ -160,7 +161,7 @@ class DriverLock:
             self._thread.join()
         finally:
             self._interruptible.__exit__(None, None, None)
-            with suppress(OSError):  # Others will find that this process is gone.
+            with suppress(OSError):  # Others will see that this process is gone.
                 self._write(released=True)
             os.close(self._file)
             self.check()
@@ -178,7 +179,7 @@ class DriverLock:
                 continue
             if self._is_last():
                 # Rename link by link, so that the chain leads here at any moment. A link is gone if a holder
-                # that was thought dead has woken and renamed it.
+                # that counted as dead has woken and renamed it.
                 places = [place for place, _ in chain]
                 for place in reversed(places):
                     with suppress(FileNotFoundError):
@@ -195,14 +196,14 @@ class DriverLock:
         return bool(chain) and chain[-1][1].id == self._holder.id
 
     def _create(self, place: Path) -> bool:
-        """Make ``place`` this holder's file unless there is a file; nobody ever sees it half-written."""
+        """Make ``place`` this holder's file unless there is a file; nobody ever sees it incomplete."""
         made = self._path.with_name(f"{self._path.name}.by-{self._holder.id}")
         self._file = os.open(made, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._write()
             with suppress(FileExistsError):
                 os.link(made, place)
-            # Ask the file: if NFS loses an answer, a link that was made looks refused.
+            # Ask the file: if NFS loses a reply, a link that was made looks refused.
             if os.fstat(self._file).st_nlink > 1:
                 return True
             os.close(self._file)
@@ -214,7 +215,7 @@ class DriverLock:
         """Return True once ``holder`` is dead or has released the lock, False if its file left ``place``.
 
         Raises:
-            DriverLockError: the holder is alive.
+            DriverLockError: The holder is alive.
         """
         if holder.released:
             return True
@@ -240,7 +241,7 @@ class DriverLock:
         return True
 
     def _write(self, *, released: bool = False) -> None:
-        """Renew the file that this process made, whatever its name is by now."""
+        """Renew the file that this process created, under its present name."""
         self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1, released=released)
         text = json.dumps(asdict(self._holder), indent=1).encode()
         os.pwrite(self._file, text.ljust(_SIZE) + b"\n", 0)
@@ -248,7 +249,7 @@ class DriverLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._every):
-            with suppress(OSError):  # The storage is away, or the file was replaced; the next lines find out.
+            with suppress(OSError):  # The storage is away, or the file was replaced; `_look` finds out.
                 self._write()
             self._look()
             if self._taken is not None:
@@ -274,10 +275,10 @@ class DriverLock:
 
 
 def runner(path: Path) -> Holder | None:
-    """Return the driver that holds the lock file and lives, at a glance; None if there is none.
+    """Return the driver that holds the lock file and lives; None if there is none. Does not wait.
 
     A driver on another machine counts as living while its file is young by this machine's clock. That may be
-    wrong by as much as clocks differ, so use it only to tell people.
+    wrong by as much as the clocks differ, so use it only to inform people.
     """
     chain = _chain(path)
     if not chain or chain[-1][1].released or not chain[-1][1].host:
@@ -298,7 +299,7 @@ def _successor(path: Path, holder: Holder) -> Path:
 
 
 def _chain(path: Path) -> list[tuple[Path, Holder]]:
-    """Return the lock file, and successors that have yet to be renamed to it; the last one holds the lock."""
+    """Return the lock file and the successors not yet renamed to it; the last one holds the lock."""
     chain: list[tuple[Path, Holder]] = []
     place = path
     while (holder := _read(place)) is not None:
@@ -308,7 +309,7 @@ def _chain(path: Path) -> list[tuple[Path, Holder]]:
 
 
 def _read(path: Path) -> Holder | None:
-    """Return the holder that the file describes; None without a file, one without a host if it is damaged."""
+    """Return the holder that the file describes: None without a file, one without a host if damaged."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -321,12 +322,12 @@ def _read(path: Path) -> Holder | None:
 
 
 def _now() -> float:
-    """Return seconds on a clock that runs while the machine sleeps, where there is one."""
+    """Return seconds on a clock that runs while the machine sleeps, if the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _place() -> str:
-    """Return what identifies this machine since its last start, and this container on it."""
+    """Return an identifier of this machine since its last start, and of this container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -335,9 +336,9 @@ def _place() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Return the state of a process on this machine and when it started; an empty state if it is gone.
+    """Return the state of a process on this machine, and when it started; an empty state if it is gone.
 
-    "T" is the state of a suspended process. The start is empty if the system does not tell it.
+    "T" is the state of a suspended process. The start is empty if the system does not give it.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

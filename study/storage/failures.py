@@ -23,22 +23,22 @@ _FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d+)')
 _STANDARD_LIBRARY = re.compile(r"^<|/lib/python3\.\d+/|/python3\d+\.zip/|/Lib/")
 _INSTALLED = re.compile(r"/(?:site|dist)-packages/(?P<package>\w+)")
 _OWN_ERROR = re.compile(r"^(?:study|hypergrad)(?:\.\w+)*\.\w+: ")
-"""The type of an exception of this package, whose message is a sentence for people."""
+"""The type of an exception of this package. Its message is a full sentence, so the type is left out."""
 _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "ray", "study", "hypergrad"})
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Trials that failed for one cause.
+    """Trials that failed for the same cause.
 
     Attributes:
-        cause: the exception's type and message, on one line.
-        place: ``FILE:LINE`` of the user's code where it was raised, or from where what raised it was called;
-            None if no code of the user's is known.
-        workloads: names of the workloads that it hit, in the order of the trials.
-        optimizers: labels of the optimizers that it hit, in the order of the trials.
-        trials: how many trials it hit.
-        traceback: the whole traceback of the first of them.
+        cause: Type and message of the exception, on one line.
+        place: ``FILE:LINE`` of the user's code that raised it, or that called the code that raised it. None
+            if no such frame is known.
+        workloads: Names of the workloads that failed, in the order of the trials.
+        optimizers: Labels of the optimizers that failed, in the order of the trials.
+        trials: Number of trials that failed.
+        traceback: Traceback of the first of them.
     """
 
     cause: str
@@ -50,7 +50,7 @@ class Failure:
 
     @classmethod
     def of(cls, trial: Trial, traceback: str) -> Failure:
-        """Return the failure of one trial."""
+        """Return the failure of one trial, given its traceback."""
         place = place_of(traceback, _packages(trial))
         return cls(cause_of(traceback), place, (trial.workload,), (trial.label,), 1, traceback)
 
@@ -58,10 +58,10 @@ class Failure:
 def failures(records: Iterable[TrialRecord]) -> list[Failure]:
     """Return why trials failed, each distinct cause once, in the order of the trials.
 
-    Two causes are the same if they come from the same place with the same message but for its numbers.
+    Two causes are the same if they have the same place and the same message, numbers in it aside.
 
     Args:
-        records: of any trials; only those that failed count.
+        records: Records of any trials; only those of failed trials count.
     """
     found: dict[tuple[str, str | None], Failure] = {}
     for record in records:
@@ -83,14 +83,14 @@ def failures(records: Iterable[TrialRecord]) -> list[Failure]:
 def cause_of(traceback: str) -> str:
     """Return the exception that a traceback ends in: its type and the first line of its message.
 
-    If that line ends in a colon, the next one belongs to it. An exception of this package goes without its
-    type, as its message is a sentence of its own.
+    If that line ends in a colon, the next one belongs to it. The type of an exception of this package is left
+    out, as its message is a full sentence.
     """
     lines = traceback.splitlines()
     starts = [index for index, line in enumerate(lines) if line == _HEADER]
     if starts:
         after = lines[starts[-1] + 1 :]
-        # Frames and the source lines below them are indented; what was raised is not.
+        # Frames and the source lines below them are indented; the exception is not.
         first = next((index for index, line in enumerate(after) if line and line[0] != " "), len(after))
         message = [line.strip() for line in after[first:] if line.strip()]
     else:
@@ -102,14 +102,14 @@ def cause_of(traceback: str) -> str:
 
 
 def place_of(traceback: str, packages: Iterable[str] = ()) -> str | None:
-    """Return ``FILE:LINE`` of the innermost frame that is the user's; None if there is none.
+    """Return ``FILE:LINE`` of the innermost frame in the user's code; None if there is none.
 
-    Code of torch, of this package and of the standard library is not the user's. That of another installed
-    package counts only where no other frame does.
+    Code of torch, of this package and of the standard library is not the user's. A frame in another installed
+    package counts only if there is no other.
 
     Args:
-        traceback: as Python formats it.
-        packages: top-level modules that are the user's even if they are installed.
+        traceback: The traceback, as Python formats it.
+        packages: Top-level modules that are the user's even if they are installed.
     """
     users = set(packages) - _LIBRARIES
     own = installed = None
@@ -127,7 +127,7 @@ def place_of(traceback: str, packages: Iterable[str] = ()) -> str | None:
 
 
 def _packages(trial: Trial) -> Iterator[str]:
-    """The top-level modules of a trial's own workload and optimizer."""
+    """Yield the top-level modules of a trial's own workload and optimizer."""
     if ":" in trial.workload:
         yield trial.workload.partition(":")[0].partition(".")[0]
     if is_dotted(trial.optimizer):
@@ -136,7 +136,7 @@ def _packages(trial: Trial) -> Iterator[str]:
 
 @cache
 def _is_ours(path: str) -> bool:
-    """Whether a file is this package's, wherever the package lay where the trial ran."""
+    """Return whether a file is this package's, wherever the package lay where the trial ran."""
     packages = Path(__file__).parents[2]
     for name in ("study", "hypergrad"):
         _, separator, inside = path.rpartition(f"/{name}/")

@@ -1,7 +1,7 @@
 """Interrupts the main thread from another one, as Ctrl-C would.
 
-A signal of its own, because a shell lets background jobs ignore SIGINT, and because a signal also wakes the
-main thread where it waits in a system call.
+It uses a signal of its own, because a shell lets background jobs ignore SIGINT; and a signal, because it also
+wakes the main thread from a system call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let ``interrupt`` raise KeyboardInterrupt in the main thread, which enters this context."""
+    """Let ``interrupt`` raise KeyboardInterrupt in the main thread, which must enter this context."""
     before = signal.signal(signal.SIGUSR2, signal.default_int_handler)
     try:
         yield
@@ -23,5 +23,5 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt() -> None:
-    """Raise KeyboardInterrupt in the main thread, which is within ``interruptible``."""
+    """Raise KeyboardInterrupt in the main thread, which must be within ``interruptible``."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)

@@ -1,19 +1,19 @@
-"""A trial's own append-only record on disk, which survives whatever kills the process that writes it.
+"""A trial's own append-only record on disk, which survives the loss of the process that writes it.
 
 One line per event: the CRC-32 of a JSON text in eight hex digits, a space, the text. Events are ``start``
-(settings, machine, host, attempt), ``epoch`` (the arrays of ``records.EpochRecord``) and ``end``
-(status). Every event is stamped once, when it is appended, so a reader can send it on any number of times and
-each point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record
-before it. A reader passes over keys of an event that it does not know.
+(settings, machine, host, attempt), ``epoch`` (the arrays of ``records.EpochRecord``) and ``end`` (status).
+Every event gets its time once, when it is appended, so a reader can send it any number of times and each
+point stays the same point. Any prefix of the bytes is readable: a torn or damaged line ends the record before
+it. A reader ignores keys of an event that it does not know.
 
 An *attempt* is one uninterrupted training, as far as its numbers tell. A trial that resumes on the same kind
 of CPU machine, from its first iteration or a checkpoint, repeats the same numbers, so it continues its
-attempt and epochs already recorded are not recorded twice. Where the numbers may differ, on a GPU or in
+attempt and epochs already recorded are not recorded twice. If the numbers may differ, on a GPU or in
 their last digits in a pack, a new attempt keeps the epochs up to the checkpoint and replaces those after it.
 
 Two processes should never write one journal (``driver_lock``), but one that was suspended may wake beside
-its replacement, for seconds. So a reader passes over an epoch out of turn, and over all after the end but a
-new start.
+its replacement, for seconds. So a reader ignores an epoch out of order, and everything between an end and the
+next start.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ _ARRAYS = ("alpha", "hypergradient", "train_loss", "alpha_tensors")
 
 
 class OtherTrialError(ValueError):
-    """A journal is that of another trial than its name says."""
+    """A journal belongs to another trial than its name says."""
 
 
 class JournalReader:
-    """Follows one journal: each ``poll`` reads the events that were appended since the last.
+    """Follows one journal: each ``poll`` reads the events appended since the last.
 
     A journal that does not exist yet reads as a pending trial.
 
     Args:
-        place: the journal's path, or what stands for it.
-        trial: whose journal it is.
+        place: Path of the journal, or an object in its place.
+        trial: The trial that the journal belongs to.
 
     Attributes:
-        record: the trial's record so far.
-        offset: bytes read; everything after them is unwritten, torn or damaged.
-        damaged: whether a complete line that cannot be trusted stopped the reading.
+        record: The trial's record so far.
+        offset: Number of bytes read. Everything after them is unwritten, torn or damaged.
+        damaged: Whether a damaged line stopped the reading.
     """
 
     def __init__(self, place: Path | JournalFile, trial: Trial) -> None:
@@ -71,7 +71,7 @@ class JournalReader:
         """Read new events; return whether there were any.
 
         Raises:
-            OSError: the file exists and cannot be read.
+            OSError: The file exists and cannot be read.
         """
         if self.damaged:
             return False
@@ -92,20 +92,21 @@ class Journal:
     """Writes one trial's journal; use as a context manager.
 
     Args:
-        place: its path, or what stands for it; made with its folder if absent, continued if present.
-        trial: whose journal it is.
-        machine: the versions and device that the trial trains with, kept with the start event. The host's
-            name is kept beside it but is no part of it: a trial that resumes elsewhere, on the same kind of
-            machine, repeats its numbers.
-        repeatable: whether training again gives the same numbers, bit for bit.
-        resumed: how many epochs the checkpoint has from which the training resumes; 0 without one.
-        notes: for people: faults found before the start, and how the trial trains otherwise than planned.
-        run: which run of the study starts the trial.
-        suspect: whether the trial may have broken a GPU, and trains with care for the rest of the run.
+        place: Path of the journal, or an object in its place. Created with its folder if absent, continued if
+            present.
+        trial: The trial that the journal belongs to.
+        machine: Versions and device that the trial trains with, kept in the start event. The host's name is
+            kept beside it but is no part of it: a trial that resumes on another host with the same kind of
+            machine repeats its numbers.
+        repeatable: Whether training again gives the same numbers, bit for bit.
+        resumed: Number of epochs in the checkpoint from which the training resumes; 0 without one.
+        notes: Notes for people: damaged files found before the start, and departures from the plan.
+        run: Identifier of the run of the study that starts the trial.
+        suspect: Whether the trial may have broken a GPU, and trains with care for the rest of the run.
 
     Raises:
-        ValueError: the file is the journal of another trial.
-        OSError: the file cannot be written.
+        OtherTrialError: The file is the journal of another trial.
+        OSError: The file cannot be read or written.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Journal:
         )
 
     def epoch(self, record: EpochRecord) -> None:
-        """Append one epoch, unless this attempt has it already."""
+        """Append one epoch, unless this attempt already has it."""
         if record.epoch <= self._epochs_recorded:
             return
         self._append(
@@ -158,7 +159,7 @@ class Journal:
         self._epochs_recorded = record.epoch
 
     def end(self, status: Status, error: str | None = None) -> None:
-        """Append how the trial ended, and make the whole journal durable."""
+        """Append how the trial ended, and wait until the whole journal is on the disk."""
         self._append(event="end", status=status, error=error)
         self._file.sync()
 
@@ -180,17 +181,17 @@ class Journal:
 
 
 def read(place: Path | JournalFile, trial: Trial) -> TrialRecord:
-    """Return all that the journal at ``place`` says of ``trial``."""
+    """Return the record of ``trial`` that the journal at ``place`` holds."""
     reader = JournalReader(place, trial)
     reader.poll()
     return reader.record
 
 
 def mark_pruned(path: Path, trial: Trial) -> None:
-    """Write into the journal of a trial whose process was stopped from outside that it was pruned.
+    """Record in its journal that a trial, whose process was stopped from outside, was pruned.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     _append_end(path, trial, "pruned", None)
 
@@ -203,17 +204,17 @@ def mark_failed(
     machine: dict[str, str] | None = None,
     run: str = "",
 ) -> None:
-    """Write into the journal of a trial, which no process trains now, that it failed. It keeps its epochs.
+    """Record in its journal that a trial, which no process trains now, failed. It keeps its epochs.
 
     Args:
-        place: the journal's path, or what stands for it; made if absent.
-        trial: whose journal it is.
-        error: the traceback.
-        machine: as of ``Journal``; None for that of the trial's last start.
-        run: which run of the study the trial failed in.
+        place: Path of the journal, or an object in its place. Created if absent.
+        trial: The trial that the journal belongs to.
+        error: The traceback.
+        machine: Versions and device, as in ``Journal``. Default: those of the trial's last start.
+        run: Identifier of the run of the study in which the trial failed.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     before = read(place, trial)
     if before.status == "running" and before.run == run:
@@ -243,13 +244,13 @@ def _append_end(place: Path | JournalFile, trial: Trial, status: Status, error: 
 
 
 def line_of(event: dict[str, Any]) -> bytes:
-    """Return an event as the line that keeps it."""
+    """Return the line of a journal that holds an event."""
     text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def events_in(data: bytes) -> Iterator[tuple[dict[str, Any] | None, int]]:
-    """Yield the event of each whole line, None for a damaged one, and the line's length in bytes."""
+    """Yield the event of each complete line, None for a damaged one, and the line's length in bytes."""
     for line in data.splitlines(keepends=True):
         if not line.endswith(b"\n"):
             return
@@ -261,7 +262,7 @@ def _now_ms() -> int:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
-    """The event of a line; None if the line is damaged, or was made by something else than this module."""
+    """Return the event of a line; None if the line is damaged, or another program made it."""
     checksum, _, text = line[:-1].partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
@@ -273,10 +274,10 @@ def _decode(line: bytes) -> dict[str, Any] | None:
 
 
 def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
-    """The record after ``event``; None if it is not an event of a journal, or cannot come here.
+    """Return the record after ``event``; None if it is not an event of a journal, or cannot come here.
 
     Raises:
-        ValueError: it starts another trial.
+        OtherTrialError: The event starts another trial.
     """
     try:
         match event["event"]:
@@ -310,7 +311,7 @@ def _after(record: TrialRecord, event: dict[str, Any]) -> TrialRecord | None:
                     return record
                 return replace(record, epochs=(*record.epochs, epoch))
             case "end" if event["status"] in get_args(Status):
-                # The driver marks a trial as pruned, whatever the trial's process was doing.
+                # The driver marks a trial as pruned, even if the trial's process has recorded an end.
                 if record.status != "running" and event["status"] != "pruned":
                     return record
                 error = None if event["error"] is None else str(event["error"])

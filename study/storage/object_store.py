@@ -1,7 +1,7 @@
 """Checkpoints in an object store, such as S3, which every node of a cluster reaches without a shared folder.
 
-Any store that fsspec knows: ``s3://bucket/folder`` (with the package s3fs), ``gs://`` (gcsfs), ``file:///`` …
-Credentials and endpoints come from the environment, as each store's own tools take them.
+It may be any store that fsspec knows: ``s3://bucket/folder`` (with the package s3fs), ``gs://`` (gcsfs),
+``file:///`` … Credentials and endpoints come from the environment, as each store's own tools read them.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class ObjectStoreError(ValueError):
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A place in an object store.
+    """A folder in an object store.
 
     Args:
-        uri: the folder for checkpoints, such as ``s3://bucket/studies``.
+        uri: Address of the folder for checkpoints, such as ``s3://bucket/studies``.
     """
 
     uri: str
 
     def check(self) -> None:
-        """Write an object, read it and remove it.
+        """Write an object, read it and remove it, to see whether the store can be used.
 
         Raises:
-            ObjectStoreError: nothing can be kept there; says why.
+            ObjectStoreError: Nothing can be kept there; the message says why.
         """
         probe, content = f"{self._root}/probe-{uuid.uuid4().hex}", b"hypergrad-study"
         try:
@@ -56,7 +56,7 @@ class ObjectStore:
             raise ObjectStoreError(f"no checkpoints can be kept at {self.uri}: it returns other bytes")
 
     def of_study(self, name: str) -> ObjectStore:
-        """Return the place of one study's checkpoints."""
+        """Return the folder of one study's checkpoints."""
         return ObjectStore(f"{self.uri.rstrip('/')}/{name}")
 
     def checkpoint(self, key: str) -> CheckpointsInStore:
@@ -89,8 +89,8 @@ class CheckpointsInStore:
     A store replaces an object whole or not at all.
 
     Args:
-        files: an ``fsspec.AbstractFileSystem``.
-        path: of the last checkpoint; the one before it has ``.before`` added to its name.
+        files: The store, an ``fsspec.AbstractFileSystem``.
+        path: Path of the last checkpoint. The one before it has ``.before`` added to its name.
     """
 
     def __init__(self, files: Any, path: str) -> None:
@@ -127,8 +127,8 @@ class WithCheckpointsIn:
     """A study's folder whose checkpoints are in an object store; see ``TrialFolder``.
 
     Args:
-        store: where.
-        folder: where everything else is.
+        store: The store for the checkpoints.
+        folder: The study's folder, which has everything else.
     """
 
     store: ObjectStore
@@ -143,17 +143,17 @@ class WithCheckpointsIn:
         return self.store.checkpoint(trial.key)
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
-        """Return what the journals say of ``trials``, in their order."""
+        """Return the records of ``trials``, in their order."""
         return self.folder.records(trials)
 
     def flush(self) -> None:
-        """Send on what was appended to journals."""
+        """Send the lines that were appended to journals to their files."""
         self.folder.flush()
 
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Raise what a store's own package raises, such as botocore's errors, as OSError."""
+    """Turn the errors of a store's own package, such as botocore's, into OSError."""
     try:
         yield
     except OSError:

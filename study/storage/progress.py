@@ -1,4 +1,4 @@
-"""How a study stands, from its trials' records."""
+"""The progress of a study, from its trials' records."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from study.storage.stored_records import STATUSES, columns_of, trials_of
 
 @dataclass(frozen=True)
 class ProgressRow:
-    """How the trials of one optimizer on one workload stand. Counts are of trials.
+    """The progress of one optimizer's trials on one workload. Counts are of trials.
 
-    Medians are over the trials with an epoch that have not diverged; None if there is none.
+    Medians are over the trials that have an epoch and have not diverged; None if there is none.
     """
 
     workload: str
@@ -26,19 +26,19 @@ class ProgressRow:
     diverged: int
     failed: int
     loss: float | None
-    """Median of the best validation loss of each trial so far."""
+    """Median over trials of the best validation loss so far."""
     alpha: float | None
-    """Median of the last α of each trial."""
+    """Median over trials of the last α."""
     reached: int | None
-    """Trials that reached the threshold; None if the study sets none."""
+    """Number of trials that reached the threshold; None if the study sets none."""
     iterations: float | None
-    """Median of the iterations to the threshold over all that ended, infinite if most did not reach it; None
-    if none has ended."""
+    """Median of the iterations to the threshold over the trials that ended; infinite if most did not reach
+    it, None if none has ended."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How a study stands. Counts are of trials."""
+    """The progress of a study. Counts are of trials."""
 
     total: int
     finished: int
@@ -47,23 +47,23 @@ class Progress:
     pruned: int
     running: int
     share: float
-    """Of the work, 0 to 1."""
+    """Share of the work that is done, 0 to 1."""
     seconds_left: float | None
-    """Until the run ends, with the report; None if it is not known yet. See ``study.analysis.time_left``."""
+    """Seconds until the run ends, with its report; None if unknown. See ``study.analysis.time_left``."""
     best: TrialRecord | None
     """The trial with the lowest validation loss so far; None if every loss is infinite or NaN."""
     workloads: int = 1
-    """How many workloads there are. Losses of several are not comparable."""
+    """Number of workloads. Losses of different workloads are not comparable."""
     interrupted_ms: int | None = None
-    """When a study that nobody runs was last heard of, in Unix milliseconds; None while somebody runs it."""
+    """When an interrupted study last did something, in Unix milliseconds; None while a driver runs it."""
     tracking_error: str | None = None
-    """Why the tracker lags behind, if it does."""
+    """Why the tracker lags behind; None if it does not."""
     last_ended_ms: int = 0
-    """When the last trial that has ended did so, in Unix milliseconds; 0 if none has."""
+    """When a trial last ended, in Unix milliseconds; 0 if none has."""
     rows: tuple[ProgressRow, ...] = ()
-    """By workload and optimizer, as ``study.analysis.progress_rows`` computes them."""
+    """A row per workload and optimizer, from ``study.analysis.progress_rows``."""
     phase: str = ""
-    """What the run does, or waits for; empty while trials train."""
+    """Present activity of the run, as text for people; empty while trials train."""
     out_of_time: bool = False
     """Whether the run ended because its time was up."""
 
@@ -74,7 +74,7 @@ class Progress:
 
     @property
     def best_val_loss(self) -> float | None:
-        """The lowest validation loss so far."""
+        """The lowest validation loss so far; None if no loss is finite."""
         return None if self.best is None else self.best.best_val_loss
 
 
@@ -85,11 +85,12 @@ OnProgress = Callable[[Progress], None]
 
 
 def progress_of(records: Sequence[TrialRecord], elsewhere: Mapping[str, float] | None = None) -> Progress:
-    """Return how a study with these records stands.
+    """Return the progress of a study with these records.
 
     Args:
-        records: one per trial.
-        elsewhere: the share done, by key, of trials that run where their journals cannot be read.
+        records: Records, one per trial.
+        elsewhere: Share done, 0 to 1, by key, of trials that run where their journals cannot be read.
+            Default: there are none.
     """
     columns = columns_of(records)
     counts = dict(

@@ -1,4 +1,4 @@
-"""Which version of this code runs: the commit, where the package lies in a git checkout."""
+"""The version of this code: the release, and the commit if the package lies in a git checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGES = ("study", "hypergrad")
 def commit(root: Path = Path(__file__).parents[2]) -> str | None:
     """Return the commit of the checkout at ``root``, with ``+changes`` if the code differs from it.
 
-    None where the package is not in a checkout of its own (installed as a wheel, say) or there is no git.
+    Return None if the package is not in a checkout of its own (installed as a wheel, say) or there is no git.
     """
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""The records of trials: the arrays of each epoch, and how each trial ended. numpy only."""
+"""The records of trials: the arrays of each epoch, and how each trial ended. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class EpochRecord:
     """Every iteration of one epoch, and the validation after it.
 
     ``alpha``, ``hypergradient`` and ``train_loss`` have shape (n,), one entry per iteration of the epoch:
-    the α that the iteration moved the parameters with, the h it was learned from, and the minibatch loss
-    before that move. With several α (granularity ``"tensor"``) ``alpha`` is their mean,
-    ``hypergradient`` their sum, and ``alpha_tensors`` (n, tensors) holds each. The last epoch of an
+    the α that the iteration moved the parameters with, the h that this α was learned from, and the minibatch
+    loss before that move. With several α (granularity ``"tensor"``) ``alpha`` is their mean,
+    ``hypergradient`` their sum, and ``alpha_tensors``, shape (n, tensors), holds each α. The last epoch of an
     iteration budget may be short, and so is the epoch in which a trial diverges: it ends with the first
     non-finite iteration.
     """
@@ -39,7 +39,7 @@ class EpochRecord:
     seconds: float
     alpha_tensors: Array | None = None
     time_ms: int = 0
-    """When the journal took the record, in Unix milliseconds; 0 before."""
+    """When the journal took the record, in Unix milliseconds; 0 before that."""
 
     @property
     def iterations(self) -> int:
@@ -81,22 +81,22 @@ class TrialRecord:
     """Which start of the trial the epochs belong to; see ``study.storage.journal``."""
     machine: dict[str, str] = field(default_factory=dict)
     repeatable: bool = True
-    """Whether training again there gives the same numbers, bit for bit."""
+    """Whether training again on that machine gives the same numbers, bit for bit."""
     started_ms: int = 0
     """When the attempt started, in Unix milliseconds."""
     resumed_ms: int = 0
-    """When a process last began to train the trial."""
+    """When a process last began to train the trial, in Unix milliseconds."""
     ended_ms: int = 0
     notes: tuple[str, ...] = ()
-    """For people: damaged files that were found when the trial resumed, and departures from the plan."""
+    """Notes for people: damaged files found when the trial resumed, and departures from the plan."""
     run: str = ""
-    """Which run of the study started the trial last; empty if that is not known."""
+    """Identifier of the run of the study that last started the trial; empty if not known."""
     suspect: bool = False
-    """Whether the trial, or one beside it, has broken a GPU in that run."""
+    """Whether the trial, or one trained beside it, has broken a GPU in that run."""
 
     @property
     def is_final(self) -> bool:
-        """Whether the trial has ended in any way; a failed or pruned one may be started again."""
+        """Whether the trial has ended in any way; a failed or pruned one may start again."""
         return self.status not in ("pending", "running")
 
     @cached_property
@@ -118,8 +118,8 @@ class TrialRecord:
     def is_complete(self) -> bool:
         """Whether the trial used up its budget or diverged.
 
-        A failed trial is not complete, nor is a pruned one, which a search stopped early: where it is wanted
-        whole, it resumes.
+        A failed trial is not complete, nor is a pruned one, which a search stopped early: if it is needed in
+        full, it resumes.
         """
         return self.status in ("finished", "diverged")
 
@@ -135,12 +135,12 @@ class TrialRecord:
 
     @cached_property
     def last_ms(self) -> int:
-        """When the last epoch was recorded, in Unix milliseconds; 0 without one."""
+        """When the last epoch was recorded, in Unix milliseconds; 0 if there is none."""
         return self.epochs[-1].time_ms if self.epochs else 0
 
     @property
     def budget(self) -> int | None:
-        """Iterations of the whole trial; None if that takes an epoch's length and none is recorded yet."""
+        """Iterations of the whole trial; None if that depends on an epoch's length, not recorded yet."""
         if self.trial.iterations is not None:
             return self.trial.iterations
         if not self.epoch_length or self.trial.epochs is None:
@@ -149,7 +149,7 @@ class TrialRecord:
 
     @property
     def progress(self) -> float:
-        """Share of the budget done, 0 to 1; 1 for every complete or pruned trial."""
+        """Share of the budget done, 0 to 1; 1 for a complete or pruned trial."""
         if self.is_complete or self.status == "pruned":
             return 1.0
         return self.iterations / self.budget if self.budget else 0.0
@@ -162,11 +162,11 @@ class TrialRecord:
 
     @cached_property
     def seconds(self) -> float:
-        """Wall-clock seconds spent training, validation apart."""
+        """Wall-clock seconds of training, without validation."""
         return sum(epoch.seconds for epoch in self.epochs)
 
     def measures(self, threshold: float | None) -> Mapping[str, float] | None:
-        """Return what was measured of the trial and kept, for this threshold; None if nothing was.
+        """Return the measures of the trial that were kept for this threshold; None if there are none.
 
         See ``study.storage.stored_records``.
         """

@@ -1,8 +1,8 @@
-"""Which points a search has asked for, and which it chose: an append-only file in the study's folder.
+"""The points that a search has asked for and chosen: an append-only file in the study's folder.
 
-Lines are those of ``journal``. An ``asked`` event is a ``search_space.Point``; a ``chosen``
-event names an arm's best point, and the last one counts. With the trials' journals it is all that there is to
-know of a search: the sampler's own storage can be made again from them.
+Lines are those of ``journal``. An ``asked`` event is a ``search_space.Point``; a ``chosen`` event names an
+arm's best point, and the last one counts. This file and the trials' journals hold the whole state of a
+search: the sampler's own storage can be created again from them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from study.storage import journal
 
 
 def read(path: Path) -> SearchState:
-    """Return what the file says; nothing if there is none.
+    """Return the state that the file holds; an empty one if there is no file.
 
     Raises:
-        OSError: the file exists and cannot be read.
+        OSError: The file exists and cannot be read.
     """
     return _read(path)[0]
 
 
 def ask(path: Path, points: Iterable[Point]) -> None:
-    """Append points, before anything is done with them.
+    """Append points, before anything else is done with them.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     _append(path, [{"event": "asked", **asdict(point)} for point in points])
 
@@ -38,7 +38,7 @@ def choose(path: Path, best: Point) -> None:
     """Append that ``best`` is the best point of its arm.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     _append(path, [{"event": "chosen", "arm": best.arm, "number": best.number}])
 

@@ -1,4 +1,4 @@
-"""Addresses of SQLite databases, whatever the name of their folder."""
+"""Addresses of SQLite databases, for any path."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 def sqlite_uri(path: Path) -> str:
     """Return SQLAlchemy's URI of the SQLite database in the file ``path``.
 
-    A path such as ``runs/mlflow.db`` is written as it is. One that SQLAlchemy would read as something else,
-    because it has a ``?`` or a ``%``, is quoted.
+    A path such as ``runs/mlflow.db`` is written as it is. A path with a ``?`` or a ``%``, which SQLAlchemy
+    would read as something else, is quoted.
 
     Args:
         path: The file, which need not exist.
@@ -21,8 +21,8 @@ def sqlite_uri(path: Path) -> str:
     # A "?" ends the path of a URI, and SQLAlchemy 2.1 decodes "%41".
     if make_url(plain).database == str(path):
         return plain
-    # MLflow creates the folder of a "sqlite:///" URI, and takes its quoted name for the real one. It leaves
-    # URIs that name the driver alone.
+    # MLflow creates the folder of a "sqlite:///" URI, and takes its quoted name for the real one. It does
+    # neither with a URI that names the driver.
     quoted = URL.create("sqlite+pysqlite", database=str(path))
     if make_url(str(quoted)).database != str(path):
         # SQLAlchemy 2.0 does not quote; SQLite itself decodes a path that begins with "file:".

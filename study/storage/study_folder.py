@@ -8,7 +8,7 @@
         study.yaml              the study as it was last run, resolved
         driver.lease            the lock: who runs it, or ran it last
         trials/KEY.journal      one journal per trial
-        summary.npz             what journals of trials that have ended come to; made again when it is gone
+        summary.npz             summary of the journals of trials that have ended; created again if absent
         checkpoints/KEY.pt      the last checkpoint of a trial under way
         search/points.journal   the points that a search has asked for and chosen
         search/optuna.db        Optuna's storage, which its own tools open as well
@@ -37,11 +37,11 @@ RUNS_VARIABLE = "HYPERGRAD_STUDY_RUNS"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The folder of one study. It is made when something is written into it.
+    """The folder of one study. It is created when something is first written into it.
 
     Args:
-        runs: the folder of runs, absolute.
-        name: the study's name.
+        runs: The folder of runs, an absolute path.
+        name: The study's name.
     """
 
     runs: Path
@@ -79,12 +79,12 @@ class StudyFolder:
 
     @property
     def summary(self) -> Path:
-        """What the journals of trials that have ended come to; see ``study.storage.stored_records``."""
+        """Summary of the journals of trials that have ended; see ``study.storage.stored_records``."""
         return self.path / "summary.npz"
 
     @property
     def search_journal(self) -> Path:
-        """Which points the study's search has asked for."""
+        """The points that the study's search has asked for and chosen."""
         return self.path / "search" / "points.journal"
 
     @property
@@ -93,32 +93,32 @@ class StudyFolder:
         return self.path / "search" / "optuna.db"
 
     def search_state(self) -> SearchState:
-        """Return what the study's search has found so far."""
-        from study.storage import search_journal  # needs pydantic, which workers do without
+        """Return the state of the study's search."""
+        from study.storage import search_journal  # needs pydantic, which a worker may lack
 
         return search_journal.read(self.search_journal)
 
     def journal(self, trial: Trial) -> Path:
-        """The journal of ``trial``."""
+        """Return the path of the journal of ``trial``."""
         return self.journal_of(trial.key)
 
     def journal_of(self, key: str) -> Path:
-        """The journal of the trial with a key."""
+        """Return the path of the journal of the trial with a key."""
         return self.path / "trials" / f"{key}.journal"
 
     def checkpoint(self, trial: Trial) -> Path:
-        """The last checkpoint of ``trial``, while it is under way."""
+        """Return the path of the last checkpoint of ``trial``, which exists while the trial is under way."""
         return self.checkpoint_of(trial.key)
 
     def checkpoint_of(self, key: str) -> Path:
-        """The last checkpoint of the trial with a key."""
+        """Return the path of the last checkpoint of the trial with a key."""
         return self.path / "checkpoints" / f"{key}.pt"
 
     def save_study(self, study: Study) -> None:
-        """Write the resolved study, whole or not at all.
+        """Write the resolved study, complete or not at all.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: The folder cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         draft = self.study_file.with_suffix(".new")
@@ -126,12 +126,12 @@ class StudyFolder:
         draft.replace(self.study_file)
 
     def planned_records(self, study: Study) -> list[TrialRecord]:
-        """Return the records of all that ``study`` comes to: its trials, and those its search has ahead."""
+        """Return the records of the trials of ``study``, and of those that its search has yet to choose."""
         state = self.search_state()
         return [*self.records(study.trials(state)), *map(TrialRecord, study.placeholder_trials(state))]
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
-        """Return what the journals say of ``trials``, in their order."""
+        """Return the records of ``trials``, in their order, from their journals."""
         return [journal.read(self.journal(trial), trial) for trial in trials]
 
     def flush(self) -> None:

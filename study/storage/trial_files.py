@@ -1,8 +1,8 @@
 """The files of one trial: a journal, which grows, and checkpoints, which are replaced.
 
-A worker asks for them by these protocols, because the study's folder may lie on another machine
-(``study.execution.ray_backend.remote_folder``). The classes here are the files themselves, on a disk that
-this machine sees.
+A worker uses them through these protocols, because the study's folder may lie on another machine
+(``study.execution.ray_backend.remote_folder``). The classes here are files on a disk that this machine
+sees.
 """
 
 from __future__ import annotations
@@ -22,71 +22,71 @@ class JournalFile(Protocol):
     """The bytes of a journal."""
 
     def read(self, offset: int = 0) -> bytes:
-        """Return all from ``offset`` on; nothing if there is no journal yet.
+        """Return the bytes from ``offset`` on; none if there is no journal yet.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: The journal cannot be read.
         """
 
     def open(self, length: int) -> None:
-        """Cut off all after the first ``length`` bytes, and prepare for ``append``.
+        """Cut off everything after the first ``length`` bytes, and prepare for ``append``.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The journal cannot be written.
         """
 
     def append(self, line: bytes) -> None:
         """Add ``line`` at the end. It survives the end of this process once ``sync`` has returned.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The journal cannot be written.
         """
 
     def sync(self) -> None:
-        """Return when all that was appended is on a disk, and survives the end of its machine.
+        """Wait until everything appended is on a disk, where it survives a crash of the machine.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The journal cannot be written.
         """
 
     def close(self) -> None:
-        """Append nothing more."""
+        """Close the journal: nothing more can be appended."""
 
 
 class CheckpointFiles(Protocol):
     """The last two checkpoints of one trial, as bytes."""
 
     def write(self, content: bytes) -> None:
-        """Keep ``content`` as the last checkpoint, whole or not at all; the last becomes the one before it.
+        """Keep ``content`` as the last checkpoint, complete or not at all, and the one that it replaces.
 
         Raises:
-            OSError: it cannot be written; the earlier checkpoints stay.
+            OSError: The checkpoint cannot be written; the earlier ones stay.
         """
 
     def read(self) -> Iterator[tuple[str, bytes | OSError]]:
-        """Yield the name and the content of each, the last one first; or why it cannot be read."""
+        """Yield the name and the content of each, the last one first; or the error if it cannot be read."""
 
     def remove(self) -> None:
         """Remove all of them."""
 
 
 class TrialFolder(Protocol):
-    """Where a worker finds the files of its trials: the study's folder, or what stands for it."""
+    """The study's folder, or an object in its place, where a worker finds the files of its trials."""
 
     def journal(self, trial: Trial) -> Path | JournalFile:
         """Return the journal of ``trial``."""
 
     def checkpoint(self, trial: Trial) -> Path | CheckpointFiles:
-        """Return the checkpoints of ``trial``; for a path, the file of the last one."""
+        """Return the checkpoints of ``trial``: the path of the last one, or an object in its place."""
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
-        """Return what the journals say of ``trials``, in their order."""
+        """Return the records of ``trials``, in their order, from their journals."""
 
     def flush(self) -> None:
-        """Send on what was appended to journals. Called after every epoch; returns soon.
+        """Send the lines that were appended to journals. Called after every epoch; returns soon.
 
         Raises:
-            OSError: what was appended before cannot be written.
+            OSError: Lines that were appended before cannot be written.
         """
 
 
@@ -94,7 +94,7 @@ class JournalOnDisk:
     """A journal in a file; see ``JournalFile``.
 
     Args:
-        path: the file; made with its folder if absent.
+        path: The file; created with its folder if absent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,7 +102,7 @@ class JournalOnDisk:
         self._file: io.BufferedWriter | None = None
 
     def read(self, offset: int = 0) -> bytes:
-        """Return all from ``offset`` on; nothing without a file."""
+        """Return the bytes from ``offset`` on; none if there is no file."""
         try:
             with self._path.open("rb") as file:
                 file.seek(offset)
@@ -111,19 +111,19 @@ class JournalOnDisk:
             return b""
 
     def open(self, length: int) -> None:
-        """Make the file if it is absent, and cut it off after ``length`` bytes."""
+        """Create the file if it is absent, and cut it off after ``length`` bytes."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("ab")
         self._file.truncate(length)
 
     def append(self, line: bytes) -> None:
-        """Hand ``line`` to the system, which keeps it whatever becomes of this process."""
+        """Hand ``line`` to the system, which writes it even if this process ends."""
         assert self._file is not None
         self._file.write(line)
         self._file.flush()
 
     def sync(self) -> None:
-        """Wait until the system has written it to the disk."""
+        """Wait until the system has written the file to the disk."""
         assert self._file is not None
         os.fsync(self._file.fileno())
 
@@ -138,7 +138,7 @@ class CheckpointsOnDisk:
     """Checkpoints in files; see ``CheckpointFiles``.
 
     Args:
-        path: the file of the last one; the one before it has ``.before`` added to its name.
+        path: File of the last checkpoint. The one before it has ``.before`` added to its name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -146,7 +146,7 @@ class CheckpointsOnDisk:
         self._before, self._draft = (path.with_name(path.name + suffix) for suffix in (".before", ".new"))
 
     def write(self, content: bytes) -> None:
-        """Write a new file, wait until it is on the disk, and rename it into its place."""
+        """Write a new file, wait until it is on the disk, and rename it to its name."""
         self._last.parent.mkdir(parents=True, exist_ok=True)
         with self._draft.open("wb") as file:
             file.write(content)
@@ -167,13 +167,13 @@ class CheckpointsOnDisk:
                 yield path.name, error
 
     def remove(self) -> None:
-        """Remove the files, and one that was not written to its end."""
+        """Remove the files, and an incomplete one."""
         for path in (self._last, self._before, self._draft):
             path.unlink(missing_ok=True)
 
 
 def journal_file(place: Path | JournalFile) -> JournalFile:
-    """Return the journal at ``place``, which may be a path."""
+    """Return the journal at ``place``, which may be its path."""
     return JournalOnDisk(place) if isinstance(place, Path) else place
 
 

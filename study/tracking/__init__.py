@@ -1,7 +1,7 @@
 """Sends a study to a tracking service, and gets it back from there.
 
-``Tracker`` is all that the rest of the program knows of a service. MLflow is the one backend; its code
-is imported when it is first used. To add a backend, write a package with the functions of
+``Tracker`` is the only part of a service that the rest of the program uses. MLflow is the one backend; its
+code is imported when it is first used. To add a backend, write a package with the functions of
 ``base.Backend`` and add its line to ``BACKENDS``.
 """
 
@@ -37,23 +37,23 @@ def open_tracker(study: Study, uri: str, folder: StudyFolder, say: Say = lambda 
     """Return a tracker of ``study``. Nothing is sent or read yet.
 
     Args:
-        study: What to track.
-        uri: From ``tracking_uri``.
+        study: The study to track.
+        uri: The tracking URI, from ``tracking_uri``.
         folder: The study's folder.
-        say: Called with a line when the service is waited for.
+        say: Called with a line before the tracker waits for the service.
     """
     return _backend(uri).open_tracker(study, uri, folder, say)
 
 
 def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
-    """Copy what a server has of a study into ``folder``: its file, and the journals of trials that ended.
+    """Copy a study from a server into ``folder``: its file, and the journals of trials that ended.
 
-    So ``status`` and ``report`` work from any machine that reaches the server. Files that are in the folder
-    already stay as they are. Nothing happens if ``uri`` is not a server's, or the server does not have the
+    So ``status`` and ``report`` work from any machine that reaches the server. Files that are already in the
+    folder stay as they are. Nothing happens if ``uri`` is not a server's, or the server does not have the
     study.
 
     Returns:
-        By key, for each trial that is running: the share of its budget that is done, 0 to 1.
+        The share of its budget that each running trial has done, 0 to 1, by key.
 
     Raises:
         TrackingError: The server cannot be reached or used.
@@ -64,13 +64,13 @@ def fetch(uri: str, folder: StudyFolder) -> dict[str, float]:
 def show(
     uri: str, name: str | None, port: int = 0, say: Say = lambda line: None
 ) -> AbstractContextManager[Page]:
-    """Return a context in which a web page shows studies; it is served here if no server does.
+    """Return a context in which a web page shows studies; this process serves it if no server does.
 
     Args:
-        uri: From ``tracking_uri``.
-        name: The study to show; None for all.
-        port: TCP port on 127.0.0.1 to serve it on; 0 takes a free one.
-        say: Called with a line when something is waited for.
+        uri: The tracking URI, from ``tracking_uri``.
+        name: The study to show. None: all studies.
+        port: TCP port on 127.0.0.1 to serve the page on; 0 takes a free one.
+        say: Called with a line before the function waits.
 
     Raises:
         TrackingError: The service cannot be used or served, or does not have the study.

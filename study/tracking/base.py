@@ -1,6 +1,6 @@
-"""The interface between a study and a tracking service, whichever one it is.
+"""The interface between a study and any tracking service.
 
-A service is a backend: a package with a module of the functions that ``Backend`` names, listed in
+A service is a backend: a package with a module that has the functions of ``Backend``, listed in
 ``study.tracking.BACKENDS``.
 """
 
@@ -27,33 +27,33 @@ class TrackingError(RuntimeError):
 class Tracker(Protocol):
     """Sends one study to a tracking service.
 
-    Making one does nothing over the network. Reading, such as a link, changes nothing in the service; the
-    first thing published creates the study there. Every method may raise a ``TrackingError``, after
-    which it can be called again: what is sent twice is kept once.
+    Creating one sends nothing over the network. Reading, such as a link, changes nothing in the service; the
+    first published record creates the study there. Every method may raise a ``TrackingError``, after
+    which it can be called again: data sent twice are stored once.
     """
 
     @property
     def location(self) -> str:
-        """The service's address, for people: without a password."""
+        """The service's address for people, without a password."""
 
     @property
     def senders(self) -> int:
-        """How many trials may be published at a time, each from a thread of its own."""
+        """Number of trials that may be published at a time, each from its own thread."""
 
     def check(self) -> None:
-        """Raise a TrackingError unless the service can be used; wait for one that is only busy."""
+        """Raise a TrackingError if the service cannot be used; wait for one that is only busy."""
 
     def begin(self) -> None:
-        """Mark the study as running, and store its file. Only the driver that holds the lock may."""
+        """Mark the study as running, and store its file. Only for the driver that holds the lock."""
 
     def is_complete(self, record: TrialRecord) -> bool:
-        """Return whether the service has everything of a trial that has ended."""
+        """Return whether the trial has ended and the service has all its data."""
 
     def publish(self, record: TrialRecord) -> None:
-        """Send what the service does not have yet of a trial; mark the trial as ended once it is."""
+        """Send the part of a trial's record that the service lacks; mark the trial as ended if it has."""
 
     def log_search(self, state: SearchState) -> None:
-        """Store what the study's search has found so far; nothing if it has no search."""
+        """Store the state of the study's search; nothing if it has no search."""
 
     def log_report(self, folder: Path) -> None:
         """Store the report's files with the study; nothing if the service does not have the study."""
@@ -62,16 +62,16 @@ class Tracker(Protocol):
         """Mark the study as finished, or as interrupted with trials left to run."""
 
     def study_link(self) -> str | None:
-        """Return the web page of the study's trials; None if no server shows it now."""
+        """Return the address of the web page of the study's trials; None if no server shows it now."""
 
     def trial_link(self, key: str) -> str | None:
-        """Return the web page of the trial with this key; None if there is none."""
+        """Return the address of the web page of the trial with this key; None if there is none."""
 
     def curve_link(self, key: str) -> str | None:
-        """Return the web page of the file with every iteration of a trial; None if there is none."""
+        """Return the address of the file with every iteration of a trial; None if there is none."""
 
     def optimizer_link(self, workload: str, optimizer: str) -> str | None:
-        """Return the web page of an optimizer's trials on a workload; None if there is none."""
+        """Return the address of the page of an optimizer's trials on a workload; None if there is none."""
 
 
 class Page(NamedTuple):
@@ -79,17 +79,17 @@ class Page(NamedTuple):
 
     url: str
     served_here: bool
-    """Whether this process serves it, and has to stay as long as somebody looks at it."""
+    """Whether this process serves it, and must stay while somebody reads it."""
 
 
 class Backend(Protocol):
-    """A tracking service's module, which ``study.tracking`` imports when it is used."""
+    """The module of a tracking service, which ``study.tracking`` imports at first use."""
 
     def open_tracker(self, study: Study, uri: str, folder: StudyFolder, say: Say) -> Tracker:
         """Return a tracker of ``study`` in the service at ``uri``; nothing is sent yet."""
 
     def fetch(self, uri: str, folder: StudyFolder) -> dict[str, float]:
-        """Copy what the service has of a study into ``folder``; see ``study.tracking.fetch``."""
+        """Copy a study from the service into ``folder``; see ``study.tracking.fetch``."""
 
     def show(self, uri: str, name: str | None, port: int, say: Say) -> AbstractContextManager[Page]:
         """Return a context in which a web page shows a study; see ``study.tracking.show``."""

@@ -9,18 +9,18 @@ from study.storage.records import Array
 
 
 def thin_indices(values: Array, total: int, closed: bool, points: int) -> NDArray[np.intp]:
-    """Return which iterations of a curve to keep, so that a plot of it looks the same.
+    """Return the iterations of a curve to keep, so that a plot of it looks the same.
 
-    The curve is cut into buckets whose width depends on ``total`` alone. Each bucket keeps its smallest and
+    The curve is split into buckets whose width depends only on ``total``. Each bucket keeps its smallest and
     its largest value, and the curve its first and its last; values that are not finite are left out. While
     the curve grows, only its full buckets count, so the result for a longer curve starts with the result for
     a shorter one.
 
     Args:
         values: The curve so far, shape (n,), n ≤ total.
-        total: How many iterations the curve may come to have.
-        closed: The curve ends here, so its last, partial bucket counts too.
-        points: About as many are kept; at most ``points + 2``.
+        total: The largest number of iterations that the curve may reach.
+        closed: Whether the curve ends here, so that its last, partial bucket counts too.
+        points: About how many iterations to keep; the result has at most ``points + 2``.
 
     Returns:
         Indices into ``values``, from 0, ascending.

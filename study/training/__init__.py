@@ -1,1 +1,1 @@
-"""Trains trials and packs of trials in one process. Knows neither Ray nor MLflow; begin with ``worker``."""
+"""Trains trials and packs of trials in one process, without Ray and MLflow. Start reading at ``worker``."""

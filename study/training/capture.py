@@ -1,4 +1,4 @@
-"""An iteration of a pack as one CUDA graph: one launch in place of hundreds of small kernels.
+"""Runs an iteration of a pack as one CUDA graph: one launch in place of hundreds of small kernels.
 
 Off unless asked for: ``packed_trainer.PackTraining`` takes ``capture=True``.
 """
@@ -11,27 +11,28 @@ import torch
 from torch import Tensor
 
 OFF = "CUDA graphs: off, as no run on a GPU has shown yet that captured packs hold; see tests/gpu"
-"""Said by ``plan`` of packs on a GPU."""
+"""Line that ``plan`` prints for packs on a GPU."""
 WARM_UP = 3
-"""Iterations before the capture, in which libraries choose their algorithms and allocate. They are undone."""
+"""Iterations before the capture, in which libraries choose algorithms and allocate. They are undone."""
 
 
 def can_capture(device: torch.device) -> bool:
-    """Whether iterations on ``device`` can be captured."""
+    """Return whether iterations on ``device`` can be captured."""
     return device.type == "cuda"
 
 
 class CapturedIteration:
-    """Replays ``iterate`` as it was captured, on the batch that it is called with.
+    """Replays a captured call of ``iterate`` on the batch that it is called with.
 
-    A replay reads and writes the memory that the capture did. So this object keeps ``iterate`` alive, and
+    A replay reads and writes the same memory as the capture. So this object keeps ``iterate`` alive, and
     with it every tensor that ``iterate`` refers to.
 
     Args:
-        iterate: takes a batch, tensors on a GPU, moves ``tensors`` in place and returns losses; reads nothing
-            back and depends on nothing else that changes.
-        batch: the first one, such as its row numbers; the tensors of every other must have their shapes.
-        tensors: all that ``iterate`` moves. They must stay where they are as long as this object is used.
+        iterate: Takes a batch, tensors on a GPU, moves ``tensors`` in place and returns losses. It must read
+            nothing back and depend on nothing else that changes.
+        batch: The first batch, such as its row numbers. The tensors of every other must have the same shapes.
+        tensors: All tensors that ``iterate`` moves. They must keep their memory as long as this object is
+            used.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class CapturedIteration:
             self._losses = iterate(*self._batch)
 
     def takes(self, batch: Sequence[Tensor]) -> bool:
-        """Whether ``batch`` has the shapes of the first one."""
+        """Return whether ``batch`` has the shapes of the first one."""
         return [part.shape for part in batch] == [part.shape for part in self._batch]
 
     def __call__(self, batch: Sequence[Tensor]) -> Tensor:

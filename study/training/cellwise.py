@@ -1,4 +1,4 @@
-"""Recurrent layers made of operations that ``torch.func.vmap`` can map; it cannot map torch's own."""
+"""Recurrent layers made of operations that ``torch.func.vmap`` can map; it cannot map torch's own layers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 
 def maps(layer: nn.GRU) -> bool:
-    """Return whether ``CellwiseGRU`` can take the place of ``layer``."""
+    """Return whether ``CellwiseGRU`` can replace ``layer``."""
     return not layer.bidirectional and not (layer.dropout and layer.num_layers > 1)
 
 
 class CellwiseGRU(nn.Module):
-    """``nn.GRU``, one position after the other: the same function of the same parameters up to rounding.
+    """``nn.GRU``, one position after the other: the same function of the same parameters, up to rounding.
 
     Args:
-        layer: whose parameters it takes over; in one direction, without dropout.
+        layer: The layer whose parameters it takes over; in one direction, without dropout.
     """
 
     def __init__(self, layer: nn.GRU) -> None:
@@ -29,11 +29,12 @@ class CellwiseGRU(nn.Module):
         """Return the states of the last layer at every position, and the last states of all layers.
 
         Args:
-            inputs: shape (length, batch, features), or (batch, length, features) as ``batch_first`` says.
-            state: shape (layers, batch, units) to begin with; None for zeros.
+            inputs: Inputs, shape (length, batch, features), or (batch, length, features) if ``batch_first``
+                is set.
+            state: Initial states, shape (layers, batch, units). Default: zeros.
 
         Raises:
-            TypeError: a packed sequence, or a sequence without a batch.
+            TypeError: The inputs are a packed sequence, or have no batch dimension.
         """
         if not isinstance(inputs, Tensor) or inputs.ndim != 3:
             raise TypeError("a GRU in a pack takes a tensor (batch, length, features)")

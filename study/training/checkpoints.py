@@ -1,7 +1,7 @@
-"""The last two checkpoints of one trial, each written whole or not at all.
+"""The last two checkpoints of one trial, each written complete or not at all.
 
-The CRC-32 of a checkpoint shows whether it was damaged on disk; then the one before it is used. Reading a
-checkpoint executes nothing.
+The CRC-32 of a checkpoint shows whether it was damaged on disk; if so, the one before it is used. Reading a
+checkpoint executes no code from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Checkpoints:
     """The checkpoints of one trial.
 
     Args:
-        place: where they are kept; of files, the path of the last one.
+        place: Path of the last checkpoint's file, or an object that keeps the checkpoints.
     """
 
     def __init__(self, place: Path | CheckpointFiles) -> None:
@@ -32,10 +32,10 @@ class Checkpoints:
         """Write ``state`` as the last checkpoint.
 
         Args:
-            state: of ``trainer.Training.state_dict`` or ``packed_trainer.PackTraining.state_dict``.
+            state: State from ``trainer.Training.state_dict`` or ``packed_trainer.PackTraining.state_dict``.
 
         Raises:
-            OSError: it cannot be written; the earlier checkpoints stay.
+            OSError: The checkpoint cannot be written; the earlier ones stay.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -43,11 +43,12 @@ class Checkpoints:
         self._files.write(b"%08x\n" % zlib.crc32(content) + content)
 
     def newest(self, key: str, recorded: int) -> tuple[State | None, list[str]]:
-        """Return the newest usable checkpoint, or None, and the faults of newer ones.
+        """Return the newest usable checkpoint, or None, and a line per newer one that is not usable.
 
         Args:
-            key: the trial's.
-            recorded: epochs in the trial's journal. A checkpoint that is ahead of the journal is not used.
+            key: The trial's key.
+            recorded: Number of epochs in the trial's journal. A checkpoint that is ahead of the journal is
+                not used.
         """
         problems = []
         for name, found in self._files.read():
@@ -60,7 +61,7 @@ class Checkpoints:
                     raise ValueError
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception:
-                # Foreign content may raise anything.
+                # Content from elsewhere may raise anything.
                 problems.append(f"checkpoint {name} is damaged")
                 continue
             if isinstance(state, dict) and state.get("key") == key and 0 < state.get("epoch", 0) <= recorded:
@@ -69,5 +70,5 @@ class Checkpoints:
         return None, problems
 
     def remove(self) -> None:
-        """Remove all of them; for a trial that has ended."""
+        """Remove both checkpoints, for a trial that has ended."""
         self._files.remove()

@@ -1,4 +1,4 @@
-"""Converts an epoch's measurements of every iteration into the arrays of a record. numpy only."""
+"""Converts an epoch's measurements of every iteration into the arrays of a record. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Curves:
 
     @classmethod
     def of(cls, train_loss: Array, alpha: Array, hypergradient: Array | None) -> Curves:
-        """Return the curves up to the first iteration whose loss or α is not finite, that one included.
+        """Return the curves up to the first iteration whose loss or α is not finite, that iteration included.
 
         Args:
-            train_loss: shape (n,).
-            alpha: shape (n,), or (n, tensors) with an α per tensor.
-            hypergradient: shape (n, …), of which the sum counts; None where α is not learned.
+            train_loss: Minibatch loss of every iteration, shape (n,).
+            alpha: α of every iteration, shape (n,), or (n, tensors) with an α per tensor.
+            hypergradient: The h of every iteration, shape (n, …), of which the sum counts; None if α is not
+                learned.
         """
         tensors = None
         if alpha.ndim > 1:
@@ -39,14 +40,14 @@ class Curves:
     def record(
         self, epochs: int, iterations: int, val_loss: float, val_accuracy: float, seconds: float
     ) -> EpochRecord:
-        """Return the record of the epoch after ``epochs`` epochs of ``iterations`` iterations.
+        """Return the record of the epoch that follows ``epochs`` epochs of ``iterations`` iterations in all.
 
         Args:
-            epochs: done before this one.
-            iterations: done before this epoch.
-            val_loss: after the epoch.
-            val_accuracy: after the epoch, 0 to 1; NaN for a regression.
-            seconds: that the epoch's iterations took.
+            epochs: Number of epochs before this one.
+            iterations: Number of iterations before this epoch.
+            val_loss: Validation loss after the epoch.
+            val_accuracy: Validation accuracy after the epoch, 0 to 1; NaN for a regression.
+            seconds: Seconds that the epoch's iterations took.
         """
         return EpochRecord(
             epoch=epochs + 1,

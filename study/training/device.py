@@ -18,18 +18,18 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory",
 
 
 class BrokenDeviceError(RuntimeError):
-    """A GPU can no longer be used by this process, as after a failed assertion on it; a new process can."""
+    """This process can no longer use a GPU, for example after a failed assertion on it; a new process can."""
 
 
 def choose_device(gpus: float) -> torch.device:
     """Return the device to train on.
 
-    The device follows what the study asks for and not what is there: without that, all workers of a machine
-    would share its first GPU unasked, and results would no longer repeat to the bit. Of those asked for, Ray
-    makes only the GPUs visible that it has assigned to the worker, so the first is the assigned one.
+    The device depends on the study's settings, not on the machine: otherwise all workers of a machine would
+    share its first GPU unasked, and results would no longer repeat bit for bit. Ray makes only those GPUs
+    visible that it has assigned to the worker, so the first is the assigned one.
 
     Args:
-        gpus: the worker's share of a GPU; 0 is the CPU, whatever GPUs are visible.
+        gpus: The worker's share of a GPU; 0 is the CPU, even if GPUs are visible.
     """
     if gpus > 0 and torch.cuda.is_available():
         return torch.device("cuda", 0)
@@ -42,33 +42,33 @@ def gpu_share(gpus: float) -> float:
 
 
 def keep_to_share(device: torch.device, gpus: float) -> None:
-    """Let this process allocate no more of its GPU's memory than its share; more runs out of memory.
+    """Limit the GPU memory that this process may allocate to its share; more runs out of memory.
 
-    A share counts what torch allocates. The context of CUDA, some hundred MB for each process, comes on top.
+    The share limits the memory that torch allocates. CUDA's context, some hundred MB per process, is extra.
 
     Args:
-        device: where the process trains; nothing is done for a CPU.
-        gpus: its share of a GPU.
+        device: The device on which the process trains; nothing is done for a CPU.
+        gpus: The process's share of a GPU.
     """
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(gpu_share(gpus), device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` says that the memory of a GPU or of the machine did not suffice."""
+    """Return whether ``error`` means that a GPU or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # cuDNN, cuBLAS and the CPU's allocator raise errors of no type of their own.
+    # cuDNN, cuBLAS and the CPU's allocator raise errors without their own type.
     said = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
 def unused_gpus(asked: float, found: float | None = None) -> str | None:
-    """Return one line that says that a study trains on CPUs beside GPUs; None if it does not.
+    """Return a line if a study trains on CPUs although there are GPUs; otherwise None.
 
     Args:
-        asked: GPUs that each worker of the study is given.
-        found: GPUs of the cluster; None for those that this process sees.
+        asked: GPUs per worker of the study.
+        found: GPUs of the cluster. Default: those that this process sees.
     """
     count = torch.cuda.device_count() if found is None else found
     if asked > 0 or count <= 0:
@@ -78,14 +78,14 @@ def unused_gpus(asked: float, found: float | None = None) -> str | None:
 
 
 def is_repeatable(device: torch.device) -> bool:
-    """Return whether training twice on ``device`` gives the same bits; cuDNN and atomics promise nothing."""
+    """Return whether training twice on ``device`` gives the same bits, which cuDNN does not promise."""
     return device.type == "cpu"
 
 
 def is_broken(device: torch.device) -> bool:
-    """Return whether ``device`` fails at all that this process asks of it.
+    """Return whether everything that this process runs on ``device`` fails.
 
-    A failed assertion in a kernel, as of a label out of range, leaves a GPU in that state.
+    A failed assertion in a kernel, for example for a label out of range, leaves a GPU in that state.
     """
     if device.type != "cuda":
         return False
@@ -103,8 +103,8 @@ def machine(device: torch.device, precision: str = FLOAT32) -> dict[str, str]:
     """Return the versions, the device and the precision that a trial trains with, as it records them.
 
     Args:
-        device: where it trains.
-        precision: the trial's.
+        device: The device on which the trial trains.
+        precision: The trial's precision, one of ``study.config.trial.PRECISIONS``.
     """
     on_gpu = device.type == "cuda"
     described = {
@@ -127,7 +127,7 @@ def machine(device: torch.device, precision: str = FLOAT32) -> dict[str, str]:
 
 @cache
 def _driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """Return the version of NVIDIA's driver; None where it does not say."""
+    """Return the version of NVIDIA's driver; None if the system does not show it."""
     try:
         found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", path.read_text(), re.MULTILINE)
     except OSError:

@@ -1,6 +1,7 @@
-"""Trains trials together, or one alone, into their journals and checkpoints: one loop for both.
+"""Trains trials together, or one alone, and writes their journals and checkpoints: one loop for both.
 
-A checkpoint says nothing of the pack that it was written in. So a trial resumes from it in any pack or alone.
+A checkpoint does not depend on the pack in which it was written. So a trial resumes from it in any pack or
+alone.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ from study.workloads import datasets, registry, torch_settings
 from study.workloads.base import Data, Workload
 
 CHECKPOINT_SHARE = 0.05
-"""Of the time, at most for writing checkpoints: those of large packs are written less often."""
+"""Largest share of the time for writing checkpoints: those of large packs are written less often."""
 
 NEARLY_DONE = 0.9
-"""Of its epochs or iterations: a trial that has so much of them behind it ends, when the time is up."""
+"""Share of its budget after which a trial still trains to its end when the time is up."""
 
 
 class Step(NamedTuple):
-    """What happened to a trial; its journal has it already."""
+    """A step of a trial, already in its journal."""
 
     trial: Trial
     epoch: EpochRecord | None
-    """The epoch that it trained, if it did."""
+    """The epoch that it trained; None if it trained none."""
     status: Status | None
-    """How it ended, if it did."""
+    """How it ended; None if it did not."""
 
 
 class TrainingError(Exception):
-    """Training raised ``error``, as opposed to the writing of a journal or checkpoint."""
+    """Training raised ``error``, not the writing of a journal or checkpoint."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
@@ -55,16 +56,16 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Loop:
-    """How and where trials are trained.
+    """The training of trials: their folder, their device and their limits.
 
     Args:
-        folder: where the journals and checkpoints of the trials are.
-        device: where to train.
-        data_folder: where the data sets lie; None for the default.
-        checkpoint_seconds: least seconds between two checkpoints; 0 for one after every epoch.
-        run: of the study, for the journals.
-        stop_at: when training ends, in Unix seconds, as the study's budget of time is used up; None for
-            never. A trial that is nearly done then still ends.
+        folder: The folder with the journals and checkpoints of the trials.
+        device: The device to train on.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        checkpoint_seconds: Least seconds between two checkpoints; 0 for one after every epoch.
+        run: Identifier of the run of the study, for the journals.
+        stop_at: When training ends, in Unix seconds, as the study's budget of time is used up. A trial that
+            is nearly done then still ends. Default: never.
     """
 
     folder: TrialFolder
@@ -75,23 +76,23 @@ class Loop:
     stop_at: float | None = None
 
     def is_time_up(self) -> bool:
-        """Whether no further training is to begin."""
+        """Return whether no more training may begin."""
         return self.stop_at is not None and time.time() >= self.stop_at
 
     def train(self, trials: Sequence[Trial], notes: Sequence[str] = ()) -> Iterator[Step]:
         """Train trials of one kind, none of which has ended, to their ends.
 
-        They resume from their checkpoints. Those after equally many iterations train together, and one such
-        set after the other.
+        They resume from their checkpoints. Trials after the same number of iterations train together, and one
+        such group after the other.
 
         Args:
-            trials: at least one.
-            notes: for the journals of all of them.
+            trials: Trials, at least one.
+            notes: Notes for the journals of all of them.
 
         Raises:
-            TrainingError: training raised. Trials that have not ended are where their journals and
-                checkpoints say.
-            OSError: a journal or checkpoint cannot be written.
+            TrainingError: Training raised an error. Trials that have not ended keep their journals and
+                checkpoints.
+            OSError: A journal or checkpoint cannot be written.
         """
         with _told_apart():
             workload = registry.resolve(trials[0].workload, trials[0].workload_args)
@@ -131,7 +132,7 @@ class Loop:
         states: dict[str, State],
         notes: dict[str, list[str]],
     ) -> Iterator[Step]:
-        """Train on, with every epoch and every end in the journals before it is yielded."""
+        """Train on; write every epoch and every end into the journals before yielding it."""
         with torch_settings.in_force(under_way.settings):
             trained_on = machine(self.device, trials[0].precision) | under_way.layout
         trained_on |= optimizers.versions(trials[0])
@@ -185,7 +186,7 @@ class Loop:
 
 
 def _nearly_done(steps: Sequence[Step]) -> bool:
-    """Whether all trials under way have used up nearly all of their budget."""
+    """Return whether all trials that have not ended have used nearly all of their budget."""
     left = (step for step in steps if step.status is None and step.epoch is not None)
     return all(
         step.epoch.epoch >= NEARLY_DONE * step.trial.epochs
@@ -230,7 +231,7 @@ class _Alone:
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """Raise what the training of a trial raises as ``TrainingError``."""
+    """Turn errors from the training of a trial into ``TrainingError``."""
     try:
         yield
     except RAISED as error:

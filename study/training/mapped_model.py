@@ -1,8 +1,8 @@
 """Runs any model for all members of a pack by ``torch.func.vmap``, with batch norm, dropout and GRUs.
 
-Buffers, such as the running means of batch norm, are stacked as parameters are, and each member has its own.
-Dropout is drawn outside of ``vmap``, by the layers themselves: whoever draws with a trial's own generator
-gets the masks that the trial draws alone.
+Buffers, such as the running means of batch norm, are stacked like parameters, and each member has its own.
+The layers themselves draw dropout, outside of ``vmap``: drawn with a trial's own generator, it gives the
+masks that the trial draws alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Mapped:
     """A stacked model of any architecture.
 
     Args:
-        models: of all members, alike but for the values of their parameters and buffers. The first is used
-            to run all, and changed for that; of the others only the buffers are read.
+        models: The models of all members, alike but for the values of their parameters and buffers. The first
+            runs all members, and is changed for that; of the others only the buffers are read.
 
     Attributes:
-        buffers: shape (N, …) each, by name. In training the model moves them in place.
+        buffers: The buffers by name, each of shape (N, …). In training the model changes them in place.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -55,7 +55,7 @@ class Mapped:
         return bool(self._masked)
 
     def train(self, training: bool) -> None:
-        """Let batch norm and dropout do what they do in training, or in evaluation."""
+        """Switch batch norm and dropout to training, or to evaluation."""
         self._model.train(training)
 
     def keep(self, members: Tensor) -> None:
@@ -64,15 +64,15 @@ class Mapped:
 
     @torch.no_grad()
     def masks(self, inputs: Tensor) -> list[Tensor]:
-        """Draw what one member's dropout multiplies by, from torch's global generator.
+        """Draw the factors of one member's dropout from torch's global generator.
 
         The layers draw in the order in which the model calls them, as in a forward pass.
 
         Args:
-            inputs: of one member, shape (batch, …).
+            inputs: Inputs of one member, shape (batch, …).
 
         Raises:
-            ValueError: a layer is called more than once in a forward pass.
+            ValueError: A layer is called more than once in a forward pass.
         """
         if not self._masked:
             return []
@@ -85,7 +85,7 @@ class Mapped:
     def __call__(
         self, params: Sequence[Tensor], inputs: Tensor, streams: Streams, masks: Sequence[Tensor] = ()
     ) -> Tensor:
-        """Return the outputs: a ``stacked_model.StackedModel``."""
+        """Return the outputs; see ``stacked_model.StackedModel``."""
         own = tuple(params), tuple(self.buffers.values())
         shared = inputs, tuple(masks)
 
@@ -111,9 +111,9 @@ class Mapped:
         return outputs
 
     def _find_layouts(self, inputs: Tensor) -> list[tuple[str, Tensor]]:
-        """Return each dropout's name and ones laid out as its input is, in the order of the calls.
+        """Return each dropout's name and a tensor of ones laid out like its input, in the order of the calls.
 
-        They are found by a forward pass in evaluation mode, which draws nothing and moves no buffer.
+        They are found by a forward pass in evaluation mode, which draws nothing and changes no buffer.
         """
         found: list[tuple[str, Tensor]] = []
         was_training = self._model.training
@@ -138,7 +138,7 @@ class Mapped:
 
 
 class _Masked(nn.Module):
-    """In place of a dropout layer: multiplies by what it is given."""
+    """Replaces a dropout layer: multiplies by a given mask."""
 
     mask: Tensor
 
@@ -148,7 +148,7 @@ class _Masked(nn.Module):
         self.register_buffer("mask", None, persistent=False)
 
     def draw(self, ones: Tensor) -> Tensor:
-        """Return what the layer multiplies by in training, drawn from torch's global generator."""
+        """Return the layer's factors in training, drawn from torch's global generator."""
         (dropout,) = self._dropout
         mask: Tensor = dropout.train()(ones.clone() if getattr(dropout, "inplace", False) else ones)
         return mask

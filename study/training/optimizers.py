@@ -1,14 +1,14 @@
-"""Makes the optimizer of a trial: one of ``hypergrad``'s, or any class by its dotted path.
+"""Builds the optimizer of a trial: one of ``hypergrad``'s, or any class by its dotted path.
 
-A class by its dotted path is made with ``lr=α₀`` and the trial's arguments; with the study's ``weight_decay``
-too if its signature has one and the arguments do not give another. The class decides what weight decay means:
-``torch.optim.AdamW`` decouples it, while ``hypergrad``'s optimizers couple it.
+A class by its dotted path is created with ``lr=α₀`` and the trial's arguments; with the study's
+``weight_decay`` too if its signature has one and the arguments do not give another. The class decides what
+weight decay means: ``torch.optim.AdamW`` decouples it, while ``hypergrad``'s optimizers couple it.
 
-Its α curve is taken from its first parameter group: ``lr``, times ``d`` where there is one (the distance that
+Its α curve comes from its first parameter group: ``lr``, times ``d`` if there is one (the distance that
 Prodigy and D-Adaptation estimate), or ``scheduled_lr`` (schedule-free optimizers that warm up by themselves).
-Its h is NaN. An optimizer that has ``train()`` and ``eval()``, as the schedule-free ones do, is switched with
-the model: validation uses its averaged weights. Batch norm's statistics are those of the training iterations,
-not of the averaged weights.
+Its h is NaN. An optimizer that has ``train()`` and ``eval()``, as the schedule-free ones do, is switched
+together with the model: validation uses its averaged weights. Batch norm's statistics are those of the
+training iterations, not of the averaged weights.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from study.config.trial import Trial
 __all__ = ["OptimizerError", "build", "check", "evaluating", "scheduler", "step", "training", "versions"]
 
 
-# What version 0.1 had: h of the last step alone, and steps as long as α says.
+# The defaults of version 0.1: h of the last step alone, and steps of α's full length.
 ONE_STEP = {"trace_decay": 0.0, "max_relative_step": math.inf, "first_relative_step": (0.0, math.inf)}
 
 
 class OptimizerError(ValueError):
-    """An optimizer cannot be made from its path and arguments; the message is one line for their author."""
+    """An optimizer cannot be built from its path and arguments; the message is one line for their author."""
 
 
 def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the trial's optimizer of ``params``, its α at α₀.
+    """Return the trial's optimizer for ``params``, with α at α₀.
 
     Raises:
-        OptimizerError: the class cannot be imported, is no optimizer, or refuses the arguments.
+        OptimizerError: The class cannot be imported, is no optimizer, or refuses the arguments.
     """
     options = dict(trial.optimizer_args)
     if is_dotted(trial.optimizer):
@@ -64,14 +64,14 @@ def build(trial: Trial, params: Iterable[torch.nn.Parameter]) -> torch.optim.Opt
             "granularity": trial.granularity,
         }
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "hypergrad_lr=")  # a study tries values of β on purpose
+        warnings.filterwarnings("ignore", "hypergrad_lr=")  # a study tries unusual β on purpose
         return hypergrad.create(
             trial.optimizer, params, lr=trial.alpha0, weight_decay=trial.weight_decay, **options
         )
 
 
 def _rule_of_version_0_1(options: dict[str, Any]) -> str | None:
-    """Take from ``options`` what version 0.1 had for the rule, and return the rule, if there is any."""
+    """Remove the options by which version 0.1 gave the rule from ``options``; return the rule, or None."""
     multiplicative, cosine = options.pop("multiplicative", False), options.pop("normalize", False)
     if multiplicative:
         return "cosine" if cosine else "multiplicative"
@@ -79,10 +79,10 @@ def _rule_of_version_0_1(options: dict[str, Any]) -> str | None:
 
 
 def check(trial: Trial) -> None:
-    """Check before any training that ``build`` works, as far as that needs no model.
+    """Check before any training that ``build`` works, as far as possible without a model.
 
     Raises:
-        OptimizerError: as ``build``; or the class cannot be stepped without a closure.
+        OptimizerError: As for ``build``; or the class's ``step`` requires a closure.
     """
     if not is_dotted(trial.optimizer):
         return
@@ -99,10 +99,10 @@ def scheduler(trial: Trial, optimizer: torch.optim.Optimizer, epoch: int) -> Lam
     """Return the scheduler that moves α after every iteration; None if the trial has no schedule.
 
     Args:
-        trial: the trial.
-        optimizer: the trial's optimizer; its α becomes that of the schedule's first iteration. A learned α is
+        trial: The trial.
+        optimizer: The trial's optimizer; its α becomes that of the schedule's first iteration. A learned α is
             multiplied, and the optimizer keeps learning it.
-        epoch: iterations of an epoch.
+        epoch: Number of iterations in an epoch.
     """
     if trial.schedule is None:
         return None
@@ -121,23 +121,22 @@ class _Switched(Protocol):
 
 
 def training(optimizer: torch.optim.Optimizer) -> None:
-    """Switch an optimizer that knows the difference to training."""
+    """Switch an optimizer to training, if it has such a mode."""
     if isinstance(optimizer, _Switched):
         optimizer.train()
 
 
 def evaluating(optimizer: torch.optim.Optimizer) -> None:
-    """Switch an optimizer that knows the difference to evaluation; checkpoints are taken in that mode,
-    too."""
+    """Switch an optimizer to evaluation, if it has such a mode; checkpoints are written in it, too."""
     if isinstance(optimizer, _Switched):
         optimizer.eval()
 
 
 def step(optimizer: torch.optim.Optimizer) -> tuple[Tensor | float, Tensor | None]:
-    """Take a step and return its α and, where α is learned, the h that it was learned from.
+    """Take a step; return its α and, if α is learned, the h that it was learned from.
 
-    Both are of the first parameter group, α as the step used it: a learned one times the schedule's factor.
-    Nothing is read back from the device.
+    Both belong to the first parameter group. α is the one that the step used: a learned one times the
+    schedule's factor. Nothing is read back from the device.
     """
     group = optimizer.param_groups[0]
     if _learns(optimizer):

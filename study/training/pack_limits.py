@@ -1,7 +1,7 @@
-"""Limits the size of a pack: as many trials as is fastest, and as fit into the memory of the process.
+"""Limits the size of a pack: to the number of trials that is fastest, and that fits into memory.
 
-The planner and the workers ask ``planned_limit``, so that they cut the same packs. Only a worker knows
-its device and memory. Where those allow less than was planned, ``WorkerLimit`` says so.
+The planner and the workers ask ``planned_limit``, so that they split trials into the same packs. Only a
+worker knows its device and memory. If those allow less than was planned, ``WorkerLimit`` notes it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from study.workloads import datasets, registry, torch_settings
 from study.workloads.base import Data, Workload
 
 CPU_MEMBERS = 256
-"""On a CPU nothing gets faster beyond; ``tests/benchmarks/packs.py`` shows it."""
+"""Larger packs are not faster on a CPU; ``tests/benchmarks/packs.py`` shows it."""
 CPU_BYTES = 10e6
-"""Of parameters, as many as a core's cache may hold. Beyond, packs are slower than single trials: four
-members of 7 MB took 1.2 times as long as one after the other."""
+"""Largest size of all members' parameters: as much as a core's cache may hold. Larger packs are slower than
+single trials: four members of 7 MB took 1.2 times as long as one after the other."""
 GPU_MEMBERS = 1024
 
 TENSORS = 10
-"""Tensors as large as the parameters while a step is taken: they, the gradient, up to three of the
-optimizer's state, temporary ones, and the copy that a checkpoint makes."""
+"""Tensors of the parameters' size during a step: the parameters, the gradient, up to three of the optimizer's
+state, temporary ones, and the copy for a checkpoint."""
 SHARE = 0.5
-"""Of the memory that is available, as much as a pack may fill."""
+"""Share of the available memory that a pack may fill."""
 
 
 def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
-    """Return the limit up to which more trials of a kind in one pack pay, if there is memory for them.
+    """Return the limit up to which larger packs of a kind are faster, if there is memory for them.
 
     Args:
-        size: the study's ``pack``: how many at most; None for as many as pay.
-        on_gpu: whether they will train on a GPU.
+        size: The study's ``pack``, the largest number of trials; None for the fastest number.
+        on_gpu: Whether the trials will train on a GPU.
     """
     known: dict[str, int] = {}
 
@@ -53,16 +53,16 @@ def planned_limit(size: int | None, *, on_gpu: bool) -> Limit:
 
 
 class WorkerLimit:
-    """A ``packs.Limit`` of one worker: as planned, or less where that does not fit.
+    """The ``packs.Limit`` of one worker: as planned, or less if that does not fit.
 
     Args:
-        size: the study's ``pack``. A size that a study asks for is not measured: it is taken as it is, and
-            halved where memory runs out.
-        cpus: cores of this process.
-        gpus: this process's share of a GPU, as the planner knows it.
-        device: where this process trains.
-        data_folder: of the data sets; None for the default.
-        alone: trials that train by themselves, whatever else would be possible.
+        size: The study's ``pack``. A size that a study sets is not measured: it is used as it is, and halved
+            if memory runs out.
+        cpus: CPU cores of this process.
+        gpus: This process's share of a GPU, as the planner knows it.
+        device: The device on which this process trains.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        alone: Trials that train by themselves, even if they could train in a pack.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WorkerLimit:
         self._alone = {trial.kind for trial in alone}
         self._known: dict[str, int] = {}
         self.notes: dict[str, str] = {}
-        """By kind, why its packs may not be as large as planned."""
+        """Why packs are smaller than planned, by kind."""
 
     def __call__(self, trial: Trial) -> int:
         """Return how many trials of the trial's kind fit into one pack."""
@@ -110,11 +110,11 @@ class WorkerLimit:
             data = datasets.load(workload, self._data_folder, self._device)
             return fitting_members(workload, data, trial.batch_size, memory)
         except RAISED:
-            return 1  # each trial says in its journal what is wrong
+            return 1  # each trial reports the error in its journal
 
 
 def most_members(workload: Workload, *, on_gpu: bool) -> int:
-    """Return how many members pay in a pack if there is memory for them; 1 if they do not stack."""
+    """Return how many members are fastest in a pack if there is memory for them; 1 if they do not stack."""
     found = stacked_model.architecture(workload)
     if found.unstackable is not None:
         return 1
@@ -126,7 +126,7 @@ def most_members(workload: Workload, *, on_gpu: bool) -> int:
 
 
 def fitting_members(workload: Workload, data: Data, batch_size: int, memory: float) -> int:
-    """Return how many members fit into ``memory`` bytes, at least 1: measured on one, by a batch."""
+    """Return how many members fit into ``memory`` bytes, at least 1, from one member's use for a batch."""
     model = stacked_model.sample_model(workload).to(data.train_inputs.device)
     kept = 0
 
@@ -154,12 +154,12 @@ def parameter_bytes(workload: Workload) -> int:
 
 
 def available_memory(device: torch.device, *, cpus: float, gpus: float) -> float:
-    """Return the bytes that a process with its share of the machine may count on for a pack.
+    """Return the bytes of memory that a process with its share of the machine may use for a pack.
 
     Args:
-        device: where it trains.
-        cpus: cores that it was given; it counts on as large a part of the free memory.
-        gpus: its share of a GPU.
+        device: The device on which the process trains.
+        cpus: CPU cores of the process; it may use the same share of the free memory.
+        gpus: The process's share of a GPU.
     """
     if device.type == "cuda":
         return SHARE * torch.cuda.mem_get_info(device)[1] * gpu_share(gpus)
@@ -170,7 +170,7 @@ def unpackable_reason(trial: Trial) -> str | None:
     """Return why trials of a kind do not train together; None if they do.
 
     Raises:
-        WorkloadError: the trial's workload cannot be made.
+        WorkloadError: The trial's workload cannot be built.
     """
     return packs.unpackable_optimizer(trial) or _unstackable_workload(trial)
 
@@ -207,4 +207,4 @@ def _worthwhile(trial: Trial, size: int | None, *, on_gpu: bool) -> int:
         workload = registry.resolve(trial.workload, trial.workload_args)
         return size or most_members(workload, on_gpu=on_gpu)
     except RAISED:
-        return 1  # each trial says in its journal what is wrong
+        return 1  # each trial reports the error in its journal

@@ -13,7 +13,7 @@ from study.training.curves import Curves
 
 @dataclass(slots=True)
 class Member:
-    """A trial under way, and its measurements so far in the epoch that it is in."""
+    """A trial that trains, and its measurements so far in the current epoch."""
 
     trial: Trial
     epoch: int = 0
@@ -22,7 +22,7 @@ class Member:
     seconds: float = 0.0
 
     def length(self, batches: int) -> int:
-        """Return the iterations of the next epoch, of ``batches`` if the budget lets it."""
+        """Return the iterations of the next epoch: ``batches``, or fewer if the budget ends before."""
         budget = self.trial.iterations
         return batches if budget is None else min(batches, budget - self.iterations)
 

@@ -1,9 +1,9 @@
 """Trains compatible trials at once: a pack, stacked along a member axis. Needs torch and ``hypergrad`` only.
 
-A packed trial's curve is the one that ``trainer.Training`` gives it alone, up to the order in which
-sums are rounded: its weights, the order of its data, augmentation, dropout, the statistics of batch norm and
-its optimizer's state are its own, drawn from its own seed. Members of one seed are given the same batches,
-and are kept next to each other for that.
+A packed trial has the same curve as alone in ``trainer.Training``, up to the order in which sums are rounded:
+its weights, the order of its data, augmentation, dropout, the statistics of batch norm and its optimizer's
+state are its own, drawn from its own seed. Members of one seed get the same batches, and so stay next to each
+other.
 
 The same pack gives the same numbers on the same machine with the same number of threads. In another pack the
 last digits differ.
@@ -33,11 +33,11 @@ from study.workloads import torch_settings
 from study.workloads.base import Data, Workload
 
 LEAST_EVALUATION_BATCH = 100
-"""Members share ``EVALUATION_BATCH`` rows, but no batch for evaluation has fewer than this."""
+"""Members share ``EVALUATION_BATCH`` rows, but no evaluation batch has fewer rows than this."""
 
 
 class PackTraining:
-    """Trials under way together. Between two epochs each can be saved, to resume in a pack or alone.
+    """Trials that train together. Between two epochs each can be saved, to resume in a pack or alone.
 
     Example::
 
@@ -47,16 +47,16 @@ class PackTraining:
                 print(trial.name, record.val_loss)
 
     Args:
-        trials: distinct trials, alike in all but α₀, β, seed and budget.
-        workload: their workload, for which ``stacked_model.unstackable_reason`` returns None.
-        data: the workload's data, on ``device``.
-        device: where to train.
-        states: by key, the states to resume from, of ``state_dict`` or ``Training.state_dict``: of all
-            trials, after equally many iterations, or of none.
-        capture: on a GPU, capture the iteration of a whole batch as a CUDA graph and replay it.
+        trials: Distinct trials, alike in all but α₀, β, seed and budget.
+        workload: The trials' workload, for which ``stacked_model.unstackable_reason`` returns None.
+        data: The workload's data, on ``device``.
+        device: The device to train on.
+        states: States to resume from, by key, from ``state_dict`` or ``Training.state_dict``: of all trials,
+            after the same number of iterations. Default: start all trials.
+        capture: Whether to capture the iteration of a whole batch as a CUDA graph on a GPU, and replay it.
 
     Raises:
-        ValueError: the trials are not alike, or a state is not as said above.
+        ValueError: The trials are not alike, or ``states`` does not fit them.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class PackTraining:
                 alone.load_state_dict(dict(state))
                 member.epoch, member.iterations = state["epoch"], state["iterations"]
         self.settings = trainings[0].settings
-        """What is in force while it trains; see ``study.workloads.torch_settings``."""
+        """Settings of torch in force while it trains; see ``study.workloads.torch_settings``."""
         self.layout: dict[str, str] = {}
-        """What a record of the machine says of layouts in memory: those that torch chooses."""
+        """Layouts in memory for the record of the machine; empty, as torch chooses them."""
         models, optimizers, random = zip(*(alone.parts() for alone in trainings), strict=True)
         if self._capture:
             for group in (optimizer.param_groups[0] for optimizer in optimizers):
                 group.update({"capturable": True} if "capturable" in group else {})
-        # What members of one seed draw is the same, now and later: one of them can speak for all.
+        # Members of one seed draw the same numbers, now and later: one of them serves for all.
         self._random = {m.trial.seed: own for m, own in zip(self._members, random, strict=True)}
         self._names = [name for name, _ in models[0].named_parameters()]
         self._stored = set(models[0].state_dict())
@@ -106,15 +106,15 @@ class PackTraining:
 
     @property
     def trials(self) -> list[Trial]:
-        """Those still under way."""
+        """The trials that have not ended."""
         return [member.trial for member in self._members]
 
     def epochs(self) -> Iterator[list[tuple[Trial, EpochRecord]]]:
-        """Train on; yield an epoch's records of all trials under way, until none is.
+        """Train on; yield the records of each epoch, of all trials that have not ended.
 
-        A trial is under way up to its budget or the first of its records that is ``diverged``. Each member
-        counts an equal share of the seconds that an iteration takes. Nothing is read back from the device
-        before an epoch, or the budget of a member, ends.
+        A trial ends at its budget, or at its first ``diverged`` record. Each member counts an equal share of
+        the seconds that an iteration takes. Nothing is read back from the device before an epoch, or the
+        budget of a member, ends.
         """
         while self._members:
             with torch_settings.in_force(self.settings):
@@ -124,14 +124,14 @@ class PackTraining:
             yield records
 
     def stop(self, keys: Collection[str]) -> None:
-        """Leave these trials out of the epochs to come."""
+        """Leave these trials out of all later epochs."""
         self._drop(set(keys))
 
     def state_dict(self, trial: Trial) -> dict[str, Any]:
-        """Return all that the rest of a trial's training depends on, as ``Training.state_dict`` does.
+        """Return a trial's state, on which the rest of its training depends, as ``Training.state_dict`` does.
 
         Raises:
-            KeyError: the trial is not under way.
+            KeyError: The trial has ended, or is none of the pack's.
         """
         index = next((i for i, member in enumerate(self._members) if member.trial == trial), None)
         if index is None:
@@ -155,18 +155,18 @@ class PackTraining:
         if len(kept) == len(self._members):
             return
         self._members = [self._members[index] for index in kept]
-        self._captured = None  # it moves tensors that are replaced now
+        self._captured = None  # it changes tensors that are now replaced
         if kept:
             self._optimizer.keep(kept)
             self._model.keep(torch.tensor(kept, device=self._optimizer.params[0].device))
             self._streams = self._count_streams()
 
     def _seeds(self) -> list[int]:
-        """The seed of each stream, in the members' order."""
+        """Return the seed of each stream, in the members' order."""
         return list(dict.fromkeys(member.trial.seed for member in self._members))
 
     def _count_streams(self) -> Streams:
-        """How many members each stream has, for the members that there are now."""
+        """Return how many members each stream has at present."""
         counts = Counter(member.trial.seed for member in self._members)
         return Streams(tuple(counts[seed] for seed in self._seeds()), self._data.train_inputs.device)
 
@@ -194,7 +194,7 @@ class PackTraining:
         return records
 
     def _train(self, batches: list[Tensor]) -> None:
-        """Take an iteration for each of ``batches``, row numbers of shape (streams, batch)."""
+        """Run an iteration for each of ``batches``, row numbers of shape (streams, batch)."""
         self._model.train(True)
         drawn: Iterator[list[Tensor]] = map(self._drawn, batches)
         if self._capture and self._captured is None and batches:
@@ -220,7 +220,7 @@ class PackTraining:
             member.seconds += seconds
 
     def _drawn(self, chosen: Tensor) -> list[Tensor]:
-        """Return a batch as ``_iterate`` takes it, with all that training draws at random already drawn."""
+        """Return a batch as ``_iterate`` takes it, with all random numbers of training already drawn."""
         if self._workload.prepare is None and not self._model.draws:
             return [chosen]
         drawn = []
@@ -236,7 +236,7 @@ class PackTraining:
         return [chosen, *(torch.stack(parts) for parts in zip(*drawn, strict=True))]
 
     def _iterate(self, chosen: Tensor, inputs: Tensor | None = None, *masks: Tensor) -> Tensor:
-        # All tensors that outlive the call are this object's: a captured iteration reads them again later.
+        # This object holds all tensors that outlive the call: a captured iteration reads them again later.
         params = self._optimizer.params
         if inputs is None:
             inputs = self._data.train_inputs.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)

@@ -1,6 +1,6 @@
 """The precision of a trial: float32, TF32, or autocast to bfloat16. Needs torch only.
 
-Parameters, their gradients, the loss, α, h and the optimizer's state are float32 in each of them.
+Parameters, their gradients, the loss, α, h and the optimizer's state are always float32.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from study.workloads.torch_settings import Changes
 
 
 def settings(precision: str, device: torch.device, *owners: object) -> Changes:
-    """Return torch's settings for a trial; what the code of ``owners`` has changed comes before them.
+    """Return torch's settings for a trial; settings that the code of ``owners`` has changed take precedence.
 
     On a GPU cuDNN tries its algorithms for each shape and keeps the fastest.
 
     Args:
-        precision: the trial's, one of ``study.config.trial.PRECISIONS``.
-        device: where it trains.
-        owners: as for ``torch_settings.kept``.
+        precision: The trial's precision, one of ``study.config.trial.PRECISIONS``.
+        device: The device on which it trains.
+        owners: As for ``torch_settings.kept``.
     """
     base = dict(torch_settings.TF32 if precision == TF32 else torch_settings.FLOAT32)
     if device.type == "cuda":
@@ -33,7 +33,7 @@ def settings(precision: str, device: torch.device, *owners: object) -> Changes:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that a forward pass runs in."""
+    """Return the context for a forward pass."""
     if precision != BF16:
         return nullcontext()
     # Every weight is used once in a pass, and a cache could not be captured in a CUDA graph.
@@ -41,12 +41,12 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def run(precision: str, model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Return the outputs of a model, for the loss to be computed in float32.
+    """Return the outputs of a model, converted for a loss in float32.
 
     Args:
-        precision: the trial's.
-        model: from inputs to outputs.
-        inputs: a batch as the model takes it.
+        precision: The trial's precision.
+        model: The model, a function from inputs to outputs.
+        inputs: A batch, as the model takes it.
     """
     if uses_channels_last(precision, inputs):
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -56,19 +56,19 @@ def run(precision: str, model: Callable[[Tensor], Tensor], inputs: Tensor) -> Te
 
 
 def for_loss(outputs: Tensor) -> Tensor:
-    """Return ``outputs``, those of autocast in float32."""
+    """Return ``outputs``, converted to float32 if they come from autocast."""
     return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
 
 
 def uses_channels_last(precision: str, inputs: Tensor) -> bool:
-    """Return whether pictures are given to the model with their channels last in memory.
+    """Return whether the model gets pictures with their channels last in memory.
 
-    Tensor cores, which compute TF32 and bfloat16, take them so; cuDNN would transpose others for itself.
+    Tensor cores, which compute TF32 and bfloat16, read this layout; cuDNN would transpose others by itself.
     """
     return inputs.device.type == "cuda" and inputs.ndim == 4 and precision in (TF32, BF16)
 
 
 def describe(precision: str, device: torch.device) -> str:
-    """Say how a trial of this precision computes on ``device`` with the settings now in force."""
+    """Return a description of how a trial computes on ``device`` with the settings now in force."""
     rest = torch_settings.describe_precision(device)
     return f"bfloat16 autocast, {rest} else" if precision == BF16 else rest

@@ -1,4 +1,4 @@
-"""Tries a trial on one batch before any worker starts, so that common mistakes show within seconds."""
+"""Tries a trial on one batch before any worker starts, so that common mistakes appear within seconds."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from study.workloads.datasets import DataError
 
 CPU = torch.device("cpu")
 MOST_BYTES = 250e6
-"""Of a model's parameters. Training takes some ten times as much memory, beside that of the workers."""
+"""Largest size of a model's parameters. Training takes about ten times that, beside the workers' memory."""
 MOST_SECONDS = 10.0
-"""For the batch, estimated from a forward pass of one row."""
+"""Longest time for the batch, estimated from a forward pass of one row."""
 
 
 def preflight(
@@ -34,10 +34,10 @@ def preflight(
     gpus: float = 0.0,
     on_message: Callable[[str], None] = lambda line: None,
 ) -> Failure | None:
-    """Train ``trial`` on one batch on the CPU and validate on another; return why that fails, if it does.
+    """Train ``trial`` on one batch on the CPU and validate on another; return the failure, if it fails.
 
-    Touches no journal. Trials of one workload and optimizer that differ in α₀, β, seed or budget fail alike:
-    one of them is enough.
+    It changes no journal. Trials of one workload and optimizer that differ in α₀, β, seed or budget fail
+    alike, so one of them is enough.
 
     Example::
 
@@ -46,14 +46,14 @@ def preflight(
                 print(f"{failure.cause} ({failure.place})")
 
     Args:
-        trial: what to try.
-        data_folder: of the data sets; None for the default. The data are read as for training.
-        gpus: the share of a GPU that the trial will have. Code that needs a GPU cannot be tried here, so its
+        trial: The trial to try.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        gpus: The share of a GPU that the trial will have. Code that needs a GPU cannot be tried here, so its
             errors about devices do not count as failures.
-        on_message: called with one line if the trial is not tried, which says why.
+        on_message: Called with one line that says why, if the trial is not tried.
 
     Returns:
-        The failure, of one trial; None if there is none, or if the trial is not tried.
+        The failure, for one trial; None if there is none, or if the trial is not tried.
     """
 
     def skip(reason: str) -> None:
@@ -96,7 +96,7 @@ def _train_a_batch(trial: Trial, workload: Workload, data: Data) -> None:
 
 
 def _sample(inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return ``count`` rows from all over the data, those with the least and the largest class among them."""
+    """Return ``count`` rows from all over the data, including the smallest and the largest class."""
     count = min(count, len(targets))
     chosen = torch.arange(count, device=CPU) * len(targets) // count
     if targets.ndim == 1 and not targets.is_floating_point() and count > 1:
@@ -105,7 +105,7 @@ def _sample(inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def _estimate(workload: Workload, data: Data, batch_size: int) -> float:
-    """Return about how many seconds a batch takes, forward and backward; 0 if one row does not pass."""
+    """Return the estimated seconds of a batch, forward and backward; 0 if one row raises an error."""
     model, row = sample_model(workload).eval(), data.val_inputs[:1]
     seconds = 0.0
     try:
@@ -115,5 +115,5 @@ def _estimate(workload: Workload, data: Data, batch_size: int) -> float:
                 model(workload.prepare(row, None) if workload.prepare else row)
                 seconds = time.perf_counter() - started
     except RAISED:
-        return 0.0  # the batch says what is wrong
+        return 0.0  # the batch reports the error
     return 3 * seconds * min(batch_size, len(data.train_targets))

@@ -12,7 +12,7 @@ from pathlib import Path
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may run on.
 
-    macOS cannot tie a process to some of the cores, so there it is the number of all.
+    macOS cannot bind a process to some of the cores, so there it is the number of all.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -20,7 +20,7 @@ def cpu_count() -> int:
 
 
 def free_memory() -> float:
-    """Return the bytes of memory that are available, at most what a container's limit allows."""
+    """Return the bytes of memory that are available, at most a container's limit."""
     free = _available_memory()
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
@@ -29,7 +29,7 @@ def free_memory() -> float:
 
 
 def allow_open_files(count: int) -> None:
-    """Let the process have ``count`` files open beside 256 others, as far as its hard limit allows."""
+    """Let the process open ``count`` files beside 256 others, as far as its hard limit allows."""
     try:
         import resource
     except ImportError:  # Windows, where there is no such limit.
@@ -42,7 +42,7 @@ def allow_open_files(count: int) -> None:
 
 
 def _available_memory() -> float:
-    # Without psutil, which a bare GPU machine may not have, on Linux.
+    # On Linux without psutil, which a bare GPU machine may lack.
     with contextlib.suppress(OSError):
         if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()):
             return 1024.0 * int(found[1])

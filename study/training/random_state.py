@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_numpy: Any = np.random  # its stubs lack what numpy documents
+_numpy: Any = np.random  # its stubs lack documented functions
 
 
 class RandomState:
-    """The streams that a trial draws from: for its model, for the order of its data, for augmentation.
+    """The random streams of a trial: for its model, for the order of its data, and for augmentation.
 
     Layers such as dropout can only draw from torch's global generators, and much code draws from numpy's or
-    Python's. ``in_use`` lends them the trial's own states and puts back those that it found.
+    Python's. ``in_use`` lends them the trial's own states, and restores the previous states afterwards.
 
     Args:
-        seed: the trial's.
-        device: where the trial trains, and the generator for augmentation is.
+        seed: The trial's seed.
+        device: The device on which the trial trains, which also has the generator for augmentation.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class RandomState:
                 random.setstate(found_python)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states; ``torch.load(weights_only=True)`` reads them."""
+        """Return the states, which ``torch.load(weights_only=True)`` can read."""
         version, words, gauss = self._python
         state = {
             "model": list(self._states),
@@ -64,14 +64,14 @@ class RandomState:
             "augmentation": self.augmentation.get_state(),
             "python": {"version": version, "words": torch.tensor(words, device="cpu"), "gauss": gauss},
         }
-        if isinstance(self._numpy, np.random.MT19937):  # unless the workload has put another in its place
+        if isinstance(self._numpy, np.random.MT19937):  # unless the workload has replaced it
             own = self._numpy.state["state"]
             state["numpy"] = {"key": torch.from_numpy(own["key"].astype(np.int64)), "pos": own["pos"]}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from ``state``; streams that an earlier version did not have begin at their start."""
-        # A checkpoint of a GPU has a state too many for a CPU, one of a CPU has one too few for a GPU.
+        """Resume from ``state``; streams that an earlier version did not have start at their beginning."""
+        # A GPU's checkpoint has one state too many for a CPU, a CPU's has one too few for a GPU.
         self._states = [*state["model"], *self._states[len(state["model"]) :]][: len(self._states)]
         self.order.set_state(state["order"])
         if state["augmentation"].shape == self.augmentation.get_state().shape:

@@ -1,10 +1,10 @@
-"""Stacks models of one architecture on a leading member axis, says which can be, and runs them as one.
+"""Stacks models of one architecture on a leading member axis, decides which can be, and runs them as one.
 
-Members come in *streams*: those of one stream are given the same batch, so that their first linear layers are
+Members come in *streams*: members of one stream get the same batch, so that their first linear layers are
 one matrix product. Parameters have shape (N, *shape) with members ordered by stream; a batch has shape
 (streams, batch, …), and outputs have shape (N, batch, …).
 
-Perceptrons keep their activations feature-major, (N, features, batch): every product is then of contiguous
+Perceptrons keep their activations feature-major, (N, features, batch): then every product is of contiguous
 matrices, and a softmax over ten classes runs along the batch.
 """
 
@@ -26,10 +26,11 @@ from study.workloads.base import Workload
 
 
 class StackedModel(Protocol):
-    """A model for all members at once. Parameters come with every call; buffers are its own."""
+    """A model for all members at once. Each call passes the parameters; the model has the buffers."""
 
     buffers: dict[str, Tensor]
-    """Shape (N, …) each, by name. In training the model moves them in place; ``keep`` replaces them."""
+    """The buffers by name, each of shape (N, …). In training the model changes them in place; ``keep``
+    replaces them."""
 
     @property
     def draws(self) -> bool:
@@ -37,7 +38,7 @@ class StackedModel(Protocol):
         ...
 
     def train(self, training: bool) -> None:
-        """Let layers do what they do in training, or in evaluation."""
+        """Switch layers to training, or to evaluation."""
         ...
 
     def keep(self, members: Tensor) -> None:
@@ -45,7 +46,7 @@ class StackedModel(Protocol):
         ...
 
     def masks(self, inputs: Tensor) -> list[Tensor]:
-        """Draw what one member's dropout multiplies by, from torch's global generator."""
+        """Draw the factors of one member's dropout from torch's global generator."""
         ...
 
     def __call__(
@@ -83,38 +84,38 @@ LAYERS = (
     nn.LayerNorm,
     nn.GroupNorm,
 )
-"""Layers that compute the same for every member from its parameters and its input alone: no randomness, no
+"""Layers that compute the same for every member from only its parameters and its input: no randomness, no
 buffers, no difference between training and evaluation."""
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 _IGNORED = -100
-"""The target that torch's cross-entropy leaves out of its mean."""
+"""The target that torch's cross-entropy ignores in its mean."""
 
 
 def sample_model(workload: Workload) -> nn.Module:
-    """Return a model of ``workload`` on the CPU to look at; building it leaves no trace in the process."""
+    """Return a model of ``workload`` on the CPU for inspection; the process's state stays the same."""
     settings = torch_settings.kept(workload, workload.load)
     with torch_settings.random_kept(), torch_settings.in_force(settings):
         return workload.build()
 
 
 class Architecture(NamedTuple):
-    """What packing needs to know of a workload's models."""
+    """Facts about a workload's models that packing needs."""
 
     unstackable: str | None
-    """Why they do not stack; None if they do."""
+    """Why the models do not stack; None if they do."""
     convolutional: bool
-    """Whether they have a convolution: those of all members are one with groups."""
+    """Whether the models have a convolution, which runs for all members as one with groups."""
     parameter_bytes: int
 
 
 _known: dict[int, tuple[Workload, Architecture]] = {}
-"""By the workload's id, which stays its own as long as the workload is kept."""
+"""By the workload's id, which stays unique as long as the workload is kept."""
 
 
 def architecture(workload: Workload) -> Architecture:
-    """Return what packing needs to know of a workload's models, from one that is built the first time."""
+    """Return the facts about a workload's models that packing needs; the first call builds a model."""
     if id(workload) not in _known:
         model = sample_model(workload)
         _known[id(workload)] = (
@@ -136,7 +137,7 @@ def unstackable_reason(workload: Workload) -> str | None:
 def _unstackable_reason(workload: Workload, model: nn.Module) -> str | None:
     leaves = list(_leaves(model))
     for layer in leaves:
-        # Exactly these classes: a subclass may do anything, unless its author says that it stacks.
+        # Only these classes: a subclass may do anything, unless its author declares that it stacks.
         if type(layer) not in (*LAYERS, *BATCH_NORMS, *DROPOUT) and not workload.stacks:
             return f"its model has a {type(layer).__name__}, which does not stack"
         if _is_hooked(layer):
@@ -159,12 +160,12 @@ def _unstackable_reason(workload: Workload, model: nn.Module) -> str | None:
 
 
 def stack(models: Sequence[nn.Module], dimensions: int) -> StackedModel:
-    """Return the members' models as one.
+    """Return the members' models as one model.
 
     Args:
-        models: of a workload that ``unstackable_reason`` has nothing against. Their parameters are not used,
-            and they are not to be used again.
-        dimensions: of a model's input, the batch's included.
+        models: Models of a workload for which ``unstackable_reason`` returns None. Their parameters are not
+            used, and they must not be used again.
+        dimensions: Number of dimensions of a model's input, the batch's included.
     """
     layers = list(_leaves(models[0]))
     if _is_perceptron(layers, dimensions):
@@ -176,8 +177,8 @@ def losses(workload: Workload, targets: Tensor) -> Callable[[Tensor, Tensor], Te
     """Return the stacked loss: (outputs (N, batch, …), targets (N, batch, …)) → losses (N,).
 
     Args:
-        workload: whose loss it is.
-        targets: all that there are.
+        workload: The workload with the loss.
+        targets: All targets of the data set.
     """
     by_class = targets.ndim == 1 and not targets.is_floating_point() and not bool((targets == _IGNORED).any())
     if workload.loss is F.cross_entropy and by_class:
@@ -215,7 +216,7 @@ class Perceptron:
     def __call__(
         self, params: Sequence[Tensor], inputs: Tensor, streams: Streams, masks: Sequence[Tensor] = ()
     ) -> Tensor:
-        """Return the outputs: a ``StackedModel``."""
+        """Return the outputs; see ``StackedModel``."""
         rest = iter(params)
         values, shared = inputs, True
         for layer in self._layers:
@@ -237,7 +238,7 @@ class Perceptron:
 
 
 def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams: Streams) -> Tensor:
-    """W_k X_sᵀ + b_k as (N, out, batch): one matrix product for all members of a stream."""
+    """Return W_k X_sᵀ + b_k, shape (N, out, batch): one matrix product for all members of a stream."""
     members, features, _ = weight.shape
     count = len(streams.counts)
     transposed = inputs.transpose(1, 2)
@@ -259,7 +260,7 @@ def _shared_product(weight: Tensor, bias: Tensor | None, inputs: Tensor, streams
 
 
 def _leaves(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers in the order in which nested ``nn.Sequential`` run them; other containers are leaves."""
+    """Yield the layers in the order in which nested ``nn.Sequential`` run them, other containers whole."""
     if type(model) is nn.Sequential and not _is_hooked(model):
         for layer in model:
             yield from _leaves(layer)

@@ -1,4 +1,4 @@
-"""Finds the members of a pack that get the same batch. Needs torch only."""
+"""Groups the members of a pack that get the same batch. Needs torch only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Streams:
-    """How many members each stream has.
+    """The number of members of each stream.
 
     Args:
-        counts: members per stream.
-        device: where batches are. A copy of the counts is kept there: made anew for every batch, it would be
-            a copy that waits, which a CUDA graph cannot capture.
+        counts: Number of members per stream.
+        device: The device of the batches. It keeps a copy of the counts: a new copy for every batch would
+            have to wait, which a CUDA graph cannot capture.
     """
 
     counts: tuple[int, ...]
@@ -27,14 +27,14 @@ class Streams:
 
     @property
     def members(self) -> int:
-        """The members of all streams."""
+        """Number of members in all streams."""
         return sum(self.counts)
 
     @property
     def even(self) -> bool:
-        """Whether all streams have equally many members."""
+        """Whether all streams have the same number of members."""
         return len(set(self.counts)) == 1
 
     def repeat(self, values: Tensor) -> Tensor:
-        """Return ``values``, of shape (streams, …), once for each member: of shape (N, …)."""
+        """Return ``values``, shape (streams, …), repeated for each member, shape (N, …)."""
         return values.repeat_interleave(self._repeats, dim=0, output_size=self.members)

@@ -1,8 +1,8 @@
 """Trains one trial and yields its records, epoch by epoch. Needs torch and ``hypergrad`` only.
 
-The same trial gives the same numbers on the same machine, on a CPU bit for bit, whatever else the process or
-the machine does. Every random draw comes from the trial's own streams, derived from its seed, and settings of
-the process that a workload changes are in force for its own trials only.
+The same trial gives the same numbers on the same machine, on a CPU bit for bit, whatever else runs in the
+process or on the machine. Every random draw comes from the trial's own streams, derived from its seed, and
+process settings that a workload changes are in force only for its own trials.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def train(trial: Trial, workload: Workload, data: Data, device: torch.device) ->
 
 
 class Training:
-    """One trial under way. Between two epochs it can be saved, and resumed elsewhere as if never interrupted.
+    """Training of one trial. Between two epochs it can be saved, and resumed elsewhere without a difference.
 
     Example::
 
@@ -43,20 +43,20 @@ class Training:
             print(record.epoch, record.val_loss)
 
     Args:
-        trial: what to train.
-        workload: the trial's workload.
-        data: the workload's data, on ``device``.
-        device: where to train.
+        trial: The trial to train.
+        workload: The trial's workload.
+        data: The workload's data, on ``device``.
+        device: The device to train on.
     """
 
     def __init__(self, trial: Trial, workload: Workload, data: Data, device: torch.device) -> None:
         self._trial, self._workload, self._data = trial, workload, data
         self._random = RandomState(trial.seed, device)
         self.settings = precision.settings(trial.precision, device, workload, workload.load)
-        """What is in force while it trains; see ``study.workloads.torch_settings``."""
+        """Settings of torch in force while it trains; see ``study.workloads.torch_settings``."""
         last = precision.uses_channels_last(trial.precision, data.train_inputs)
         self.layout = {"memory format": "channels last"} if last else {}
-        """What a record of the machine says of layouts in memory."""
+        """Layouts in memory, for the record of the machine."""
         with torch_settings.in_force(self.settings):
             with self._random.in_use():
                 self._model = workload.build().to(device)
@@ -64,7 +64,7 @@ class Training:
         epoch = trial.batches(len(data.train_targets))
         self._scheduler = optimizers.scheduler(trial, self._optimizer, epoch)
         self.epoch = 0
-        """Epochs done."""
+        """Number of epochs done."""
         self._iterations = 0
 
     @property
@@ -74,7 +74,7 @@ class Training:
         return self.epoch == self._trial.epochs or (budget is not None and self._iterations >= budget)
 
     def epochs(self) -> Iterator[EpochRecord]:
-        """Train on and yield one record per epoch, up to the budget or the first that is ``diverged``.
+        """Train on and yield one record per epoch, up to the budget or to the first ``diverged`` record.
 
         Nothing is read back from the device before an epoch ends.
         """
@@ -88,7 +88,7 @@ class Training:
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the rest of the training depends on; ``torch.load(weights_only=True)`` reads it."""
+        """Return the state on which the rest depends; ``torch.load(weights_only=True)`` can read it."""
         state = {
             "key": self._trial.key,
             "epoch": self.epoch,
@@ -100,10 +100,10 @@ class Training:
         return state if self._scheduler is None else state | {"scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from where ``state`` was taken.
+        """Resume from a saved state.
 
         Raises:
-            ValueError: it is another trial's.
+            ValueError: The state is another trial's.
         """
         if state["key"] != self._trial.key:
             raise ValueError(
@@ -141,7 +141,7 @@ class Training:
         hypergradients: list[Tensor] = []
         for chosen in order.to(data.train_inputs.device).split(size)[:batches]:
             try:
-                # Half the time of indexing with [chosen], on a CPU.
+                # On a CPU this takes half the time of indexing with [chosen].
                 inputs = data.train_inputs.index_select(0, chosen)
                 if workload.prepare is not None:
                     inputs = workload.prepare(inputs, self._random.augmentation)
@@ -169,14 +169,14 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return the mean loss and the accuracy (0 to 1) of ``model`` over the validation data.
 
-    Where a row has several targets, as a text has characters, the accuracy is over all of them. A regression
-    has no accuracy: it is NaN.
+    If a row has several targets, as a text has characters, the accuracy is over all of them. A regression has
+    no accuracy: it is NaN.
 
     Args:
-        workload: whose loss counts.
-        data: the workload's.
-        model: switched to evaluation.
-        in_precision: the trial's precision.
+        workload: The workload with the loss.
+        data: The workload's data.
+        model: The model; it is switched to evaluation.
+        in_precision: The trial's precision. Default: float32.
     """
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=data.val_inputs.device)

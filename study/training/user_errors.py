@@ -1,4 +1,4 @@
-"""Errors that a user's model, loss, data or optimizer raises, and their form in a trial's record."""
+"""Errors in a user's model, loss, data or optimizer, and their form in a trial's record."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from study.config.trial import Trial
 from study.storage.failures import place_of
 
 RAISED = (Exception, SystemExit)
-"""What a user's code may raise, ``sys.exit()`` included, without ending the process: it fails the trial."""
+"""Exceptions of a user's code that fail the trial without ending the process, ``sys.exit()`` included."""
 
 
 class LastBatchError(ValueError):
-    """Training fails on the one row that is left for the last batch of an epoch."""
+    """Training fails on an epoch's last batch, which has one row."""
 
     def __init__(self, rows: int, batch_size: int, error: BaseException) -> None:
         super().__init__(
@@ -28,12 +28,12 @@ class LastBatchError(ValueError):
 def stored_traceback(error: BaseException, trial: Trial) -> str:
     """Return the traceback of ``error`` for the journal of ``trial``.
 
-    A layer of the wrong width raises inside torch and leads to no line of the user's. Then the place where
-    the workload is defined stands before the traceback, which still ends in the exception.
+    A layer of the wrong width raises an error inside torch, without any line of the user's. Then the place of
+    the workload's definition comes before the traceback, which still ends in the exception.
 
     Args:
-        error: what training the trial raised.
-        trial: whose workload raised it.
+        error: The error that training the trial raised.
+        trial: The trial.
     """
     text = "".join(traceback.format_exception(error))
     if place_of(text, [trial.workload.partition(":")[0].partition(".")[0]]) is None:
@@ -42,7 +42,7 @@ def stored_traceback(error: BaseException, trial: Trial) -> str:
 
 
 def _definition(workload: str) -> str:
-    """The line that says where a workload's function is; empty for a built-in one."""
+    """Return a line with the place of a workload's function; empty for a built-in one."""
     module, separator, name = workload.partition(":")
     function = getattr(sys.modules.get(module), name, None) if separator else None
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None

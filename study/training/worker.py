@@ -1,8 +1,8 @@
 """Trains a bundle of trials in one process, in packs or alone, each into its own journal.
 
-Knows neither Ray nor MLflow. A trial whose journal is complete is not trained again; one that was interrupted
-resumes from its last checkpoint. What a user's code raises fails the trial that it is raised for, and the
-other trials train.
+It uses neither Ray nor MLflow. A trial whose journal is complete is not trained again; one that was
+interrupted resumes from its last checkpoint. An error in a user's code fails its own trial, and the other
+trials train.
 """
 
 from __future__ import annotations
@@ -41,27 +41,26 @@ from study.training.user_errors import stored_traceback
 from study.workloads import torch_settings
 
 if TYPE_CHECKING:
-    from study.config.study import Study  # needs pydantic, which a worker does without
+    from study.config.study import Study  # needs pydantic, which a worker may lack
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker process may use, and how it trains.
+    """Resources of a worker process, and its settings for training.
 
     Args:
-        cpus: cores of this process; it trains with as many threads, at least one.
-        gpus: this process's share of a GPU; 0 trains on the CPU, whatever GPUs there are.
-        data_folder: where the data sets lie; None for the default.
-        retries: how often a trial that raises starts again.
-        checkpoint_seconds: least seconds of training between two checkpoints of a trial, so that shorter
+        cpus: CPU cores of this process; it trains with as many threads, at least one.
+        gpus: This process's share of a GPU; 0 trains on the CPU, even if there are GPUs.
+        data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
+        retries: Number of times that a trial starts again after an error.
+        checkpoint_seconds: Least seconds of training between two checkpoints of a trial, so that shorter
             trials write none; 0 for a checkpoint after every epoch.
-        pack: how many trials train together at most; None for as many as pays and fits.
-        checkpoints: the folder of an object store for the study's checkpoints; None keeps them in the study's
-            folder.
-        run: which run of the study this is. Trials that failed in this run are not trained again when their
-            bundle starts again in a new process. Empty outside a run.
-        stop_at: when training ends, in Unix seconds: trials under way then write a checkpoint, and no other
-            begins. None for never.
+        pack: Largest number of trials that train together; None for the fastest number that fits.
+        checkpoints: Folder of an object store for the study's checkpoints. Default: the study's folder.
+        run: Identifier of this run of the study. Trials that failed in this run are not trained again when
+            their bundle starts again in a new process. Empty outside a run.
+        stop_at: When training ends, in Unix seconds: trials that train then write a checkpoint, and no other
+            begins. Default: never.
     """
 
     cpus: float = 1.0
@@ -83,7 +82,7 @@ class WorkerOptions:
         *,
         stop_at: float | None = None,
     ) -> WorkerOptions:
-        """Return the options that a study asks for, for a new run of it."""
+        """Return the options for a new run of a study, from its settings."""
         return cls(
             cpus=study.resources.cpus,
             gpus=study.resources.gpus,
@@ -105,8 +104,8 @@ def run_bundle(
 ) -> Iterator[tuple[Trial, Status]]:
     """Train ``trials`` and yield how each ended: ``"finished"``, ``"diverged"`` or ``"failed"``.
 
-    A trial that raises starts again up to ``options.retries`` times. Then its journal keeps the exception,
-    and the other trials train.
+    A trial that raises an error starts again up to ``options.retries`` times. Then its journal keeps the
+    error, and the other trials train.
 
     Example::
 
@@ -114,14 +113,14 @@ def run_bundle(
             print(trial.name, status)
 
     Args:
-        trials: what to train, in this order as far as they do not train together.
-        folder: where the journals and checkpoints of the trials are.
-        options: what this process may use.
+        trials: Trials to train, in this order as far as they do not train together.
+        folder: The folder with the journals and checkpoints of the trials.
+        options: What this process may use, and how it trains.
 
     Raises:
-        BrokenDeviceError: this process can no longer use its GPU. Run the same bundle in a new process: it
+        BrokenDeviceError: This process can no longer use its GPU. Run the same bundle in a new process: it
             trains the trials that have not ended.
-        OSError: a journal or checkpoint cannot be written; the trial resumes from there when it is run again.
+        OSError: A journal or checkpoint cannot be written; the trial resumes when it is run again.
     """
     worker = _Worker(folder, options)
     with _settings(options.cpus):
@@ -133,19 +132,19 @@ def run_bundle(
 def run_side_by_side(
     trials: Sequence[Trial], folder: TrialFolder, options: WorkerOptions = DEFAULT
 ) -> Iterator[tuple[int, list[Sequence[EpochRecord]]]]:
-    """Train ``trials`` an epoch each at a time; yield, after each epoch, its number and all epochs so far.
+    """Train ``trials``, one epoch each in turn; yield, after each round, its number and all epochs so far.
 
     It yields epochs of earlier attempts as well, so that its output does not depend on where the trials were
-    interrupted. A trial that has no further epoch keeps those it has; one that failed before its first epoch
-    has none, and is left out. When it yields the last epoch, all journals have ended.
+    interrupted. A trial without a further epoch keeps those it has; a trial that failed before its first
+    epoch is left out. When it yields the last epoch, all journals have ended.
 
     Args:
-        trials: what to train.
-        folder: where the journals and checkpoints of the trials are.
-        options: what this process may use; each trial trains alone.
+        trials: Trials to train.
+        folder: The folder with the journals and checkpoints of the trials.
+        options: What this process may use, and how it trains; each trial trains alone.
 
     Raises:
-        BrokenDeviceError, OSError: as ``run_bundle``.
+        BrokenDeviceError, OSError: As for ``run_bundle``.
     """
     worker = _Worker(folder, options)
     known = [list(record.epochs) for record in folder.records(trials)]
@@ -163,7 +162,7 @@ def run_side_by_side(
 
 
 class _Worker:
-    """Decides what trains together, and what comes after an exception."""
+    """Decides which trials train together, and what follows an error."""
 
     def __init__(self, folder: TrialFolder, options: WorkerOptions) -> None:
         if options.checkpoints is not None:
@@ -210,7 +209,7 @@ class _Worker:
                 raise
 
     def _train_pack(self, trials: Sequence[Trial], note: str | None) -> Iterator[Step]:
-        """Train ``trials`` as one pack; as smaller ones if memory runs out, and alone if it raises."""
+        """Train ``trials`` as one pack; as smaller ones if memory runs out, and alone after another error."""
         if len(trials) == 1:
             yield from self.train_alone(trials[0], note)
             return
@@ -222,7 +221,7 @@ class _Worker:
                 yield step
             return
         except TrainingError as failed:
-            # Nothing of the exception is kept: its frames hold the memory of the pack.
+            # Keep no reference to the exception: its frames hold the memory of the pack.
             reason, out_of_memory = describe_error(failed.error), is_out_of_memory(failed.error)
         if is_broken(self._device):
             raise BrokenDeviceError(
@@ -240,7 +239,7 @@ class _Worker:
             yield from self._train_pack(piece, note)
 
     def train_alone(self, trial: Trial, note: str | None = None) -> Iterator[Step]:
-        """Train ``trial`` by itself to its end, again if it raises and may."""
+        """Train ``trial`` by itself to its end; again after an error, if ``retries`` allows it."""
         record = journal.read(self._folder.journal(trial), trial)
         if self._has_ended(record):
             yield Step(trial, None, record.status)
@@ -264,16 +263,16 @@ class _Worker:
         yield Step(trial, None, "failed")
 
     def _has_ended(self, record: TrialRecord) -> bool:
-        """Whether a trial needs no training: it is complete, or has failed in this run."""
+        """Return whether a trial needs no training: it is complete, or has failed in this run."""
         in_this_run = bool(record.run) and record.run == self._options.run
         return record.is_complete or (record.status == "failed" and in_this_run)
 
     def _is_suspect(self, record: TrialRecord) -> bool:
-        """Whether this trial, or one of its kind beside it, has broken a GPU in this run."""
+        """Return whether this trial, or one of its kind trained beside it, has broken a GPU in this run."""
         return record.suspect and bool(record.run) and record.run == self._options.run
 
     def _tried_on_the_cpu(self, trial: Trial) -> Failure | None:
-        """Return why ``trial`` fails there, where a mistake breaks nothing and its message says more."""
+        """Return why ``trial`` fails on the CPU, where an error breaks no device and has a better message."""
         return preflight(trial, self._options.data_folder, gpus=self._options.gpus)
 
     def _mark_failed(self, trial: Trial, error: str) -> None:
@@ -283,8 +282,7 @@ class _Worker:
         )
 
     def _mark_suspect(self, trials: Sequence[Trial], reason: str) -> None:
-        """Let the next process try those of ``trials`` that have not ended on the CPU, and train them
-        alone."""
+        """Mark unfinished trials, so that the next process tries them on the CPU and trains them alone."""
         for record in self._folder.records(trials):
             if self._has_ended(record):
                 continue
@@ -302,7 +300,7 @@ class _Worker:
 
 @contextmanager
 def _settings(cpus: float) -> Iterator[None]:
-    """Train with as many threads as cores, and with float32 as it is."""
+    """Train with as many threads as cores, and with float32 unchanged."""
     with torch_settings.in_force(torch_settings.kept()):
         torch.set_num_threads(max(1, int(cpus)))
         yield

@@ -60,12 +60,12 @@ __all__ = ["Data", "Workload"]
 class Data:
     """Training and validation data as whole tensors: row i of the inputs belongs to row i of the targets.
 
-    Inputs have shape (n, ...) and any dtype, as ``Workload.prepare`` or else the model takes them; targets
-    have shape (n, ...) as ``Workload.loss`` takes them: int64 of shape (n,) for classes, a floating-point
-    dtype for a regression.
+    Inputs have shape (n, ...) and any dtype that ``Workload.prepare``, or without it the model, takes;
+    targets have shape (n, ...) as ``Workload.loss`` takes them: int64 of shape (n,) for classes, a
+    floating-point dtype for a regression.
 
     Raises:
-        ValueError: inputs and targets differ in length, or there are none.
+        ValueError: Inputs and targets differ in length, or there are none.
     """
 
     train_inputs: Tensor
@@ -85,7 +85,7 @@ class Data:
         return not self.val_targets.is_floating_point()
 
     def to(self, device: torch.device | str) -> Data:
-        """Return the data on ``device``; tensors that are there already are shared, not copied."""
+        """Return the data on ``device``; tensors that are already there are shared, not copied."""
         return Data(
             self.train_inputs.to(device),
             self.train_targets.to(device),
@@ -100,18 +100,18 @@ class Workload:
 
     name: str
     load: Callable[[Path], Data]
-    """Read the data, as CPU tensors, from the data folder; download them into it if they are not there."""
+    """Reads the data, as CPU tensors, from the data folder; downloads them into it if they are not there."""
     build: Callable[[], nn.Module]
-    """Return a fresh model. Initial weights come from torch's global generator, which the trainer seeds."""
+    """Returns a new model. Initial weights come from torch's global generator, which the trainer seeds."""
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-    """(outputs, targets) of a batch → the mean loss, a 0-d tensor."""
+    """Returns the mean loss, a 0-d tensor, for the outputs and targets of a batch."""
     prepare: Callable[[Tensor, torch.Generator | None], Tensor] | None = None
-    """A batch of stored inputs, on the device → the model's inputs. In training it is given a generator to
-    draw augmentation from, in evaluation None. The generator may be on the CPU whatever the device is:
-    draw on ``generator.device``. None: the model takes the inputs as they are stored."""
+    """Returns the model's inputs for a batch of stored inputs, on the device. In training it gets a generator
+    for augmentation, in evaluation None. The generator may be on the CPU for any device: draw on
+    ``generator.device``. Default: the model takes the inputs as they are stored."""
     stacks: bool = False
     """Whether ``torch.func.vmap`` can run the model, so that trials train together in packs. A sequence of
-    torch's usual layers packs without it, batch norm and dropout included. Set it for a module of your own if
-    its outputs follow from its parameters, its buffers and its inputs, and if all that it draws at random in
-    training is drawn by dropout layers, each of them called once in a forward pass. Of recurrent layers only
-    a GRU in one direction without dropout can be run."""
+    torch's usual layers packs without it, batch norm and dropout included. Set it for your own module if its
+    outputs depend only on its parameters, its buffers and its inputs, and if in training only dropout layers
+    draw random numbers, each called once in a forward pass. Of recurrent layers, only a GRU in one direction
+    without dropout can run."""

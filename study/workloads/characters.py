@@ -16,13 +16,13 @@ from study.workloads.base import Data, Workload
 __all__ = ["LetterModel", "LetterTransformer", "gru", "load", "load_short", "loss", "transformer"]
 
 WINDOW = 32
-"""Characters that the model sees at a time, each window anew."""
+"""Characters that the model sees at a time; its state starts anew in each window."""
 TRAIN, VAL = 6400, 1280
-"""Windows for training and for validation."""
+"""Numbers of windows for training and for validation."""
 SHORT = 16
 """Characters of a window of ``load_short``."""
 TRAIN_TEXT, VAL_TEXT = 2019, 2020
-"""Seeds of the two texts; not a trial's."""
+"""Seeds of the two texts, independent of a trial's seed."""
 
 
 def load(folder: Path) -> Data:
@@ -51,21 +51,21 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy per character, in nats.
 
     Args:
-        logits: shape (n, window, characters).
-        targets: codes, shape (n, window).
+        logits: Logits, shape (n, window, characters).
+        targets: Codes, shape (n, window).
     """
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def gru(width: int = 32) -> Workload:
-    """A gated recurrent network over windows of 32 characters: 6,417 parameters with 32 hidden units."""
+    """Return a gated recurrent network over windows of 32 characters: 6,417 parameters with 32 units."""
     return Workload("chars-gru", load, partial(LetterModel, len(grammar.ALPHABET), 16, width), loss)
 
 
 class LetterModel(nn.Module):
     """An embedding, one GRU layer from a zero state, a linear layer; all in torch's initialisation.
 
-    (n, length) codes → (n, length, characters) logits of each next character.
+    It maps codes (n, length) to logits (n, length, characters) of each next character.
     """
 
     def __init__(self, characters: int, embedding: int, hidden: int) -> None:
@@ -75,14 +75,14 @@ class LetterModel(nn.Module):
         self.output = nn.Linear(hidden, characters)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Return the logits; each position has seen itself and those before it."""
+        """Return the logits; each position depends on itself and those before it."""
         states, _ = self.recurrent(self.embedding(codes))
         logits: Tensor = self.output(states)
         return logits
 
 
 def transformer(width: int = 32) -> Workload:
-    """A transformer of one block over windows of 16 characters: 11,265 parameters with width 32."""
+    """Return a transformer of one block over windows of 16 characters: 11,265 parameters with width 32."""
     build = partial(LetterTransformer, len(grammar.ALPHABET), width, heads=2, length=SHORT)
     return Workload("chars-transformer", load_short, build, loss, stacks=True)
 
@@ -90,8 +90,8 @@ def transformer(width: int = 32) -> Workload:
 class LetterTransformer(nn.Module):
     """Embeddings of characters and places, one block of attention and perceptron, a linear layer.
 
-    (n, length) codes → (n, length, characters) logits of each next character. The block normalises before
-    each of its parts (pre-norm). Source: Vaswani et al. 2017, Attention Is All You Need,
+    It maps codes (n, length) to logits (n, length, characters) of each next character. The block normalises
+    before each of its parts (pre-norm). Source: Vaswani et al. 2017, Attention Is All You Need,
     https://arxiv.org/abs/1706.03762; Xiong et al. 2020, On Layer Normalization in the Transformer
     Architecture, https://arxiv.org/abs/2002.04745
     """
@@ -112,7 +112,7 @@ class LetterTransformer(nn.Module):
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, characters))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Return the logits; each position has seen itself and those before it."""
+        """Return the logits; each position depends on itself and those before it."""
         states = self.embedding(codes) + self.places
         states = states + self._attend(self.before_attention(states))
         logits: Tensor = self.output(states + self.perceptron(states))

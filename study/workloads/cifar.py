@@ -17,7 +17,7 @@ from study.workloads.datasets import open_or_download
 __all__ = ["cifar10_vgg16", "imagefolder_vgg16", "load_cifar10", "prepare"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, per colour, for pixels from 0 to 1: the paper normalises CIFAR-10 with them."""
+"""ImageNet's, per colour, for pixels from 0 to 1. The paper normalises CIFAR-10 with them."""
 PADDING = 4
 """Black pixels on each side of a picture before it is cropped."""
 
@@ -38,7 +38,7 @@ def prepare(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
 def _flip_and_crop(inputs: Tensor, generator: torch.Generator) -> Tensor:
     n, colours, height, width = inputs.shape
     offsets = 2 * PADDING + 1
-    # One draw per picture says which of its 2 · 9 · 9 equally likely outcomes it becomes.
+    # One draw per picture selects one of its 2 · 9 · 9 equally likely outcomes.
     outcome = torch.randint(2 * offsets**2, (n, 1), generator=generator, device=generator.device)
     outcome = outcome.to(inputs.device, non_blocking=True)
     flip, down, right = outcome % 2, outcome // 2 % offsets, outcome // 2 // offsets
@@ -53,7 +53,7 @@ def _flip_and_crop(inputs: Tensor, generator: torch.Generator) -> Tensor:
 
 @lru_cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (scale, shift) with pixel · scale + shift = (pixel/255 − mean)/std; made once, not per batch."""
+    """Return (scale, shift), once per device, with pixel · scale + shift = (pixel/255 − mean)/std."""
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
     return (1 / (255 * std)).to(device, torch.float32), (-mean / std).to(device, torch.float32)
 
@@ -61,10 +61,10 @@ def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
 def load_cifar10(folder: Path) -> Data:
     """Return CIFAR-10 as uint8 inputs (50000, 3, 32, 32) and (10000, 3, 32, 32); validation is its test set.
 
-    Reads ``cifar-10-batches-py`` in ``folder``, torchvision's layout.
+    It reads ``cifar-10-batches-py`` in ``folder``, torchvision's layout.
 
     Raises:
-        DataError: the files are not there and cannot be downloaded.
+        DataError: The files are not there and cannot be downloaded.
     """
     from torchvision.datasets import CIFAR10
 
@@ -81,17 +81,17 @@ def load_cifar10(folder: Path) -> Data:
 
 
 def cifar10_vgg16() -> Workload:
-    """VGG-16 with batch normalisation on CIFAR-10: 15,253,578 parameters."""
+    """Return VGG-16 with batch normalisation on CIFAR-10: 15,253,578 parameters."""
     return Workload("cifar10-vgg16", load_cifar10, partial(models.vgg16, 10), prepare=prepare)
 
 
 def imagefolder_vgg16(path: str, classes: int = 10, size: int = 32) -> Workload:
-    """VGG-16 with batch normalisation on a folder of pictures; see ``study.workloads.image_folder.load``.
+    """Return VGG-16 with batch normalisation on a folder of pictures, see ``image_folder.load``.
 
     Args:
-        path: the folder, absolute or relative to the data folder.
-        classes: number of class folders in it.
-        size: height and width that pictures are resized to, in pixels; at least 32.
+        path: The folder, absolute or relative to the data folder.
+        classes: Number of class folders in it; at least 2.
+        size: Height and width to which pictures are resized, in pixels; at least 32.
 
     Raises:
         ValueError: ``path``, ``classes`` or ``size`` is not of that kind.

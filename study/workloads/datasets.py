@@ -42,10 +42,10 @@ class DataError(RuntimeError):
 
 
 def cache_dir() -> Path:
-    """Return the folder of caches: ``HYPERGRAD_STUDY_CACHE``, else a folder in the user's own cache."""
+    """Return the folder of caches: ``HYPERGRAD_STUDY_CACHE``, or a folder in the user's own cache."""
     chosen: str | Path | None = os.environ.get(CACHE_VARIABLE)
     if not chosen:
-        import platformdirs  # a bare GPU machine may not have it
+        import platformdirs  # a bare GPU machine may lack it
 
         chosen = platformdirs.user_cache_path("hypergrad-study", appauthor=False)
     return Path(chosen).expanduser().absolute()
@@ -65,12 +65,12 @@ def load(workload: Workload, folder: Path | None, device: torch.device | str) ->
     that has the data is only read.
 
     Args:
-        workload: the workload; workloads with the same ``load`` function share their data.
-        folder: the data folder, None for the default; see ``data_dir``.
-        device: of the tensors.
+        workload: The workload; workloads with the same ``load`` function share their data.
+        folder: Folder of the data sets; None for the default, see ``data_dir``.
+        device: Device of the tensors.
 
     Raises:
-        DataError: the data are missing and cannot be downloaded, or ``workload.load`` returned no ``Data``.
+        DataError: The data are missing and cannot be downloaded, or ``workload.load`` returned no ``Data``.
     """
     import torch
 
@@ -103,7 +103,7 @@ def machine_lock(name: str) -> Iterator[None]:
     Locks lie in the cache folder: the data may be read-only or on a network disk.
 
     Raises:
-        DataError: the cache folder cannot be written.
+        DataError: The cache folder cannot be written.
     """
     locks = cache_dir() / "locks"
     try:
@@ -123,23 +123,23 @@ def machine_lock(name: str) -> Iterator[None]:
 def open_or_download(
     dataset: Callable[[Path, bool], T], folder: Path, *, what: str, files: str, source: str
 ) -> T:
-    """Return ``dataset(folder, False)``, after downloading into ``folder`` if they are absent or damaged.
+    """Return ``dataset(folder, False)``, after a download into ``folder`` if files are absent or damaged.
 
     The download goes to a folder beside the data, and the files are renamed into place when all are there. So
-    a process that is killed meanwhile leaves no half-written file among the data.
+    a process that is killed meanwhile leaves no incomplete file among the data.
 
     Args:
-        dataset: opens the data in a folder, downloading them first if the second argument is true, as
+        dataset: Opens the data in a folder, and downloads them first if the second argument is true, as
             torchvision's classes do.
-        folder: the data folder; made if absent.
-        what: the data set's name, for messages.
-        files: where in ``folder`` its files belong, for messages.
-        source: where it is downloaded from, for messages.
+        folder: Folder of the data sets; created if absent.
+        what: Name of the data set, for messages.
+        files: Place of its files in ``folder``, for messages.
+        source: Address of the download, for messages.
 
     Raises:
-        DataError: the data are missing and cannot be downloaded.
+        DataError: The data are missing and cannot be downloaded.
     """
-    # torchvision's own error for absent files, and those that it runs into in files that were cut off.
+    # torchvision's own error for absent files, and its errors for files that were cut off.
     unusable = (RuntimeError, ValueError, LookupError, AssertionError)
     with suppress(*unusable):
         return dataset(folder, False)

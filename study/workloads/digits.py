@@ -20,16 +20,16 @@ __all__ = ["autoencoder", "conv", "load", "load_noisy", "load_pictures", "logreg
 TRAIN = 1437
 """Pictures for training; the other 360 of the 1797 are for validation."""
 MEAN, STD = 4.88, 6.01
-"""Of the training pixels, which are 0 to 16."""
+"""Mean and standard deviation of the training pixels, which are 0 to 16."""
 WRONG = 0.3
-"""Odds that ``load_noisy`` gives a training picture a wrong label."""
+"""Probability that ``load_noisy`` gives a training picture a wrong label."""
 
 
 def load(folder: Path) -> Data:
     """Return the digits as float32 inputs (1437, 64) and (360, 64); ``folder`` is not used.
 
-    The split is a fixed permutation: the pictures come in runs by one writer. It is the same for every
-    seed, machine and version (``RandomState``'s stream is frozen by numpy's policy).
+    The split is a fixed permutation, because the pictures come in blocks of one writer each. It is the same
+    for every seed, machine and version (``RandomState``'s stream is frozen by numpy's policy).
     """
     pixels, targets = _read()
     order = np.random.RandomState(2019).permutation(len(pixels))
@@ -41,7 +41,7 @@ def load(folder: Path) -> Data:
 def load_noisy(folder: Path) -> Data:
     """Return the digits with 30 % of the training labels wrong, each drawn from the other nine.
 
-    The validation labels are right. So a model that fits its training labels does badly.
+    The validation labels are right, so a model that fits its training labels has a high validation loss.
     """
     data = load(folder)
     random = np.random.RandomState(2020)
@@ -58,7 +58,7 @@ def load_pictures(folder: Path) -> Data:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """Return the arrays of ``sklearn.datasets.load_digits``, whose import takes 3 s in every worker."""
+    """Return the arrays of ``sklearn.datasets.load_digits``, whose import would take 3 s in every worker."""
     package = find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
         table = Path(folder, "datasets", "data", "digits.csv.gz")
@@ -72,28 +72,28 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def logreg() -> Workload:
-    """Logistic regression, 64–10: 650 parameters."""
+    """Return logistic regression, 64–10: 650 parameters."""
     return Workload("digits-logreg", load, partial(models.logreg, 64, 10))
 
 
 def mlp() -> Workload:
-    """ReLU perceptron, 64–64–64–10: 8,970 parameters."""
+    """Return a ReLU perceptron, 64–64–64–10: 8,970 parameters."""
     return Workload("digits-mlp", load, partial(models.mlp, 64, 64, 64, 10))
 
 
 def noisy_mlp() -> Workload:
-    """The same perceptron, with 30 % of the training labels wrong."""
+    """Return the perceptron of ``mlp``, with 30 % of the training labels wrong."""
     return Workload("digits-noisy-mlp", load_noisy, partial(models.mlp, 64, 64, 64, 10))
 
 
 def autoencoder() -> Workload:
-    """A tanh perceptron, 64–32–8–32–64, that returns its input through eight numbers: 4,744 parameters."""
+    """Return a tanh perceptron, 64–32–8–32–64, that codes its input in eight numbers: 4,744 parameters."""
     build = partial(models.mlp, 64, 32, 8, 32, 64, activation=nn.Tanh)
     return Workload("digits-autoencoder", load_pictures, build, F.mse_loss)
 
 
 def conv() -> Workload:
-    """Two 3×3 convolutions of 8 and 16 channels with batch norm, one linear layer: 1,946 parameters."""
+    """Return 3×3 convolutions of 8 and 16 channels with batch norm, and a linear layer: 1,946 parameters."""
     return Workload("digits-conv", load, _conv)
 
 

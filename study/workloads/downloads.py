@@ -1,4 +1,4 @@
-"""The data sets that are downloaded: their names, and where they lie. Importing it does not import torch."""
+"""The data sets that are downloaded: their names and their places. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Download(NamedTuple):
     """A data set that does not come with the program.
 
     Args:
-        prefix: beginning of the names of the workloads that use it.
-        name: what people call it.
-        place: where it lies in the folder of data sets.
-        size: what is downloaded, for people.
+        prefix: Beginning of the names of the workloads that use it.
+        name: Name for people.
+        place: Place in the folder of data sets.
+        size: Size of the download, as text for people.
     """
 
     prefix: str
@@ -39,10 +39,10 @@ def needed(workloads: Iterable[str]) -> list[Download]:
 
 
 def read(download: Download, folder: Path) -> dict[str, bytes] | None:
-    """Return the content of a data set's files by name, unpacked ones only; None if it is not in ``folder``.
+    """Return the content of a data set's unpacked files, by name; None if it is not in ``folder``.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     place = folder / download.place
     if not place.is_dir():

@@ -1,14 +1,14 @@
 """A synthetic text to model letter by letter: English sentences from a small grammar, always the same.
 
-Why no book: a text that comes with a package changes with the package's version, and a trial's key stands for
-one computation for ever. Here the text is its program, and its entropy is known: every choice is drawn with
-known odds, and a text can come about in one way only, so the sum of −ln p over its choices is its
-information: 0.48 nats per character. No model of any size gets below that, and one that knows no more than
-how common each character is gets 2.88.
+Why no book: a text in a package changes with the package's version, but a trial's key must always mean the
+same computation. Here the text is its program, and its entropy is known: every choice is drawn with known
+odds, and a text can come about in only one way, so the sum of −ln p over its choices is its information: 0.48
+nats per character. No model of any size can have a lower loss, and one that knows only how common each
+character is has 2.88.
 
-What there is to learn, by distance: spelling (a lexicon of about 120 words of very different frequency);
-word order; verbs that agree in number with a noun a clause away; brackets that close; a name that comes back
-as its pronoun.
+A model can learn, by distance: spelling (a lexicon of about 120 words of very different frequency); word
+order; verbs that agree in number with a noun a clause away; brackets that close; a pronoun for an earlier
+name.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def sentences(seed: int) -> Iterator[tuple[str, float]]:
 
 
 class _Draw:
-    """Draws with known odds and adds up what the choices weigh.
+    """Draws choices with known odds and adds up their information.
 
-    Only ``Random.random`` is used, whose sequence Python promises to keep for a seed.
+    It uses only ``Random.random``, whose sequence Python promises to keep for a seed.
     """
 
     def __init__(self, source: random.Random) -> None:
@@ -80,7 +80,7 @@ class _Draw:
         self.nats = 0.0
 
     def chance(self, odds: float) -> bool:
-        """Return whether it happens."""
+        """Return True with these odds."""
         happens = self._uniform() < odds
         self.nats -= math.log(odds if happens else 1 - odds)
         return happens
@@ -127,7 +127,7 @@ def _noun_phrase(draw: _Draw, plural: bool, depth: int = 0) -> list[str]:
 
 
 def _predicate(draw: _Draw, plural: bool, depth: int = 0) -> list[str]:
-    """A verb in the third person, or as it stands in the lexicon if plural, and what goes with it."""
+    """Return a verb, third person unless ``plural``, with its object, place or adverb."""
     transitive = draw.chance(0.6)
     verb = draw.one(_VERBS if transitive else _INTRANSITIVE)
     words = [verb if plural else _THIRD.get(verb, verb + "s")]
@@ -141,7 +141,7 @@ def _predicate(draw: _Draw, plural: bool, depth: int = 0) -> list[str]:
 
 
 def _spelled(words: Sequence[str]) -> str:
-    """The words with spaces where English has them, and ``an`` before a vowel."""
+    """Return the words with spaces as in English, and ``an`` before a vowel."""
     spelled = ""
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word == "a" and following[0] in "aeiou":

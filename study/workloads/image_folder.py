@@ -24,9 +24,9 @@ from study.workloads.datasets import DATA_VARIABLE, DataError, cache_dir, machin
 __all__ = ["load"]
 
 _FORMAT = "1"
-"""Part of every cache key: raise it when decoding changes."""
+"""Part of every cache key; raise it when decoding changes."""
 _CHUNK = 256
-"""Pictures per task of the thread pool; handing over one by one costs more than decoding a small picture."""
+"""Pictures per task of the thread pool; a task for each would cost more than decoding a small picture."""
 
 
 def load(folder: Path, *, path: str, classes: int, size: int) -> Data:
@@ -37,16 +37,16 @@ def load(folder: Path, *, path: str, classes: int, size: int) -> Data:
     converted to RGB, and resized to size × size if they are not (bilinear; the aspect ratio is not kept).
 
     The arrays are kept in the cache folder under a key of the path, of every file's name, size and
-    modification time, and of ``size``: change a picture and they are made anew.
+    modification time, and of ``size``: after a change of a picture they are decoded again.
 
     Args:
-        folder: the data folder.
-        path: the folder of pictures, absolute or relative to ``folder``.
-        classes: number of class folders that there have to be.
-        size: height and width in pixels.
+        folder: Folder of the data sets.
+        path: The folder of pictures, absolute or relative to ``folder``.
+        classes: Required number of class folders.
+        size: Height and width in pixels.
 
     Raises:
-        DataError: the folders are not as described, or a picture cannot be read.
+        DataError: The folders are not as described, or a picture cannot be read.
     """
     root = (folder / path).absolute()
     train, val = _list(root, _split(root, folder, "train")), _list(root, _split(root, folder, "val", "test"))
@@ -105,7 +105,7 @@ def _list(root: Path, split: Path) -> _Listing:
 
 
 def _decode(splits: Sequence[_Listing], size: int, target: Path) -> None:
-    """Write the pictures of split i to ``target/i.npy``; ``target`` appears when all is written."""
+    """Write the pictures of split i to ``target/i.npy``; ``target`` appears when all are written."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".decoding-", dir=target.parent))
     try:

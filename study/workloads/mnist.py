@@ -23,16 +23,16 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 MEAN, STD = 0.1307, 0.3081
-"""Of the training pixels, which are 0 to 1."""
+"""Mean and standard deviation of the training pixels, scaled to 0 to 1."""
 
 
 def load(folder: Path) -> Data:
     """Return MNIST as float32 inputs (60000, 784) and (10000, 784); validation is MNIST's test set.
 
-    Reads ``MNIST/raw`` in ``folder``, torchvision's layout.
+    It reads ``MNIST/raw`` in ``folder``, torchvision's layout.
 
     Raises:
-        DataError: the files are not there and cannot be downloaded.
+        DataError: The files are not there and cannot be downloaded.
     """
     found = [tensor for name in FILES if (tensor := _read_idx(folder / "MNIST" / "raw" / name)) is not None]
     if [tensor.ndim for tensor in found] == [3, 1, 3, 1]:
@@ -54,7 +54,7 @@ def _data(images: Tensor, labels: Tensor, val_images: Tensor, val_labels: Tensor
 
 
 def _read_idx(path: Path) -> Tensor | None:
-    """Return the tensor in a file of MNIST's format; None if it is not whole, and then torchvision reads it.
+    """Return the tensor in a file of MNIST's format; None if it is incomplete, so that torchvision reads it.
 
     Importing torchvision takes longer than reading the files, in every worker.
     """
@@ -78,10 +78,10 @@ def _normalised(pictures: Tensor) -> Tensor:
 
 
 def logreg() -> Workload:
-    """Logistic regression, 784–10: 7,850 parameters."""
+    """Return logistic regression, 784–10: 7,850 parameters."""
     return Workload("mnist-logreg", load, partial(models.logreg, 784, 10))
 
 
 def mlp() -> Workload:
-    """ReLU perceptron, 784–1000–1000–10: 1,796,010 parameters."""
+    """Return a ReLU perceptron, 784–1000–1000–10: 1,796,010 parameters."""
     return Workload("mnist-mlp", load, partial(models.mlp, 784, 1000, 1000, 10))

@@ -29,8 +29,8 @@ def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Seque
     """Return a perceptron with the given layer widths, inputs first, in torch's initialisation.
 
     Args:
-        widths: of the inputs, the hidden layers and the outputs.
-        activation: makes what comes after every layer but the last.
+        widths: Widths of the inputs, the hidden layers and the outputs, in this order.
+        activation: Creates the function that follows every layer but the last.
     """
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
@@ -47,8 +47,8 @@ def vgg16(classes: int, size: int = 32) -> nn.Sequential:
     with zero biases, the rest in torch's initialisation.
 
     Args:
-        classes: number of classes.
-        size: height and width of the pictures; at least 32, as five max-pools halve it.
+        classes: Number of classes.
+        size: Height and width of the pictures in pixels; at least 32, as five max-pools halve it.
     """
     features: list[nn.Module] = []
     channels = 3

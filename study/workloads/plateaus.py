@@ -16,13 +16,13 @@ from study.workloads.base import Data, Workload
 __all__ = ["AddingModel", "adding_gru", "load_adding", "load_parity", "parity_mlp"]
 
 TRAIN, VAL = 6400, 1600
-"""Rows for training and for validation."""
+"""Numbers of rows for training and for validation."""
 BITS = 20
-"""Bits of a row of the parity problem."""
+"""Bits in a row of the parity problem."""
 COUNTED = 3
-"""The first so many of them say which class a row has."""
+"""Number of bits, the first in a row, that determine its class."""
 FLIPPED = 0.1
-"""Odds that a row's class is the other one."""
+"""Probability that a row's class is flipped."""
 LENGTH = 10
 """Numbers in a row of the adding problem."""
 NOISE = 0.1
@@ -33,9 +33,9 @@ def load_parity(folder: Path) -> Data:
     """Return rows of ±1 as float32 (6400, 20) and (1600, 20); ``folder`` is not used.
 
     The class of a row is the parity of the ones among its first three numbers, for one row in ten the other
-    class. No one or two numbers say anything of it, so a model learns nothing until it has found all three.
-    Even the best one has a loss of 0.325, the entropy of the flips. The rows are the same for every seed,
-    machine and version (``RandomState``'s stream is frozen by numpy's policy).
+    class. One or two of the numbers carry no information about it, so a model learns nothing until it has
+    found all three. Even the best model has a loss of 0.325, the entropy of the flips. The rows are the same
+    for every seed, machine and version (``RandomState``'s stream is frozen by numpy's policy).
 
     Source: Barak et al. 2022, Hidden Progress in Deep Learning: SGD Learns Parities Near the Computational
     Limit, https://arxiv.org/abs/2207.08799
@@ -51,10 +51,10 @@ def load_parity(folder: Path) -> Data:
 def load_adding(folder: Path) -> Data:
     """Return sequences as float32 (6400, 10, 2) and (1600, 10, 2); ``folder`` is not used.
 
-    Each step has a number, uniform on [0, 1], and a mark, which is 1 at two steps, one in each half, and else
-    0. The target is the sum of the two marked numbers, plus noise with a variance of 0.01. To say 1 always
-    comes to a loss of 0.177, and a recurrent network does so for a while. Always the same, as
-    ``load_parity``'s.
+    Each step has a number, uniform on [0, 1], and a mark, which is 1 at two steps, one in each half, and 0
+    otherwise. The target is the sum of the two marked numbers, plus noise with a variance of 0.01. The
+    constant answer 1 has a loss of 0.177, and a recurrent network gives it for a while. The data are always
+    the same, as in ``load_parity``.
 
     Source: Hochreiter and Schmidhuber 1997, Long Short-Term Memory, experiment 4,
     https://doi.org/10.1162/neco.1997.9.8.1735
@@ -72,12 +72,12 @@ def load_adding(folder: Path) -> Data:
 
 
 def parity_mlp() -> Workload:
-    """ReLU perceptron, 20–64–2, on the parity of three bits among twenty: 1,474 parameters."""
+    """Return a ReLU perceptron, 20–64–2, on the parity of three bits among twenty: 1,474 parameters."""
     return Workload("parity-mlp", load_parity, partial(models.mlp, BITS, 64, 2))
 
 
 def adding_gru() -> Workload:
-    """A gated recurrent network of 16 units that adds two marked numbers among ten: 977 parameters."""
+    """Return a gated recurrent network of 16 units that adds two marked numbers among ten: 977 parameters."""
     return Workload("adding-gru", load_adding, partial(AddingModel, 16), F.mse_loss, stacks=True)
 
 

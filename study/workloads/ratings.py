@@ -15,10 +15,10 @@ from study.workloads.base import Data, Workload
 __all__ = ["Factors", "factors", "load"]
 
 TRAIN, VAL = 12_800, 3200
-"""Ratings for training and for validation."""
+"""Numbers of ratings for training and for validation."""
 USERS, ITEMS = 300, 200
 RANK = 4
-"""Tastes that the users differ in."""
+"""Number of tastes in which the users differ."""
 NOISE = 0.5
 """Standard deviation of the noise in the ratings."""
 
@@ -42,14 +42,14 @@ def load(folder: Path) -> Data:
 
 
 def factors(rank: int = 8) -> Workload:
-    """Matrix factorisation with offsets: 4,500 parameters at rank 8."""
+    """Return matrix factorisation with offsets: 4,500 parameters at rank 8."""
     return Workload("ratings-factors", load, partial(Factors, USERS, ITEMS, rank), F.mse_loss, stacks=True)
 
 
 class Factors(nn.Module):
     """⟨u, v⟩ + b + c for the user's factors u and offset b, and the item's v and c: (n, 2) → (n,).
 
-    Factors and offsets start from N(0, 0.1²). Gradients are dense, and zero where the batch has no such row.
+    Factors and offsets start from N(0, 0.1²). Gradients are dense, and zero for rows that the batch lacks.
 
     Source: Koren et al. 2009, Matrix Factorization Techniques for Recommender Systems,
     https://doi.org/10.1109/MC.2009.263

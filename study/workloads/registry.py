@@ -1,7 +1,7 @@
 """Finds a workload by its name. Importing this module does not import torch.
 
-A built-in workload and a user's own are found the same way, as ``module:function``: a function that returns a
-``study.workloads.base.Workload``. To write one, see ``study.workloads.base``.
+A built-in workload and a user's own are found in the same way, by ``module:function``: a function that
+returns a ``study.workloads.base.Workload``. To write one, see ``study.workloads.base``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _resolved: dict[str, Workload] = {}
 
 
 class WorkloadError(ValueError):
-    """A workload cannot be made from its name and arguments; the message is one line for their author."""
+    """A workload cannot be built from its name and arguments; the message is one line for their author."""
 
 
 def resolve(name: str, args: Mapping[str, object]) -> Workload:
-    """Return the workload ``name``, made by calling its function with the keyword arguments ``args``.
+    """Return the workload ``name``: call its function with the keyword arguments ``args``.
 
     ``name`` is a name of ``CATALOGUE`` or ``module:function``. The module is imported as by any Python
     program: it is installed, or in a folder on ``PYTHONPATH``; the current folder is searched last. Every
-    worker process imports it for itself. A module in the current folder is enough where the workers share
+    worker process imports it for itself. A module in the current folder is enough if the workers share
     that folder, as on one machine; on a cluster, install it on every node.
 
     Within a process the same name and arguments give the same object, so that trials share its data.
@@ -45,13 +45,13 @@ def resolve(name: str, args: Mapping[str, object]) -> Workload:
         workload = resolve("spirals:spirals", {"hidden": 64})
 
     Args:
-        name: a catalogue name or ``module:function``.
-        args: keyword arguments of the function; JSON scalars.
+        name: A name of the catalogue or ``module:function``.
+        args: Keyword arguments of the function, as JSON scalars.
 
     Raises:
-        WorkloadError: no such workload, module or function, or one that is not imported here (see
-            ``study.config.plugins``); the arguments do not fit; the module or the
-            function raised; or it returned something other than a ``Workload``.
+        WorkloadError: There is no such workload, module or function, or it may not be imported here (see
+            ``study.config.plugins``); the arguments do not fit; the module or the function raised an error;
+            or it returned something other than a ``Workload``.
     """
     key = json.dumps([name, dict(args)], sort_keys=True, default=repr)
     if key not in _resolved:
@@ -62,7 +62,7 @@ def resolve(name: str, args: Mapping[str, object]) -> Workload:
 
 def _make(name: str, args: Mapping[str, object], key: str) -> Workload:
     module, function_name = _module_and_function(name)
-    # These import torch: only once the name is known to be right.
+    # These import torch, so only after the name is known to be valid.
     from study.workloads import torch_settings
     from study.workloads.base import Workload
 

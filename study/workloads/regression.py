@@ -18,7 +18,7 @@ from study.workloads.base import Data, Workload
 __all__ = ["collinear_linear", "friedman_deep", "friedman_mlp", "load_collinear", "load_friedman"]
 
 TRAIN, VAL = 3200, 800
-"""Rows for training and for validation."""
+"""Numbers of rows for training and for validation."""
 COLUMNS = 32
 """Columns of the collinear table."""
 SMALLEST = 0.05
@@ -26,16 +26,16 @@ SMALLEST = 0.05
 NOISE = 0.1
 """Standard deviation of the noise in the collinear table's targets."""
 MEAN, STD = 14.4, 4.9
-"""Of Friedman's function with its noise."""
+"""Mean and standard deviation of Friedman's function with its noise."""
 
 
 def load_friedman(folder: Path) -> Data:
     """Return a table of ten columns as float32 (3200, 10) and (800, 10); ``folder`` is not used.
 
     The target is 10 sin(π x₁ x₂) + 20 (x₃ − ½)² + 10 x₄ + 5 x₅ + N(0, 1) for x uniform on [0, 1]; columns 6
-    to 10 say nothing of it. Inputs and targets are standardised, so the noise has a variance of 0.042, and
-    no model's loss gets below that. The table is the same for every seed and version (``RandomState``'s
-    stream is frozen by numpy's policy), and but for the last digits on every machine.
+    to 10 have no influence. Inputs and targets are standardised, so the noise has a variance of 0.042, and no
+    model can have a lower loss. The table is the same for every seed and version (``RandomState``'s stream is
+    frozen by numpy's policy), and, up to the last digits, on every machine.
 
     Source: Friedman 1991, Multivariate Adaptive Regression Splines, section 4.3,
     https://doi.org/10.1214/aos/1176347963
@@ -50,10 +50,10 @@ def load_friedman(folder: Path) -> Data:
 def load_collinear(folder: Path) -> Data:
     """Return a badly conditioned table as float32 (3200, 32) and (800, 32); ``folder`` is not used.
 
-    Rows are normal, with standard deviations from 1 down to 0.05 along 32 directions that no axis is parallel
-    to: the condition number of their covariance is 400, and scaling the columns does not help. The target
-    depends equally much on every direction, plus noise with a variance of 0.01. Always the same, as
-    ``load_friedman``'s.
+    Rows are normal, with standard deviations from 1 down to 0.05 along 32 directions, none of which is
+    parallel to an axis: the condition number of their covariance is 400, and scaling the columns does not
+    help. The target depends equally on every direction, plus noise with a variance of 0.01. The data are
+    always the same, as in ``load_friedman``.
     """
     random = np.random.RandomState(2019)
     directions, _ = np.linalg.qr(random.normal(size=(COLUMNS, COLUMNS)))
@@ -70,16 +70,16 @@ def _split(inputs: NDArray[np.float64], targets: NDArray[np.float64]) -> Data:
 
 
 def friedman_mlp() -> Workload:
-    """ReLU perceptron, 10–32–32–1, on Friedman's function: 1,441 parameters."""
+    """Return a ReLU perceptron, 10–32–32–1, on Friedman's function: 1,441 parameters."""
     return Workload("friedman-mlp", load_friedman, partial(models.mlp, 10, 32, 32, 1), F.mse_loss)
 
 
 def friedman_deep() -> Workload:
-    """Tanh perceptron with ten hidden layers of width 10, on Friedman's function: 1,111 parameters."""
+    """Return a tanh perceptron with ten hidden layers of width 10, on the same function: 1,111 parameters."""
     build = partial(models.mlp, *[10] * 11, 1, activation=nn.Tanh)
     return Workload("friedman-deep", load_friedman, build, F.mse_loss)
 
 
 def collinear_linear() -> Workload:
-    """Linear regression on the badly conditioned table: 33 parameters."""
+    """Return linear regression on the badly conditioned table: 33 parameters."""
     return Workload("collinear-linear", load_collinear, partial(nn.Linear, COLUMNS, 1), F.mse_loss)

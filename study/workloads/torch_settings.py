@@ -1,8 +1,8 @@
 """Settings of the whole process, mostly of torch, that a workload's code may change.
 
-Each workload has its own: what its code sets, such as ``torch.set_default_dtype(torch.float64)`` in ``load``,
-is in force whenever that workload is loaded, built or trained, and never for another workload of the same
-process. What the process had before is put back.
+Each workload has its own settings: those that its code changes, such as
+``torch.set_default_dtype(torch.float64)`` in ``load``, are in force whenever that workload is loaded, built
+or trained, and never for another workload of the same process. The previous settings are restored afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Changes = dict[str, Any]
-"""Settings by name, where they differ from those of the process."""
+"""Settings by name, those that differ from the process's."""
 
 _backends: Any = torch.backends
 _PRECISIONS: dict[str, Any] = {
@@ -42,21 +42,22 @@ _PRECISIONS: dict[str, Any] = {
     "cpu convolution": _backends.mkldnn.conv,
     "cpu rnn": _backends.mkldnn.rnn,
 }
-"""Where torch keeps how it computes with float32, by operation."""
+"""The objects in which torch keeps the precision of float32, by operation."""
 
 FLOAT32: Changes = {"precision": ("highest", False, ("ieee",) * len(_PRECISIONS))}
-"""Float32 is computed in float32 everywhere; torch's own default allows TF32 in convolutions on a GPU."""
+"""Computes float32 in float32 everywhere; torch's own default allows TF32 in convolutions on a GPU."""
 TF32: Changes = {
     "precision": ("high", True, tuple("ieee" if name.startswith("cpu") else "tf32" for name in _PRECISIONS))
 }
-"""On a GPU factors of float32 are rounded to TF32, which has bfloat16's range and three more digits in base
-ten than bfloat16; a CPU computes in float32 as ever."""
+"""On a GPU, rounds float32 factors to TF32, which has bfloat16's range and three more bits of precision; a
+CPU still computes in float32."""
 AUTOTUNED: Changes = {"cudnn": (True, True, False)}
-"""cuDNN tries its algorithms for each shape and keeps the fastest."""
+"""Lets cuDNN try its algorithms for each shape and keep the fastest."""
 
 
 def _precision() -> tuple[Any, ...]:
-    # torch has each setting twice, and raises where code reads the older one while the newer contradicts it.
+    # torch has each setting twice, and raises an error if code reads the older one and the newer contradicts
+    # it.
     matmul = convolution = None
     with suppress(RuntimeError):
         matmul = torch.get_float32_matmul_precision()
@@ -77,7 +78,7 @@ def _set_precision(value: tuple[Any, ...]) -> None:
 
 
 def _set_default_device(device: torch.device) -> None:
-    # None is the CPU without the overhead that torch has for any default device.
+    # None is the CPU, without the overhead that torch has for any default device.
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
@@ -88,7 +89,7 @@ def _set_cudnn(value: tuple[bool, bool, bool]) -> None:
 def _working_folder() -> str | None:
     try:
         return os.getcwd()
-    except OSError:  # someone has removed it
+    except OSError:  # the folder was removed
         return None
 
 
@@ -112,19 +113,19 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "precision": (_precision, _set_precision),
     "working folder": (_working_folder, _set_working_folder),
 }
-"""By name, how to read a setting and how to write it."""
+"""Functions that read and write each setting, by name."""
 
 _kept: dict[int | str, tuple[object, Changes]] = {}
-"""By owner: the owner, so that its id stays its own, and its changes."""
+"""By owner: the owner, so that its id stays unique, and its changes."""
 
 
 @contextmanager
 def in_force(changes: Changes) -> Iterator[None]:
-    """Put ``changes`` in force; put back what was there before, and add what the code within has changed.
+    """Put ``changes`` in force; restore the previous settings afterwards, and add the code's own changes.
 
     Args:
-        changes: settings of a workload, which this updates: with the same dictionary the next time, the code
-            finds what it left.
+        changes: Settings of a workload. They are updated, so that with the same dictionary the next time, the
+            code finds the settings that it left.
     """
     before = _read()
     inside = before | changes
@@ -138,12 +139,12 @@ def in_force(changes: Changes) -> Iterator[None]:
 
 
 def kept(*owners: object) -> Changes:
-    """Return a copy of what the code of ``owners`` has changed, over ``FLOAT32``; later owners win."""
+    """Return the settings that the code of ``owners`` changed, over ``FLOAT32``; later owners win."""
     return FLOAT32 | changed(*owners)
 
 
 def changed(*owners: object) -> Changes:
-    """Return a copy of what the code of ``owners`` has changed; later owners win."""
+    """Return the settings that the code of ``owners`` changed, as a copy; later owners win."""
     changes: Changes = {}
     for owner in owners:
         changes |= _kept.get(_id(owner), (owner, {}))[1]
@@ -152,13 +153,13 @@ def changed(*owners: object) -> Changes:
 
 @contextmanager
 def keeping(owner: object, *others: object) -> Iterator[None]:
-    """Run code of ``owner`` with what it and ``others`` have changed in force, and keep what it changes.
+    """Run code of ``owner`` with its own and the ``others``' changes in force, and keep its new changes.
 
-    Random generators are put back as well: torch's on the CPU, numpy's global one and Python's.
+    Random generators are restored as well: torch's on the CPU, numpy's global one and Python's.
 
     Args:
-        owner: a workload, its ``load`` function, or the name of a module.
-        others: owners whose changes are in force, too.
+        owner: A workload, its ``load`` function, or the name of a module.
+        others: Owners whose changes are in force, too.
     """
     before = kept(*others, owner)
     changes = dict(before)
@@ -171,13 +172,13 @@ def keeping(owner: object, *others: object) -> Iterator[None]:
 
 
 def hand_on(owner: object, *others: object) -> None:
-    """Let all that ``others`` have changed be changed by ``owner`` as well."""
+    """Add all changes of ``others`` to those of ``owner``."""
     _kept[_id(owner)] = owner, changed(owner, *others)
 
 
 @contextmanager
 def random_kept() -> Iterator[None]:
-    """Put back the global random generators of torch on the CPU, numpy and Python at the end."""
+    """Restore the global random generators of torch on the CPU, numpy and Python at the end."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
@@ -188,7 +189,7 @@ def random_kept() -> Iterator[None]:
 
 
 def describe_precision(device: torch.device) -> str:
-    """Say how float32 is computed on ``device`` now: ``float32``, or ``float32 (tf32 in convolution)``."""
+    """Return how float32 is computed on ``device`` now: ``float32``, or ``float32 (tf32 in convolution)``."""
     on_gpu = device.type == "cuda"
     found = {
         name.removeprefix("cpu "): operation.fp32_precision

@@ -1,6 +1,6 @@
 """Starts a Ray of our own, or joins one that runs at an address.
 
-To start one takes seconds in which this process would wait, so it starts in the background.
+Starting one takes seconds, so it happens in the background.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from study.execution.ray_backend import token
 from study.training.process_limits import cpu_count
 
 STARTS = 3
-"""How often to try to start a local Ray. Ray gives it 30 s, which a busy machine may exceed."""
+"""Attempts to start a local Ray. Ray gives each 30 s, which a busy machine may exceed."""
 GUESSED_SLOTS = 16
 
-# What the processes of a Ray of our own inherit. A runtime environment would do, too, but Ray starts new
-# processes for one and leaves those idle that it has. Ray adds the current folder to their path by itself.
+# Variables that the processes of a Ray of our own inherit. For a runtime environment Ray would start new
+# processes, and leave its idle ones unused. Ray adds the current folder to their path by itself.
 _ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
 _PRESTARTED = {
     "RAY_prestart_worker_first_driver": "1",
     "RAY_preload_python_modules": "study.execution.ray_backend.trials",
-    # Keep them until the first trial is asked for.
+    # Keep idle workers until the first trial is asked for.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 _NOT_PRESTARTED = {"RAY_prestart_worker_first_driver": "0"}
@@ -47,12 +47,12 @@ _NOT_PRESTARTED = {"RAY_prestart_worker_first_driver": "0"}
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a running Ray offers.
+    """The resources of a running Ray.
 
     Args:
-        cpus: logical CPUs of all nodes.
-        gpus: logical GPUs of all nodes.
-        grows: whether an autoscaler may add nodes when more is asked for; such a cluster may start empty.
+        cpus: Logical CPUs of all nodes.
+        gpus: Logical GPUs of all nodes.
+        grows: Whether an autoscaler may add nodes when more is asked for; such a cluster may start empty.
     """
 
     cpus: float
@@ -60,13 +60,13 @@ class Cluster:
     grows: bool = False
 
     def slots(self, resources: Resources) -> int:
-        """Return how many workers run at a time; a guess where a cluster has yet to grow.
+        """Return how many workers run at a time; a guess if a cluster has yet to grow.
 
         Args:
-            resources: what one worker takes.
+            resources: The resources that one worker takes.
 
         Raises:
-            ExecutorError: the cluster has no room for one worker and does not grow.
+            ExecutorError: The cluster has no room for one worker and does not grow.
         """
         fits = [
             int(have / need + 1e-9)
@@ -87,11 +87,11 @@ class Connection:
     """A Ray that starts in the background, once ``start`` is called.
 
     Args:
-        address: of a running cluster, as in ``ray.init``; None starts a Ray here, until ``shutdown``.
-        cpus: logical CPUs of a Ray of our own; None for all that this process may use.
-        gpus: logical GPUs of a Ray of our own; None for those that Ray finds.
-        prestart: start a process per CPU at once and let it import what a worker needs; for a Ray of our own.
-        modules: the user's, to send to the nodes of a running cluster: Python files and folders of packages.
+        address: Address of a running cluster, as for ``ray.init``. Default: start a Ray of our own here.
+        cpus: Logical CPUs of a Ray of our own. Default: all that this process may use.
+        gpus: Logical GPUs of a Ray of our own. Default: those that Ray finds.
+        prestart: Whether a Ray of our own starts a process per CPU at once, with the worker's imports done.
+        modules: The user's Python files and package folders, to send to the nodes of a running cluster.
     """
 
     def __init__(
@@ -116,19 +116,19 @@ class Connection:
 
     @property
     def is_starting(self) -> bool:
-        """Whether it was started and is not ready yet."""
+        """Whether Ray was started and is not ready yet."""
         return self._starting is not None and not self._starting.done()
 
     def check(self, resources: Resources) -> None:
-        """Refuse at once an address where no cluster takes us, or a worker for which there is no room.
+        """Raise an error at once if no cluster accepts us at the address, or has no room for one worker.
 
-        At an address Ray itself would try again for 20 s to 2 min. Once started, ``wait`` says it.
+        Ray itself would try an address again for 20 s to 2 min. Once started, ``wait`` raises the errors.
 
         Args:
-            resources: what one worker takes.
+            resources: The resources that one worker takes.
 
         Raises:
-            ExecutorError: nothing answers, or no Ray, or the token is missing or wrong; or a worker takes
+            ExecutorError: Nothing answers, or no Ray, or the token is missing or wrong; or a worker takes
                 more than a Ray of our own will have.
         """
         if self._address is None:
@@ -148,7 +148,7 @@ class Connection:
                 )
 
     def start(self) -> None:
-        """Start or join it in a thread of its own. A second call does nothing."""
+        """Start or join Ray in a background thread. A second call does nothing."""
         if self._starting is None:
             start = (
                 (_join, self._address, self._modules)
@@ -158,11 +158,10 @@ class Connection:
             self._starting = self._thread.submit(*start)
 
     def wait(self) -> Cluster:
-        """Start it, wait until it is ready, and return what it offers.
+        """Start Ray, wait until it is ready, and return its resources.
 
         Raises:
-            ExecutorError: no Ray answers at the address, or one with other versions; or a local one does not
-                start.
+            ExecutorError: No Ray answers at the address, or one with other versions; or none starts here.
         """
         self.start()
         assert self._starting is not None
@@ -175,14 +174,14 @@ class Connection:
                 self._starting.result()
             self._starting = None
             _disconnect()
-            # Ray sets it when it starts here, and would then refuse a cluster that uses no token.
+            # Ray sets the mode when it starts here, and would then refuse a cluster that uses no token.
             token.set_mode(self._mode)
         self._thread.shutdown()
 
 
 def _disconnect() -> None:
-    # Ray aborts the process if another thread reaches into it during its shutdown, as one does that happens
-    # to collect garbage with Ray's objects in it.
+    # Ray aborts the process if another thread calls it during its shutdown, and garbage collection in such a
+    # thread can do that, if it frees Ray's objects.
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
@@ -204,7 +203,7 @@ def _start(cpus: int | None, gpus: int | None, prestart: bool) -> Cluster:
                     include_dashboard=False,
                 )
             break
-        except Exception as error:  # Ray raises nothing narrower where a node does not start in time
+        except Exception as error:  # Ray raises nothing narrower if a node does not start in time
             ray.shutdown()
             if not (starts_left and "timed out" in str(error)):
                 raise ExecutorError(f"a local Ray did not start: {first_line(error)}") from error
@@ -223,7 +222,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _join(address: str, modules: Sequence[Path]) -> Cluster:
-    # Workers import a user's own workload from where this process does, or from what is sent to them.
+    # Workers import a user's own workload from the folders that this process uses, or from the modules sent.
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     environment = {
@@ -241,7 +240,7 @@ def _join(address: str, modules: Sequence[Path]) -> Cluster:
 
 
 def _init(**options: Any) -> None:
-    # Never taken back: filters belong to the process, and other threads are at work.
+    # The filter stays: filters belong to the process, and other threads are at work.
     warnings.filterwarnings("ignore", module=r"ray\.")
     ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
 
@@ -252,7 +251,7 @@ def _offered(*, grows: bool) -> Cluster:
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
-    """Return what ``host:port`` says; None for ``auto`` and for addresses of Ray Client (``ray://``)."""
+    """Return host and port of ``host:port``; None for ``auto`` and addresses of Ray Client (``ray://``)."""
     host, separator, port = address.rpartition(":")
     if "/" in address or not (separator and port.isdigit()):
         return None
@@ -273,10 +272,10 @@ def _versions() -> dict[str, str]:
 
 
 def _check_versions() -> None:
-    """Compare every node that is up with this process. Nodes that join later are not checked.
+    """Compare the versions of every node that is up with this process's. Later nodes are not checked.
 
     Raises:
-        ExecutorError: a node has other versions, or does not have the package.
+        ExecutorError: A node has other versions, or lacks the package.
     """
     here = _versions()
     ask = ray.remote(num_cpus=0)(_versions)

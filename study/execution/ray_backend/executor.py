@@ -1,4 +1,4 @@
-"""The executor that trains on Ray: on one of its own, or on a cluster at an address."""
+"""The executor that trains on Ray: on one of our own, or on a cluster at an address."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class RayExecutor:
     """Trains in worker processes of Ray; see ``study.execution.executor.Executor``.
 
     Args:
-        connection: the Ray to use.
-        shared_folder: whether all nodes see the study's folder at the same path; None to look. Workers that
-            do not see it write it through an actor on this node; with False, all of them.
+        connection: The Ray to use.
+        shared_folder: Whether all nodes see the study's folder at the same path. Workers that do not see it
+            write through an actor on this node; with False, all workers do. Default: ask every node.
     """
 
     def __init__(self, connection: Connection, shared_folder: bool | None = None) -> None:
@@ -43,7 +43,7 @@ class RayExecutor:
         return self._connection.is_starting
 
     def check(self, resources: Resources) -> None:
-        """Refuse an address at which no cluster answers, or one that wants another token."""
+        """Raise an error if no cluster answers at the address, or it requires another token."""
         self._connection.check(resources)
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class RayExecutor:
         return Capacity(self._slots, cluster.gpus, self._note(folder))
 
     def _note(self, folder: StudyFolder) -> str:
-        """Return what people should know of how workers reach ``folder``."""
+        """Return a line for people if some nodes do not see ``folder``; otherwise an empty one."""
         if (places := self._places_of(folder)) is None:
             return ""
         from study.execution.ray_backend import shared_places
@@ -73,7 +73,7 @@ class RayExecutor:
         return self.is_local if self.shared_folder is None else self.shared_folder
 
     def _places_of(self, folder: StudyFolder) -> SharedPlaces | None:
-        """Return how workers reach ``folder``, None if all see it. The first call opens the way."""
+        """Return how workers reach ``folder``; None if all nodes see it. The first call starts the actor."""
         if self._nodes_see_ours:
             return None
         if folder.path not in self._places:
@@ -83,7 +83,7 @@ class RayExecutor:
         return self._places[folder.path][0]
 
     def _data(self, workloads: Iterable[str], options: WorkerOptions) -> SentData | None:
-        """Return the data sets that nodes may lack; None where all see those of this node."""
+        """Return the data sets that nodes may lack; None if all nodes see those of this one."""
         if self._nodes_see_ours:
             return None
         from study.execution.ray_backend import sent_data

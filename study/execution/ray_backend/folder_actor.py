@@ -1,8 +1,8 @@
 """The actor on the driver's node that reads and writes the files of trials for workers.
 
-It is the only process that writes for them. Ray starts it again if it dies, and sends again the messages that
-it had not answered. A message that arrives twice does no harm: readers of a journal pass over an epoch that
-they know.
+It is the only process that writes for them. Ray starts it again if it dies, and sends again the messages
+without a reply. A message that arrives twice does no harm: readers of a journal ignore an epoch that they
+know.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from study.storage.trial_files import CheckpointsOnDisk, JournalOnDisk
 
 
 class Chunk(NamedTuple):
-    """What is to be written into one journal."""
+    """Bytes to write into one journal."""
 
     key: str
     length: int | None
-    """Cut the journal off after so many bytes first; None to add to it."""
+    """Cut the journal off after this many bytes first; None to append."""
     data: bytes
     durable: bool
 
@@ -29,35 +29,35 @@ class FolderActor:
     """Reads and writes the files of trials for workers; runs as an actor of Ray.
 
     Args:
-        folder: the study's folder.
-        holder: the driver, for a message to another.
+        folder: The study's folder.
+        holder: Description of the driver, for a message to another driver.
     """
 
     def __init__(self, folder: StudyFolder, holder: str) -> None:
         self._folder, self._holder = folder, holder
         self._whole: set[str] = set()
-        """Keys of journals that are known to end with a whole line."""
+        """Keys of journals that are known to end with a complete line."""
 
     def holder(self) -> str:
-        """Return the driver."""
+        """Return the description of the driver."""
         return self._holder
 
     def read_journals(self, keys: Sequence[str]) -> list[bytes]:
-        """Return all of the journals with these keys."""
+        """Return the contents of the journals with these keys."""
         return [JournalOnDisk(self._folder.journal_of(key)).read() for key in keys]
 
     def append(self, chunks: Sequence[Chunk]) -> None:
         """Write ``chunks`` in their order.
 
         Raises:
-            OSError: one cannot be written; those after it are not.
+            OSError: A chunk cannot be written; the chunks after it are not written.
         """
         for chunk in chunks:
             path = self._folder.journal_of(chunk.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             length = chunk.length
             if length is None and chunk.key not in self._whole:
-                # An actor before this one may have died while it wrote a line.
+                # A previous actor may have died while it wrote a line.
                 length = JournalOnDisk(path).read().rfind(b"\n") + 1
             self._whole.discard(chunk.key)
             with path.open("ab") as file:

@@ -1,8 +1,8 @@
 """Lets a worker that does not see the study's folder use it, through the actor on the driver's node.
 
-A worker keeps the lines of an epoch, sends them as one message, and waits for the answer before it sends the
-next. So the order stays, and whatever dies loses at most two messages that were not answered; the trial then
-resumes from a checkpoint that fits the journal.
+A worker collects the lines of an epoch, sends them as one message, and waits for the reply before it sends
+the next. So the order stays, and when a process dies at most two messages without a reply are lost; the trial
+then resumes from a checkpoint that fits the journal.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from study.storage.records import TrialRecord
 from study.storage.trial_files import JournalFile
 
 MESSAGE_BYTES = 4_000_000
-"""A message is sent when it is about so large, and in any case after an epoch."""
+"""A message is sent at about this size, and in any case after an epoch."""
 CHECKPOINT_BYTES = 1_000_000_000
-"""Larger checkpoints do not go through the actor, which has each in memory."""
+"""Larger checkpoints do not go through the actor, which holds each in memory."""
 READ_TOGETHER = 200
 
 
@@ -30,7 +30,7 @@ class RemoteFolder:
     """The study's folder, as a worker reaches it through the actor; see ``TrialFolder``.
 
     Args:
-        actor: handle of a ``FolderActor``.
+        actor: Handle of a ``FolderActor``.
     """
 
     def __init__(self, actor: Any) -> None:
@@ -45,7 +45,7 @@ class RemoteFolder:
         return _RemoteCheckpoints(self._link, trial.key)
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
-        """Return what the journals say of ``trials``, in their order."""
+        """Return the records of ``trials``, in their order, from their journals."""
         left, found = list(trials), []
         while left:
             now, left = left[:READ_TOGETHER], left[READ_TOGETHER:]
@@ -57,12 +57,12 @@ class RemoteFolder:
         return found
 
     def flush(self) -> None:
-        """Send what was appended, after the answer to what was sent before."""
+        """Send the lines that were appended, after the reply to the previous message."""
         self._link.send()
 
 
 class _Link:
-    """Sends to the actor, one message at a time."""
+    """Sends messages to the actor, one at a time."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -88,7 +88,7 @@ class _Link:
             ray.get(under_way)
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of the actor, when it has written all that was added."""
+        """Call a method of the actor after it has written everything added."""
         self.send()
         self.wait()
         return ray.get(getattr(self._actor, method).remote(*args))

@@ -31,18 +31,18 @@ def run_search(
     *,
     slots: int,
 ) -> None:
-    """Train what ``search`` asks for on the connected Ray, until it asks for no more.
+    """Train the points of ``search`` on the connected Ray, until it asks for no more.
 
     Args:
-        search: the search.
-        folder: the study's folder.
-        options: what each process may use, and how it trains.
-        places: how a process reaches the folder; None if all see it at the same path.
-        data: data sets for nodes that lack them.
-        slots: how many processes run at a time.
+        search: The search.
+        folder: The study's folder.
+        options: What each process may use, and how it trains.
+        places: How a process reaches the folder. Default: all see it at the same path.
+        data: Data sets for nodes that lack them. Default: none.
+        slots: Number of processes that run at a time.
 
     Raises:
-        LostWorkersError: every node is gone.
+        LostWorkersError: Every node is gone.
     """
     units: dict[str, Unit] = {}
     host = partial(_host, places=places or SharedPlaces(folder), data=data or SentData(), options=options)
@@ -59,7 +59,7 @@ def run_search(
 
 
 class _Searcher(Searcher):
-    """Hands units to Tune and tells the search how they ended."""
+    """Gives units to Tune and reports their ends to the search."""
 
     def __init__(self, search: StudySearch, units: dict[str, Unit]) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ class _Searcher(Searcher):
             self._search.settle(unit, stopped=not error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write nothing of use: the points and the journals keep everything."""
+        """Write an empty file: the points and the journals hold the whole state."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Refuse: an interrupted search is opened again, not restored."""
+        """Raise an error: an interrupted search is opened again, not restored."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class _Searcher(Searcher):
 class _Scheduler(FIFOScheduler):
     """Asks the search after every epoch whether the unit stops."""
 
-    # Each decision is taken on the newest result, while its trial waits for it.
+    # Each decision uses the newest result, while its trial waits for it.
     _supports_buffered_results = False
 
     def __init__(self, search: StudySearch, units: dict[str, Unit]) -> None:
@@ -105,7 +105,7 @@ class _Scheduler(FIFOScheduler):
         self._search, self._units = search, units
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return Tune's word for going on or for stopping."""
+        """Return Tune's word for continuing or for stopping."""
         unit = self._units.get(trial.trial_id)
         if unit is not None and result[EPOCH] and self._search.stops(unit, result[EPOCH], result[VALUE]):
             return str(TrialScheduler.STOP)

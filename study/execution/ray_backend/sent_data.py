@@ -1,4 +1,4 @@
-"""Sends data sets that the driver has to nodes that lack them, which may not reach the internet."""
+"""Sends data sets from the driver to nodes that lack them, which may not reach the internet."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from study.workloads.downloads import Download
 SENT_BYTES = 300_000_000
 """Larger data sets are not sent, as Ray keeps them in memory. MNIST has 55 MB, CIFAR-10 has 178 MB."""
 SENT_SHARE = 0.5
-"""Of a node's memory for objects, which a data set may take."""
+"""Share of a node's memory for objects that a data set may take."""
 
 
 @dataclass(frozen=True)
 class SentData:
-    """Data sets that a worker can take from the driver; made by ``send``, and sent to workers.
+    """Data sets that a worker can take from the driver; ``send`` creates it, and Ray sends it to workers.
 
     Args:
-        sets: each data set, with a reference to the content of its files by name.
+        sets: Each data set, with a reference to the content of its files by name.
     """
 
     sets: tuple[tuple[Download, Any], ...] = ()
@@ -32,10 +32,10 @@ class SentData:
     def unpack(self, data_folder: Path | None) -> None:
         """Write the data sets that are not in this node's folder of data sets, once per node.
 
-        Where the folder cannot be written, the workload says so when it loads its data.
+        If the folder cannot be written, the workload reports that when it loads its data.
 
         Args:
-            data_folder: the folder; None for the default.
+            data_folder: Folder of the data sets. Default: see ``study.workloads.datasets.data_dir``.
         """
         folder = datasets.data_dir(data_folder)
         for download, reference in self.sets:
@@ -48,14 +48,14 @@ class SentData:
 
 
 def send(workloads: Iterable[str], data_folder: Path | None) -> SentData:
-    """Hand the data sets of workloads to Ray, those that are here and small; a node fetches what it lacks.
+    """Give Ray the small data sets of workloads that are on this node; a node fetches those that it lacks.
 
     Args:
-        workloads: names of workloads.
-        data_folder: the driver's folder of data sets; None for the default.
+        workloads: Names of workloads.
+        data_folder: The driver's folder of data sets. Default: see ``study.workloads.datasets.data_dir``.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     folder = datasets.data_dir(data_folder)
     room = min(SENT_BYTES, SENT_SHARE * _smallest_object_store())

@@ -1,7 +1,7 @@
-"""Finds out which nodes see the study's folder, and starts the actor through which the others write it.
+"""Finds the nodes that do not see the study's folder, and starts the actor through which they write it.
 
-The actor's name belongs to one study in one folder, and the actor ends with its driver. So it also keeps a
-second driver away, which may be on a node that does not see the first one's lock file.
+The actor's name belongs to one study in one folder, and the actor ends with its driver. So it also blocks a
+second driver, which may be on a node that does not see the first one's lock file.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from study.storage.trial_files import TrialFolder
 
 NAMESPACE = "hypergrad-study"
 LEAVING_SECONDS = 15.0
-"""How long the actor of a driver that was killed may take to go away."""
+"""Seconds that the actor of a driver that was killed may take to end."""
 
 
 @dataclass(frozen=True)
 class SharedPlaces:
-    """How the workers of one driver reach the study's folder; made by ``share``, and sent to them.
+    """How the workers of one driver reach the study's folder. ``share`` creates it, and Ray sends it to them.
 
     Args:
-        folder: the study's folder.
-        has_actor: whether there is a ``FolderActor``; there is none where all workers see the folder.
-        mark: what the driver wrote into a file of the folder, to know it by; empty if nobody is to look.
+        folder: The study's folder.
+        has_actor: Whether there is a ``FolderActor``; there is none if all workers see the folder.
+        mark: Text that the driver wrote into a file of the folder, by which workers recognize it. Default:
+            empty, and no worker looks.
     """
 
     folder: StudyFolder
@@ -43,13 +44,13 @@ class SharedPlaces:
     mark: str = ""
 
     def here(self) -> TrialFolder:
-        """Return the folder itself if this process sees it, or else the way through the actor."""
+        """Return the folder itself if this process sees it; otherwise a folder that uses the actor."""
         if not self.has_actor or self.is_seen():
             return self.folder
         return RemoteFolder(ray.get_actor(str(self.folder.path), namespace=NAMESPACE))
 
     def is_seen(self) -> bool:
-        """Whether this process sees the folder that the driver writes."""
+        """Return whether this process sees the folder that the driver writes."""
         with suppress(OSError):
             return bool(self.mark) and _mark_file(self.folder).read_text() == self.mark
         return False
@@ -58,16 +59,16 @@ class SharedPlaces:
 def share(folder: StudyFolder, *, look: bool) -> tuple[SharedPlaces, Any]:
     """Start the actor; return how workers anywhere in the cluster reach the study's folder, and its handle.
 
-    The actor ends when the handle is dropped. Drop it before Ray is left: a handle that outlives its Ray may
-    end an actor of the next one, whose identifiers begin anew.
+    The actor ends when the handle is dropped. Drop it before this process leaves Ray: a handle that outlives
+    its Ray may end an actor of the next one, whose identifiers start from the beginning again.
 
     Args:
-        folder: the study's folder, on this machine.
-        look: whether workers that see the folder write it themselves; otherwise all use the actor.
+        folder: The study's folder, on this machine.
+        look: Whether workers that see the folder write it themselves; otherwise all use the actor.
 
     Raises:
-        ExecutorError: another driver runs the study.
-        OSError: the folder cannot be written.
+        ExecutorError: Another driver runs the study.
+        OSError: The folder cannot be written.
     """
     actor = _start_actor(folder)
     if not look:
@@ -79,7 +80,7 @@ def share(folder: StudyFolder, *, look: bool) -> tuple[SharedPlaces, Any]:
 
 
 def count_blind_nodes(places: SharedPlaces) -> tuple[int, int]:
-    """Return how many of the cluster's nodes do not see the folder, and how many there are."""
+    """Return the number of nodes in the cluster that do not see the folder, and the number of all."""
     ask = ray.remote(num_cpus=0, max_retries=0)(SharedPlaces.is_seen)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     answers = [
@@ -107,7 +108,7 @@ def _start_actor(folder: StudyFolder) -> Any:
     while True:
         try:
             actor: Any = ray.remote(FolderActor).options(**options).remote(folder, str(Holder.here()))
-            # Of two that are made at the same time, one dies when it is to run.
+            # Of two that are created at the same time, one dies as soon as it runs.
             ray.get(actor.holder.remote())
             return actor
         except (ValueError, ray.exceptions.RayActorError) as taken:
@@ -118,7 +119,7 @@ def _start_actor(folder: StudyFolder) -> Any:
 
 
 def _holder(name: str) -> str:
-    """Return who runs the actor with a name; empty if it does not answer, or went away."""
+    """Return the driver of the actor with a name; an empty text if the actor is gone or does not answer."""
     with suppress(ValueError, ray.exceptions.RayError):
         actor = ray.get_actor(name, namespace=NAMESPACE)
         return str(ray.get(actor.holder.remote(), timeout=10))

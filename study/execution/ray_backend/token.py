@@ -1,7 +1,7 @@
-"""Finds Ray's token where a cluster asks for one, and says what is wrong with it.
+"""Finds Ray's token if a cluster requires one, and says what is wrong with it.
 
-``ray start --head`` asks for a token wherever it finds one. Ray looks for a token by itself when it finds a
-cluster by itself, but not when it is given an address.
+``ray start --head`` requires a token whenever it finds one. Ray looks for a token by itself when it finds a
+cluster by itself, but not when it gets an address.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 DEFAULT_PATH = "~/.ray/auth_token"
 LOGGED_SECONDS = 0.3
-"""Within this time after a refusal, a thread of Ray's writes a warning to the terminal."""
+"""Within this time after a refusal, one of Ray's threads writes a warning to the terminal."""
 _PLACES = f"put the cluster's token into {TOKEN}, a file that {TOKEN_PATH} names, or {DEFAULT_PATH}"
 
 
 def find() -> str | None:
-    """Return where there is a token: a variable's name or a file. None if there is none.
+    """Return the place of the token: a variable's name or a file. None if there is none.
 
-    A token that a variable names stands before the one in the home folder, as for Ray.
+    As for Ray, a token that a variable names is preferred to the one in the home folder.
     """
     if os.environ.get(TOKEN, "").strip():
         return TOKEN
@@ -39,15 +39,15 @@ def find() -> str | None:
 
 
 def check(address: str) -> None:
-    """Ask the cluster at an address whether it takes us, with our token if it wants one.
+    """Check that the cluster at an address accepts us, with our token if it requires one.
 
-    If it wants a token, there is one, and ``RAY_AUTH_MODE`` is not set, Ray sends the token from now on.
+    If it requires a token, there is one, and ``RAY_AUTH_MODE`` is not set, Ray sends the token from now on.
 
     Args:
-        address: the cluster's host and port, ``10.0.0.1:6379``.
+        address: Host and port of the cluster, such as ``10.0.0.1:6379``.
 
     Raises:
-        ExecutorError: the cluster refuses, or is no Ray cluster. Ray's own connection would try again for
+        ExecutorError: The cluster refuses, or is no Ray cluster. Ray's own connection would try again for
             20 s to 2 min, and then not say why.
     """
     mode, found = os.environ.get(MODE, "").lower(), find()
@@ -77,7 +77,7 @@ def _accepts(address: str, mode: str) -> bool:
     """Return whether the cluster answers a connection in an authentication mode.
 
     Raises:
-        ExecutorError: no Ray cluster answers.
+        ExecutorError: No Ray cluster answers.
     """
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -112,13 +112,13 @@ def set_mode(mode: str | None) -> None:
     if mode is not None:
         os.environ[MODE] = mode
     Config.initialize("")
-    # Ray asks for a token that it once read, and sends it, even where the mode is "disabled" since.
+    # Ray would still send a token that it has read before, even if the mode is now "disabled".
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
 def _stderr_silenced() -> Iterator[None]:
-    """Discard what Ray's C++ code writes to the terminal. For the main thread, before others start."""
+    """Discard the output of Ray's C++ code to the terminal. For the main thread, before others start."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

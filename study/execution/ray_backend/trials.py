@@ -1,7 +1,7 @@
 """Runs bundles of trials on Ray Tune.
 
-One Tune trial hosts one bundle, because a Tune trial costs seconds of process start and imports while
-many of ours cost less. Workers leave their results in journals; Tune schedules, places and retries.
+One Tune trial runs one bundle, because a Tune trial costs seconds of process start and imports, while many of
+our trials cost less. Workers write results into journals; Tune schedules, places and retries.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from study.storage import interrupt
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
 
-# What went wrong is in the journals.
+# Errors are in the journals.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-# Tune gives its processes these variables, which are for other libraries. Ray would start new processes for
-# them and leave those idle that it has; tests/study/execution/ray_backend/test_cluster.py sees it.
+# Tune gives its processes these variables, which are for other libraries. For them Ray would start new
+# processes and leave its idle ones unused; tests/study/execution/ray_backend/test_cluster.py checks it.
 class_cache.DEFAULT_ENV_VARS.clear()
 
 MAX_DEATHS = 10
-"""How often the process of a bundle may die before the bundle is given up."""
+"""Number of times that the process of a bundle may die before the bundle is abandoned."""
 GONE_SECONDS = 10.0
-"""After so many seconds without a live node Ray counts as lost."""
+"""Seconds without a live node after which Ray counts as lost."""
 
 
 def schedule(
@@ -49,18 +49,18 @@ def schedule(
 ) -> None:
     """Run every bundle on the connected Ray and return when all have ended.
 
-    How each trial ended is in its journal. A bundle whose process or node dies starts again, elsewhere if it
-    must, skips the trials that have ended and resumes the one under way from its checkpoint.
+    The journals say how each trial ended. A bundle whose process or node dies starts again, elsewhere if
+    necessary, skips the trials that have ended, and resumes the current one from its checkpoint.
 
     Args:
-        bundles: for each process, the trials that it trains.
-        folder: the study's folder.
-        options: what each process may use, and how it trains.
-        places: how a process reaches the folder; None if all see it at the same path.
-        data: data sets for nodes that lack them.
+        bundles: The trials that each process trains.
+        folder: The study's folder.
+        options: What each process may use, and how it trains.
+        places: How a process reaches the folder. Default: all see it at the same path.
+        data: Data sets for nodes that lack them. Default: none.
 
     Raises:
-        LostWorkersError: every node is gone.
+        LostWorkersError: Every node is gone.
     """
     host = partial(
         _host,
@@ -79,21 +79,21 @@ def schedule(
 def fit(
     trainable: Any, folder: StudyFolder, *, param_space: dict[str, Any] | None = None, **config: Any
 ) -> None:
-    """Run Tune trials to their end, printing nothing.
+    """Run Tune trials to their end, without printing.
 
     Args:
-        trainable: what a Tune trial runs, with its resources.
-        folder: the study's folder, where Tune keeps its state.
-        param_space: as of ``tune.Tuner``.
-        config: as of ``tune.TuneConfig``.
+        trainable: The function that a Tune trial runs, with its resources.
+        folder: The study's folder, where Tune keeps its state.
+        param_space: As for ``tune.Tuner``.
+        config: As for ``tune.TuneConfig``.
 
     Raises:
-        LostWorkersError: every node is gone.
+        LostWorkersError: Every node is gone.
     """
     tuner = tune.Tuner(
         trainable,
         param_space=param_space,
-        # A process takes one trial after the other: to start one and load the data takes seconds.
+        # A process takes one trial after the other: starting one and loading the data take seconds.
         tune_config=tune.TuneConfig(reuse_actors=True, **config),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:12],
@@ -108,10 +108,10 @@ def fit(
 
 @contextmanager
 def _watching_for_lost_nodes() -> Iterator[None]:
-    """Interrupt Tune when no node is left, as when the only node's process was killed; it would wait forever.
+    """Interrupt Tune if no node is left, for example after the only node was killed; it would wait forever.
 
     Raises:
-        LostWorkersError: no node has been alive for ``GONE_SECONDS``.
+        LostWorkersError: No node has been alive for ``GONE_SECONDS``.
     """
     over, gone = threading.Event(), threading.Event()
 
@@ -142,11 +142,7 @@ def _watching_for_lost_nodes() -> Iterator[None]:
 
 
 def needs(options: WorkerOptions) -> PlacementGroupFactory:
-    """Return what one worker process takes, in Tune's terms.
-
-    Args:
-        options: the worker's options.
-    """
+    """Return the resources of one worker process, in Tune's terms."""
     wanted = {"CPU": options.cpus} | ({"GPU": options.gpus} if options.gpus else {})
     return PlacementGroupFactory([wanted])
 

@@ -66,12 +66,12 @@ def has_alpha0_figure(trials: pd.DataFrame) -> bool:
 
 
 def alpha0_figure(trials: pd.DataFrame, name: str) -> Figure:
-    """Draw what α₀ does on one workload: iterations to the threshold above, final training loss below.
+    """Draw the effect of α₀ on one workload: iterations to the threshold above, final training loss below.
 
     Points are medians over seeds; bars are ``stats.median_interval``. A trial that did not reach the
-    threshold counts as later than the budget, one that diverged as above every loss; a median that falls
-    there is an open triangle on the upper line. Panels: one per threshold, and per op from five optimizers
-    on. Of several β the first is shown.
+    threshold counts as later than the budget, a diverged trial as above every loss; a median that falls among
+    these is an open triangle on the upper line. There is a panel per threshold, and per op if there are five
+    optimizers or more. Of several β the first is shown.
 
     Args:
         trials: Rows of ``tables.trial_table`` with one workload.
@@ -112,7 +112,7 @@ _LABELS = {"iterations_to_threshold": "iterations to threshold", "final_train_lo
 
 
 class _Line(NamedTuple):
-    """An optimizer's medians and intervals over its α₀; inf where they fall among censored trials."""
+    """An optimizer's medians and intervals over its α₀; inf if they fall among censored trials."""
 
     alpha0: Floats
     median: Floats
@@ -155,7 +155,7 @@ def _is_wide(low: float, high: float) -> bool:
 def _draw(panel: Axes, lines: dict[str, _Line], alphas: list[float], ceiling: float) -> None:
     gap = min((b / a for a, b in pairwise(alphas)), default=10.0)
     for place, (name, line) in enumerate(lines.items()):
-        # Side by side, within a quarter of the way to the next α₀, so that equal points show.
+        # Side by side, within a quarter of the way to the next α₀, so that equal points are visible.
         x = line.alpha0 * gap ** (0.25 * (place - (len(lines) - 1) / 2) / max(len(lines), 4))
         got, some = np.isfinite(line.median), np.isfinite(line.low)
         style = look(name)
@@ -173,7 +173,7 @@ def _draw(panel: Axes, lines: dict[str, _Line], alphas: list[float], ceiling: fl
             (marks,) = panel.plot(x[~got], np.full((~got).sum(), ceiling), "^", mfc="white", **same)
             marks.set(markersize=6 * shrink(), markeredgewidth=1.2 * shrink())
             marks.set(clip_on=False, in_layout=False)
-            faint = {**same, "zorder": 2, "alpha": 0.3}  # tells which triangle is whose
+            faint = {**same, "zorder": 2, "alpha": 0.3}  # shows which triangle belongs to which line
             panel.plot(x, np.minimum(line.median, ceiling), ls=style.linestyle, lw=shrink(), **faint)
     crowded = len(alphas) > 4
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}

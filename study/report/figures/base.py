@@ -21,13 +21,13 @@ class Evidence(NamedTuple):
 
     study: Study
     records: Sequence[TrialRecord]
-    """Of the study's own trials, in its order."""
+    """Records of the study's own trials, in its order."""
     trials: pd.DataFrame
-    """From ``tables.trial_table``."""
+    """The table from ``tables.trial_table``."""
     search_state: SearchState = NOTHING_FOUND
-    """What the search of the study has found; a grid needs none."""
+    """The state of the study's search; nothing found for a grid."""
     search_records: Sequence[TrialRecord] = ()
-    """Of all trials, those of a search included."""
+    """Records of all trials, those of a search included."""
 
 
 class Drawn(NamedTuple):
@@ -37,16 +37,16 @@ class Drawn(NamedTuple):
     title: str
     caption: str
     suffix: str = ""
-    """Of the file's name, where a module draws several figures."""
+    """Suffix of the file's name, if a module draws several figures."""
 
 
 class FigureModule(Protocol):
     """A module of this package that draws a figure of the report; ``registry`` lists it."""
 
     STEM: str
-    """How the names of its files begin."""
+    """Beginning of the names of its files."""
     SECTION: Section
-    """Where the page shows it."""
+    """The section of the page that shows it."""
 
     def draw(self, evidence: Evidence) -> Iterator[Drawn]:
         """Yield the figure, or several; nothing if there is nothing to show."""

@@ -47,10 +47,10 @@ def _caption(best: pd.DataFrame) -> str:
 def best_of_k_figure(best: pd.DataFrame, name: str) -> Figure:
     """Draw ``profiles.best_of_k``: the result of tuning with K points, a row of panels per measure.
 
-    One column per workload, and per threshold if there are several.
+    There is a column per workload, and per threshold if there are several.
 
     Args:
-        best: Not empty.
+        best: From ``profiles.best_of_k``; not empty.
         name: The study's name, for the title.
     """
     measures = [measure for measure in _MEASURES if (best["measure"] == measure).any()]

@@ -41,10 +41,10 @@ def draw(evidence: Evidence) -> Iterator[Drawn]:
 
 
 def contour_figure(arms: Sequence[Searched], name: str) -> Figure:
-    """Draw a panel per optimizer and workload, over the ranges that were searched.
+    """Draw a panel per optimizer and workload, over the searched ranges.
 
     Args:
-        arms: At least one.
+        arms: The arms, at least one.
         name: The study's name, for the title.
     """
     wide = min(COLUMNS, len(arms))

@@ -43,7 +43,7 @@ def importances(arm: Searched) -> dict[str, float]:
     Importance, https://proceedings.mlr.press/v32/hutter14.html
 
     Args:
-        arm: With enough points.
+        arm: An arm with enough points.
     """
     import optuna  # takes a second, and only searches need it
 
@@ -62,10 +62,10 @@ def importances(arm: Searched) -> dict[str, float]:
 
 
 def importance_figure(arms: Sequence[Searched], name: str) -> Figure:
-    """Draw a bar per optimizer and workload: the shares of α₀ and β, or why there is none.
+    """Draw a bar per optimizer and workload: the shares of α₀ and β, or the reason if there are none.
 
     Args:
-        arms: At least one.
+        arms: The arms, at least one.
         name: The study's name, for the title.
     """
     with mpl.rc_context(STYLE):

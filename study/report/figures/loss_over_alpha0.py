@@ -21,7 +21,7 @@ STEM = "loss-over-alpha0"
 SECTION: Section = "untuned"
 
 HIGHEST = 30.0
-"""Losses above so many times the best are drawn at the upper edge."""
+"""Losses above this multiple of the best are drawn at the upper edge."""
 
 CAPTION = (
     "Final validation loss over α₀, medians over seeds; both axes are logarithmic. A flat line needs no "
@@ -42,9 +42,9 @@ def losses_figure(losses: pd.DataFrame, name: str, note: str = "") -> Figure:
     """Draw ``untuned.losses``: a panel per workload, a line per optimizer.
 
     Args:
-        losses: Not empty; one method per optimizer.
+        losses: From ``untuned.losses``; not empty, with one method per optimizer.
         name: The study's name, for the title.
-        note: What is shown of several β, for the title.
+        note: The choice among several β, for the title.
     """
     alphas = sorted(set(losses["alpha0"]))
     with mpl.rc_context(STYLE):

@@ -15,9 +15,9 @@ Quantity = Literal["alpha", "train_loss", "val_loss"]
 Floats = NDArray[np.float64]
 
 POINTS = 400
-"""The most points of a curve; a figure has no room for more."""
+"""Largest number of points of a curve; a figure has no room for more."""
 AVERAGED = 20
-"""A training loss is averaged over one epoch, and over at most this part of the budget: 1/20."""
+"""A training loss is averaged over one epoch, but at most over 1/20 of the budget."""
 
 
 class Curve(NamedTuple):
@@ -25,16 +25,16 @@ class Curve(NamedTuple):
 
     iteration: NDArray[np.int64]
     middle: Floats
-    """NaN where at most half of the seeds have a value, or the median is infinite."""
+    """The median; NaN if at most half of the seeds have a value, or the median is infinite."""
     low: Floats
     """The smallest finite value."""
     high: Floats
     ends_in_cross: bool
-    """Whether most of the trials diverged."""
+    """Whether half of the trials or more diverged."""
 
     @property
     def end(self) -> tuple[int, float]:
-        """Where the line ends: the iteration and the median."""
+        """The end of the line: the iteration and the median."""
         last = int(np.flatnonzero(np.isfinite(self.middle))[-1])
         return int(self.iteration[last]), float(self.middle[last])
 
@@ -43,12 +43,12 @@ def median_curve(cell: Sequence[TrialRecord], quantity: Quantity) -> Curve | Non
     """Return the curve of an optimizer's trials, one per seed; None if it has no point.
 
     The loss of a trial counts as above all others after the trial diverged. The α of the epoch in which it
-    diverged says nothing and is left out.
+    diverged is left out, as it means nothing.
 
     Args:
-        cell: Trials that differ in their seeds alone; each has an epoch.
-        quantity: α and training loss are of every iteration, the latter as ``trailing_mean`` over
-            ``window`` iterations; the validation loss is of every epoch.
+        cell: Trials that differ only in their seeds; each has an epoch.
+        quantity: The quantity. α and the training loss have a value per iteration, the latter as
+            ``trailing_mean`` over ``window`` iterations; the validation loss has one per epoch.
     """
     points = _points(cell, quantity)
     values = np.array([_sampled(record, quantity, points) for record in cell])
@@ -68,9 +68,10 @@ def median_curve(cell: Sequence[TrialRecord], quantity: Quantity) -> Curve | Non
 
 
 def trailing_mean(values: Array, count: int) -> Floats:
-    """Return the mean of each value and those before it, ``count`` in all; of as many as there are at first.
+    """Return the mean of each value and those before it, ``count`` in all; at first of as many as there are.
 
-    With one epoch's iterations for ``count`` it is, after each epoch, the mean over the epoch.
+    If ``count`` is the number of iterations in an epoch, the value after each epoch is the mean over the
+    epoch.
     """
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     end = np.arange(1, len(values) + 1)
@@ -79,12 +80,12 @@ def trailing_mean(values: Array, count: int) -> Floats:
 
 
 def window(record: TrialRecord) -> int:
-    """Return how many iterations a training loss is averaged over."""
+    """Return the number of iterations over which a training loss is averaged."""
     return max(min(record.epochs[0].iterations, (record.budget or 0) // AVERAGED), 1)
 
 
 def _points(cell: Sequence[TrialRecord], quantity: Quantity) -> NDArray[np.int64]:
-    """Return the iterations that the curve has points at; the first and the last are among them."""
+    """Return the iterations at which the curve has points, including the first and the last."""
     if quantity == "val_loss":
         return np.array(sorted({epoch.last_iteration for record in cell for epoch in record.epochs}))
     last = max(record.iterations for record in cell)

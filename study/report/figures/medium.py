@@ -27,7 +27,7 @@ PAPER: Any = {
     "xtick.major.pad": 2,
     "ytick.major.pad": 2,
 }
-"""What a figure for a paper has in place of ``style.STYLE``."""
+"""Settings that a figure for a paper has in place of those of ``style.STYLE``."""
 
 COLUMN_WIDTH, TEXT_WIDTH = 3.25, 6.75
 """Widths of a column and of the text of a paper in two columns, in inches."""
@@ -48,7 +48,7 @@ def for_paper() -> Iterator[None]:
 
 @contextmanager
 def highlighting(optimizers: Collection[str]) -> Iterator[None]:
-    """Draw these optimizers in their colours and all others thin and grey; none for all in colour."""
+    """Draw these optimizers in their colours and all others thin and grey; if empty, draw all in colour."""
     token = _highlighted.set(frozenset(optimizers))
     try:
         yield
@@ -72,5 +72,5 @@ def is_muted(optimizer: str) -> bool:
 
 
 def shrink() -> float:
-    """Return the factor that the medium puts on widths of lines and sizes of markers."""
+    """Return the medium's factor for widths of lines and sizes of markers."""
     return 0.7 if _for_paper.get() else 1.0

@@ -21,7 +21,7 @@ CROWDED = 4
 """More optimizers than this are spread over panels by their op."""
 
 COLUMNS = 3
-"""Panels side by side at most."""
+"""Largest number of panels side by side."""
 
 Column = tuple[str, pd.DataFrame]
 """A title, and the rows of a panel."""
@@ -41,7 +41,7 @@ def first_methods(trials: pd.DataFrame) -> Shown:
     """Return, for each optimizer on each workload, the trials with its first β, granularity and options.
 
     Args:
-        trials: From ``tables.trial_table``; "first" is in the study's order, whatever the order of the rows.
+        trials: From ``tables.trial_table``; "first" means in the study's order, for any order of the rows.
     """
     kept, chosen = [], {}
     for key, group in trials.sort_index().groupby([*SETUP, "optimizer"], sort=False, dropna=False):
@@ -72,7 +72,7 @@ def workloads(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def has_panel_per_op(optimizers: Iterable[str]) -> bool:
     """Return whether optimizers are spread over panels by their op, as one panel would be too crowded.
 
-    That is so from ``CROWDED`` optimizers on, if at least two ops have several of them. Where some are
+    That is so with more than ``CROWDED`` optimizers, if at least two ops have several of them. If some are
     highlighted, the others are grey, and one panel has room for all.
     """
     names = set(optimizers)
@@ -81,18 +81,18 @@ def has_panel_per_op(optimizers: Iterable[str]) -> bool:
 
 
 def by_threshold(trials: pd.DataFrame, *, spread: bool = False) -> list[tuple[str, pd.DataFrame]]:
-    """Return a workload's rows panel by panel, each with its title and one threshold.
+    """Return a workload's rows by panel, each with its title and one threshold.
 
     Args:
         trials: Rows of one workload.
-        spread: Whether optimizers of different op get their own panels, if ``has_panel_per_op``.
+        spread: Whether optimizers of different op get their own panels, if ``has_panel_per_op`` says so.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     apart = spread and has_panel_per_op(trials["optimizer"])
     for position, (optimizer, threshold) in enumerate(
         zip(trials["optimizer"], trials["threshold"], strict=True)
     ):
-        # NaN is not equal to itself, as keys of a dict must be.
+        # NaN does not equal itself, as keys of a dict must.
         key = (family(optimizer) if apart else "", -math.inf if math.isnan(threshold) else float(threshold))
         groups.setdefault(key, []).append(position)
     ordered = sorted(groups.items(), key=lambda group: FAMILIES.index(group[0][0]) if apart else 0)
@@ -106,7 +106,7 @@ def with_thresholds(table: pd.DataFrame, trials: pd.DataFrame, by: Sequence[str]
 
 
 def rows_of(table: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of ``table`` of the methods that are shown, in the order of these."""
+    """Return the rows of ``table`` for the methods in ``shown``, in the order of these."""
     methods = shown[[*SETUP, *METHOD]].drop_duplicates()
     return methods.merge(table, on=[*SETUP, *METHOD], how="inner")
 
@@ -122,7 +122,7 @@ def columns_by_threshold(table: pd.DataFrame) -> list[Column]:
 
 
 def grid(rows: list[str], columns: list[Column], height: float) -> tuple[Figure, Places]:
-    """Return an empty figure and its panels, each with its row, its column, and if it is top, left, bottom.
+    """Return an empty figure and its panels, each with row, column, and whether it is top, left, bottom.
 
     More than ``COLUMNS`` columns continue below.
     """
@@ -140,7 +140,7 @@ def grid(rows: list[str], columns: list[Column], height: float) -> tuple[Figure,
 
 
 def draw_steps(panel: Axes, rows: pd.DataFrame, x: str, share: str, start: float) -> None:
-    """Draw step functions from ``start``, where they are 0 unless they say otherwise, to the largest x."""
+    """Draw step functions from ``start``, where they are 0 unless a row says otherwise, to the largest x."""
     end = max(float(rows[x].max()), 1.05 * start)
     for optimizer in in_order(rows["optimizer"]):
         line = rows[rows["optimizer"] == optimizer].sort_values(x)
@@ -167,5 +167,5 @@ def _title(op: str, threshold: float) -> str:
 
 
 def family_name(op: str) -> str:
-    """Return the title of the panel of an op: ``SGDN``."""
+    """Return the title for the panel of an op, such as ``SGDN``."""
     return "other optimizers" if op == FAMILIES[-1] else paper_name(op)

@@ -30,7 +30,7 @@ def performance_figure(profile: pd.DataFrame, name: str) -> Figure:
     """Draw ``profiles.performance_profile``, over all workloads.
 
     Args:
-        profile: Not empty.
+        profile: From ``profiles.performance_profile``; not empty.
         name: The study's name, for the title.
     """
     with mpl.rc_context(STYLE):

@@ -51,7 +51,7 @@ class Picture(NamedTuple):
     title: str
     caption: str
     description: str
-    """What it shows, for readers who do not see it."""
+    """The figure in words, for readers who do not see it."""
     png: Path
     svg: Path
     pdf: Path
@@ -64,15 +64,15 @@ class Picture(NamedTuple):
 
     @property
     def files(self) -> tuple[Path, Path, Path]:
-        """Its files."""
+        """The files of the figure."""
         return self.png, self.svg, self.pdf
 
 
 MANY, BEST = 10, 5
-"""From ``MANY`` optimizers on, the ``BEST`` ones are in colour and the others grey."""
+"""With ``MANY`` optimizers or more, the ``BEST`` ones are in colour and the others grey."""
 
 PAPER_FOLDER = "paper"
-"""Where, in a report's folder, the figures for a paper are."""
+"""Folder of the figures for a paper, in a report's folder."""
 
 
 def draw(evidence: Evidence, folder: Path) -> list[Picture]:
@@ -92,12 +92,12 @@ def draw(evidence: Evidence, folder: Path) -> list[Picture]:
 def draw_for_paper(evidence: Evidence, folder: Path) -> list[Path]:
     """Draw every figure as a PDF as wide as a column or the text of a paper; return the files.
 
-    ``captions.txt`` beside them has their captions, and what was chosen among several α₀ and β. Files of
-    earlier figures go.
+    ``captions.txt`` beside them has their captions, and the choices among several α₀ and β. Files of earlier
+    figures are removed.
 
     Args:
-        evidence: The study's.
-        folder: Where to write, made if absent.
+        evidence: The study's evidence.
+        folder: The folder to write; created if absent.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files, captions = [], []

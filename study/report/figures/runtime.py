@@ -39,10 +39,14 @@ def draw(evidence: Evidence) -> Iterator[Drawn]:
 
 
 def runtime_figure(distribution: pd.DataFrame, trials: pd.DataFrame, name: str) -> Figure:
-    """Draw ``profiles.runtime_distribution``: the share of trials that reached the threshold by then.
+    """Draw ``profiles.runtime_distribution``: the share of trials that reached the threshold over N.
 
-    One panel per workload and threshold; of several β the first is shown. Arguments as
-    ``profile_figure``.
+    There is a panel per workload and threshold; of several β the first is shown.
+
+    Args:
+        distribution: From ``profiles.runtime_distribution``; not empty.
+        trials: From ``tables.trial_table``.
+        name: The study's name, for the title.
     """
     shown, note = first_methods(trials)
     panels = columns_by_threshold(with_thresholds(rows_of(distribution, shown), shown, [*SETUP, *METHOD]))

@@ -16,12 +16,12 @@ LOWEST = 1e4
 
 
 _STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
-"""Where a decade is labelled: as rarely as gives three labels."""
+"""Labels per decade: the fewest that give three labels in all."""
 _MOST_LABELS = 7
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers from ``low`` to ``high`` that a logarithmic axis is labelled with."""
+    """Return round numbers from ``low`` to ``high`` for the labels of a logarithmic axis."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in _STEPS:
         found = [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
@@ -38,7 +38,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def scale_alpha(panel: Axes, curves: Sequence[Curve], alpha0: float) -> None:
-    """Fit the axis of α: logarithmic where the medians span a decade, and around 0 where they cross it."""
+    """Fit the axis of α: logarithmic if the medians span a decade, linear around 0 if they cross it."""
     middle = _finite(curve.middle for curve in curves)
     if not middle.size:
         return
@@ -48,7 +48,7 @@ def scale_alpha(panel: Axes, curves: Sequence[Curve], alpha0: float) -> None:
     largest = max(abs(low), abs(high))
     if low > 0 and high / low >= 10:
         panel.set_yscale("log")
-        low = min(max(low, high / LOWEST), alpha0)  # a schedule that ends at 0 leaves the panel
+        low = min(max(low, high / LOWEST), alpha0)  # the line of a schedule that ends at 0 leaves the panel
         panel.set_ylim(max(bottom, low / 2) / 1.25, min(top, high * 2) * 1.25)
         _label_log(panel)
     elif low <= 0 and largest > 10 * alpha0 > 0:
@@ -85,7 +85,7 @@ def _label_plainly(panel: Axes) -> None:
 
 
 def scale_loss(panel: Axes, curves: Sequence[Curve], settled: float) -> None:
-    """Fit the axis of a loss to the medians after the iteration ``settled``; logarithmic from 3 : 1 on."""
+    """Fit the axis of a loss to the medians after iteration ``settled``; logarithmic if they span 3 : 1."""
     middle = _finite(curve.middle[curve.iteration >= settled] for curve in curves)
     if not middle.size:
         middle = _finite(curve.middle for curve in curves)

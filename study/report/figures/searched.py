@@ -1,4 +1,4 @@
-"""The points of a search over both α₀ and β, for the figures that are drawn from them."""
+"""The points of a search over both α₀ and β, for the figures that show them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.config.search_space import Arm
 from study.report.figures.base import Evidence
 
 ENOUGH = 10
-"""Finished points that an arm needs: fewer say little about two numbers."""
+"""Number of finished points that an arm needs: fewer do not determine the effect of two numbers."""
 
 
 class Searched(NamedTuple):
@@ -20,11 +20,11 @@ class Searched(NamedTuple):
 
     arm: Arm
     title: str
-    """Optimizer and, if the search has several, the workload."""
+    """The optimizer and, if the search has several, the workload."""
     finite: tuple[PointScore, ...]
-    """Those with a finite score."""
+    """Points with a finite score."""
     diverged: tuple[PointScore, ...]
-    """Those with an infinite score."""
+    """Points with an infinite score."""
 
     @property
     def has_enough(self) -> bool:
@@ -33,14 +33,14 @@ class Searched(NamedTuple):
 
     @property
     def shortfall(self) -> str:
-        """Why there is nothing to draw, for an arm without enough points."""
+        """The reason why there is nothing to draw, for an arm without enough points."""
         if len(self.finite) >= ENOUGH:
             return "all points have the same score"
         return f"too few points: {len(self.finite)} with a finite score, {ENOUGH} needed"
 
     @property
     def is_log(self) -> bool:
-        """Whether the scores are shown and judged by their logarithms: all of them are above 0."""
+        """Whether scores are shown by their logarithms, as all of them are above 0."""
         return all(shown(score) > 0 for score in self.finite)
 
 

@@ -42,11 +42,11 @@ def draw(evidence: Evidence) -> Iterator[Drawn]:
 def profile_figure(profile: pd.DataFrame, trials: pd.DataFrame, name: str) -> Figure:
     """Draw ``profiles.step_size_profile``: the share of α₀ that is within τ times the best N.
 
-    Above, the best N of the same optimizer; below, that of any optimizer with the same threshold. One column
-    per workload, and per threshold if there are several; of several β the first is shown.
+    Above is the best N of the same optimizer; below, that of any optimizer with the same threshold. There is
+    a column per workload, and per threshold if there are several; of several β the first is shown.
 
     Args:
-        profile: Not empty.
+        profile: From ``profiles.step_size_profile``; not empty.
         trials: From ``tables.trial_table``.
         name: The study's name, for the title.
     """

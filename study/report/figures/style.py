@@ -1,8 +1,8 @@
 """The style of all figures: colours and lines of optimizers, legends, sizes, and reproducible files.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart. For an optimizer of ours the colour stands
-for the op and the line style for the lop. Any other takes colour, line and marker from its name alone, so
-that it looks the same in every figure of every study.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish. For an optimizer of ours the colour
+stands for the op and the line style for the lop. Any other optimizer gets colour, line and marker from its
+name alone, so that it looks the same in every figure of every study.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from study.report.figures.scales import log_ticks
 
 DPI = 150
 TALLEST_COLUMN = 6
-"""Lines of a legend's column; a longer one would take the panels' place."""
+"""Lines of a legend's column; a longer one would leave too little room for the panels."""
 FAMILIES = (*OPS, "others")
 COLOURS = {"sgd": "#0072B2", "sgdn": "#D55E00", "adam": "#009E73", "adamw": "#7A5195", "muon": "#8C510A"}
 _PLAIN, _HD, _NEW, _OTHER = (0, (1, 1.6)), (0, (5, 1.8)), "solid", (0, (6, 1.5, 1, 1.5))
@@ -50,7 +50,7 @@ _IN_PAPER = {
     "adamw": "adam",
     "muon": "adam",
 }  # the new lop that the paper pairs each op with
-_SHADES = {  # a grey, from black to white, and how much of it
+_SHADES = {  # the brightness of a grey, from black to white, and its share
     "additive": (0.0, 0.0),
     "cosine": (0.0, 0.5),
     "multiplicative": (1.0, 0.4),
@@ -105,9 +105,9 @@ class Look(NamedTuple):
 def look(optimizer: str) -> Look:
     """Return the look of an optimizer, a function of its name alone; grey if others are highlighted.
 
-    Of ours, plain ones are dotted, lop SGD is dashed, and the paper's new ones are solid; other lops are
-    dash-dotted. Rules other than the additive one have a darker or lighter shade of the op's colour. Others,
-    such as ``torch.optim.AdamW`` and what has a label of its own, have further colours.
+    Our plain optimizers are dotted, those with lop SGD dashed, and the paper's new ones solid; other lops are
+    dash-dotted. Rules other than the additive one have a darker or lighter shade of the op's colour. Other
+    optimizers, such as ``torch.optim.AdamW``, and those with their own label have further colours.
     """
     if is_muted(optimizer):
         return Look(GREY, "solid", 0.8 * shrink(), "")
@@ -137,7 +137,7 @@ def _own_look(optimizer: str) -> Look:
 
 
 def _shade(color: str, towards: tuple[float, float]) -> str:
-    """Return ``color`` mixed with a grey: (its brightness, its share)."""
+    """Return ``color`` mixed with a grey, given by its brightness and its share."""
     grey, share = towards
     mixed = [(1 - share) * part + share * grey for part in to_rgb(color)]
     return to_hex((mixed[0], mixed[1], mixed[2])).upper()
@@ -152,7 +152,7 @@ def family(optimizer: str) -> str:
 def labels(optimizers: Iterable[str]) -> dict[str, str]:
     """Return the optimizers' names in legends: ``SGD-HD``, a dotted path by its last part.
 
-    Names that would be the same, as of ``adamw`` and ``torch.optim.AdamW``, stay whole.
+    Names that would be the same, such as those of ``adamw`` and ``torch.optim.AdamW``, stay in full.
     """
     names = list(dict.fromkeys(optimizers))
     short = {name: paper_name(name.rpartition(".")[2] or name) for name in names}
@@ -174,9 +174,9 @@ def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[An
     """Return an empty figure and its panels, shape (rows, columns); call it inside ``rc_context(STYLE)``.
 
     Args:
-        rows: How many rows.
-        columns: How many columns.
-        height: Of a row, in inches, of a figure that is not for a paper.
+        rows: Number of rows.
+        columns: Number of columns.
+        height: Height of a row, in inches, for a figure that is not for a paper.
     """
     if is_for_paper():
         mpl.rcParams.update(PAPER)  # until the caller's rc_context ends
@@ -193,8 +193,8 @@ def subplots(rows: int, columns: int, height: float) -> tuple[Figure, NDArray[An
 def finish(figure: Figure, optimizers: Iterable[str], name: str, note: str, *, markers: bool = False) -> None:
     """Add a title, and a legend below: one column per op, or rows if one is alone or long.
 
-    Where some optimizers are highlighted, the legend has one line for all others. A figure for a paper has
-    no title, as its caption says it.
+    If some optimizers are highlighted, the legend has one line for all others. A figure for a paper has no
+    title, as its caption has it.
     """
     shown = in_order(optimizers)
     called = labels(shown)
@@ -248,12 +248,12 @@ def _handle(style: Look, label: str, markers: bool) -> Line2D:
 
 
 def label_log(axis: Axis, low: float, high: float) -> None:
-    """Label a logarithmic axis with plain numbers: at least three of them, and no more than seven.
+    """Label a logarithmic axis with plain numbers: at least three of them, and at most seven.
 
     Args:
-        axis: Of a panel, whose scale is logarithmic.
-        low: The smallest value in sight, above 0.
-        high: The largest.
+        axis: Axis of a panel with a logarithmic scale.
+        low: The smallest visible value, above 0.
+        high: The largest visible value.
     """
     ticks = log_ticks(low, high)
     axis.set_major_locator(FixedLocator(ticks))
@@ -269,7 +269,7 @@ FORMATS = ("png", "svg", "pdf")
 def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Write a figure as PNG (150 dpi), SVG and PDF; equal figures give equal bytes, on any day.
 
-    Letters are shapes in the SVG, which then needs no font, and text in the PDF.
+    Letters are shapes in the SVG, which therefore needs no font, and text in the PDF.
 
     Args:
         figure: The figure; its layout is fixed afterwards.
@@ -290,7 +290,7 @@ def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[P
         figure.draw_without_rendering()
         figure.set_layout_engine(None)
         tight = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-        whole = figure.bbox_inches if is_for_paper() else tight  # a paper's figure is as wide as asked for
+        whole = figure.bbox_inches if is_for_paper() else tight  # a paper's figure keeps its exact width
         for suffix in formats:
             paths.append(stem.with_name(f"{stem.name}.{suffix}"))
             figure.savefig(paths[-1], dpi=DPI, bbox_inches=whole, metadata=nothing[suffix])

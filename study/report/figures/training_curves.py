@@ -43,7 +43,7 @@ _ROWS: dict[Quantity, str] = {
     "val_loss": "validation loss",
 }
 SETTLED = 0.1
-"""The part of the budget after which losses are sure to be in sight; before, they may fall too steeply."""
+"""Share of the budget after which all losses must be visible; before, they may fall too steeply."""
 
 
 class Choice(NamedTuple):
@@ -61,7 +61,7 @@ class Column(NamedTuple):
 
 
 def draw(evidence: Evidence) -> Iterator[Drawn]:
-    """Yield the figure, if a trial that did not fail has finished an epoch; several of many workloads."""
+    """Yield the figure, if a trial that did not fail has finished an epoch; several for many workloads."""
     shown = [r for r in evidence.records if r.iterations and r.status not in ("failed", "pruned")]
     if not shown:
         return
@@ -103,18 +103,18 @@ def figure1(
 ) -> Figure:
     """Draw the paper's Figure 1 for a study: α_t, training and validation loss from the first iteration on.
 
-    One column per workload, or one per workload and op where ``panels.has_panel_per_op``. Lines are medians
-    over seeds, bands go from the smallest to the largest: ``median_curves.median_curve``. A line continues
-    while more than half of the seeds have a value. A cross ends the line of an optimizer most of whose
-    trials diverged. Each panel has its own axes, which fit the trials that did not diverge, and the losses
-    after the first tenth of the budget. They are logarithmic where the values span enough.
+    There is a column per workload, or one per workload and op if ``panels.has_panel_per_op`` says so. Lines
+    are medians over seeds, bands go from the smallest to the largest: ``median_curves.median_curve``. A line
+    continues while more than half of the seeds have a value. A cross ends the line of an optimizer if half or
+    more of its trials diverged. Each panel has its own axes, which fit the trials that did not diverge, and
+    the losses after the first tenth of the budget. They are logarithmic if the values span enough.
 
     Args:
-        records: Of the study's trials, in any order; those without an epoch are left out.
-        study: Gives the order of workloads and optimizers.
-        alpha0: The α₀ to show. Default: 0.001, or else the middle one of each optimizer. Of several β the
-            first is shown; the title names what was chosen.
-        state: What the study's search has found; a grid needs none.
+        records: Records of the study's trials, in any order; those without an epoch are left out.
+        study: The study, which gives the order of workloads and optimizers.
+        alpha0: The α₀ to show. Default: 0.001, or if it is absent the middle one of each optimizer. Of
+            several β the first is shown; the title names the choice.
+        state: The state of the study's search. Default: nothing found, as for a grid.
 
     Raises:
         ValueError: No record has an epoch, or the study has no such α₀.
@@ -123,7 +123,7 @@ def figure1(
 
 
 def _draw(chosen: Choice, study: Study, workloads: Collection[str] | None = None) -> Figure:
-    """Draw Figure 1 of the workloads with these labels; None for all."""
+    """Draw Figure 1 for the workloads with these labels; None for all."""
     cells = {key: cell for key, cell in chosen.cells.items() if workloads is None or key[0] in workloads}
     blocks = _blocks(cells)
     wide = max(map(len, blocks))
@@ -145,7 +145,7 @@ def _draw(chosen: Choice, study: Study, workloads: Collection[str] | None = None
 
 
 def _blocks(cells: _Groups) -> list[list[Column]]:
-    """Return the columns, those of a block side by side."""
+    """Return the columns of panels by block; the columns of a block are side by side."""
     by_workload: dict[str, dict[str, _Cell]] = {}
     for (workload, optimizer), cell in cells.items():
         by_workload.setdefault(workload, {})[optimizer] = cell
@@ -205,7 +205,7 @@ def _choose(records: Sequence[TrialRecord], study: Study, state: SearchState, al
 
 
 def _left_out(groups: _Groups, cells: _Groups) -> list[str]:
-    """Return which β, granularity and options are shown where there are several."""
+    """Return the choices of β, granularity and options, for optimizers that have several."""
     parts = []
     several = [group for group in cells if len({r.trial.beta for r in groups[group]}) > 1]
     if several:
@@ -256,7 +256,7 @@ def _draw_column(panels: Sequence[Axes], column: Column, *, first: bool) -> None
         for name, curve in curves.items():
             if curve.ends_in_cross:
                 iteration, value = curve.end
-                at = np.clip(value, *panel.get_ylim())  # on the frame where the line has left it
+                at = np.clip(value, *panel.get_ylim())  # on the frame if the line has left it
                 (cross,) = panel.plot(iteration / epoch, at, "x", color=look(name).color, clip_on=False)
                 cross.set(markersize=6 * shrink(), markeredgewidth=1.6 * shrink(), in_layout=False)
         panel.set_xlim(0, last / epoch * 1.01)
@@ -269,10 +269,10 @@ def _draw_column(panels: Sequence[Axes], column: Column, *, first: bool) -> None
 
 
 def _epoch(column: Column) -> tuple[int, str]:
-    """Return how many iterations are one on the axis of a column, and what that is called."""
+    """Return the number of iterations per unit of a column's axis, and the unit's name."""
     records = [record for cell in column.cells.values() for record in cell]
     if all(record.trial.iterations is None for record in records):
-        # A trial that diverged in its first epoch does not know how long an epoch is; others do.
+        # A trial that diverged in its first epoch does not show how long an epoch is; others do.
         return max(record.epoch_length for record in records), "epoch"
     return 1, "iteration"
 

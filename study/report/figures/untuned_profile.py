@@ -60,9 +60,9 @@ def profile_figure(profile: pd.DataFrame, name: str, note: str = "") -> Figure:
     """Draw ``untuned.profile``: a panel for each kind of points.
 
     Args:
-        profile: Not empty.
+        profile: From ``untuned.profile``; not empty.
         name: The study's name, for the title.
-        note: What is shown of several β, for the title.
+        note: The choice among several β, for the title.
     """
     kinds = [kind for kind in TITLES if profile["points"].eq(kind).any()]
     with mpl.rc_context(STYLE):

@@ -14,7 +14,7 @@ UI_VARIABLE = "HYPERGRAD_STUDY_UI"
 EMBEDDED_UI = "http://127.0.0.1:5000"
 
 CURVE_POINTS = 320
-"""Points that the MLflow UI draws of a curve; about as many are sent."""
+"""Number of points that the MLflow UI draws of a curve; about as many are sent."""
 
 CURVES = ("alpha", "train_loss", "hypergradient")
 """The curves of a trial that have a value per iteration."""
@@ -23,7 +23,7 @@ BYTES_PER_POINT = 150
 """The size of a point of a curve in MLflow's database, to an order of magnitude."""
 
 _SHORT = 4
-"""Shorter passwords are parts of other words."""
+"""Shorter passwords may occur in other words."""
 
 _SECRET_QUERY = re.compile(r"([\w]*(?:pass|pwd|secret|token|odbc_connect)[\w]*)=([^&]*)", re.IGNORECASE)
 
@@ -41,11 +41,11 @@ def embedded_uri(runs: Path) -> str:
 def tracking_uri(option: str | None, runs: Path) -> str:
     """Return the tracking URI: the option, ``MLFLOW_TRACKING_URI``, or the embedded database's.
 
-    It may hold a password: never print it. An option without a password gets the one in
-    ``MLFLOW_TRACKING_URI``, where that is the same address otherwise.
+    It may contain a password: never print it. An option without a password gets the one in
+    ``MLFLOW_TRACKING_URI``, if the two addresses are the same otherwise.
 
     Args:
-        option: What the user gave; None for nothing.
+        option: The option that the user gave; None if none.
         runs: The folder of runs.
     """
     variable = os.environ.get(URI_VARIABLE)
@@ -55,12 +55,12 @@ def tracking_uri(option: str | None, runs: Path) -> str:
 
 
 def stored_bytes(iterations: int) -> int:
-    """Return about how many bytes of a tracking database a trial of so many iterations takes."""
+    """Return about how many bytes of a tracking database a trial with this many iterations takes."""
     return len(CURVES) * min(CURVE_POINTS, iterations) * BYTES_PER_POINT
 
 
 def is_server(uri: str) -> bool:
-    """Return whether ``uri`` is a server's, over HTTP."""
+    """Return whether ``uri`` is the address of a server, over HTTP."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -72,27 +72,28 @@ def without_password(uri: str) -> str:
 
 
 def without_secrets(text: str, uri: str) -> str:
-    """Return ``text`` with every password that ``uri`` holds replaced by stars, as written or decoded."""
+    """Return ``text`` with every password in ``uri`` replaced by stars, whether written plain or encoded."""
     secrets = [_split(uri)[1].partition(":")[2], *(value for _, value in _SECRET_QUERY.findall(uri))]
     for secret in secrets:
         for written in {secret, unquote_plus(secret), unquote(secret)} - {""}:
             if len(written) >= _SHORT:
                 text = text.replace(written, "***")
-            else:  # only where it stands as a password
+            else:  # only in the place of a password
                 text = text.replace(f":{written}@", ":***@").replace(f"={written}", "=***")
     return text
 
 
 def has_password(uri: str) -> bool:
-    """Return whether ``uri`` holds a password."""
+    """Return whether ``uri`` contains a password."""
     return without_password(uri) != uri
 
 
 def ui_address(uri: str) -> str:
     """Return the address of the MLflow UI over the store at ``uri``, for a browser.
 
-    The study may reach a server under another name than the browser, as in containers; then
-    ``HYPERGRAD_STUDY_UI`` says which. An embedded store's is where ``hypergrad-study ui`` serves it.
+    The browser may need another name for the server than the study, as with containers; then
+    ``HYPERGRAD_STUDY_UI`` sets it. For an embedded store it is the address at which ``hypergrad-study ui``
+    serves.
     """
     start, _, rest = _split(uri)
     return (os.environ.get(UI_VARIABLE) or (start + rest if is_server(uri) else EMBEDDED_UI)).rstrip("/")
@@ -100,8 +101,8 @@ def ui_address(uri: str) -> str:
 
 def page(experiment_id: str, wanted: str = "tags.role = 'trial'") -> str:
     """Return the part of a URL from ``#`` on that shows the runs of an experiment that a filter finds."""
-    # MLflow opens an experiment on an empty page of traces unless it is told otherwise, and folds child
-    # runs away under their parent unless they are filtered and ordered by something else than their date.
+    # Without this MLflow opens an experiment on an empty page of traces. It folds child runs under their
+    # parent unless they are filtered, and ordered by something other than their date.
     view = {
         "workflowType": "machine_learning",
         "searchFilter": wanted,
@@ -123,12 +124,12 @@ def optimizer_filter(workload: str, optimizer: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    # MLflow's filters know no escape: a name with both kinds of quotes finds nothing.
+    # MLflow's filters have no escape: a name with both kinds of quotes finds nothing.
     return f"'{text}'" if "'" not in text else f'"{text}"'
 
 
 def _split(uri: str) -> tuple[str, str, str]:
-    """Return the parts of a URI before, in and after ``user:password@``; without query values to hide."""
+    """Return the parts of a URI before, in and after ``user:password@``; secret query values are hidden."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return "", "", uri
@@ -138,7 +139,7 @@ def _split(uri: str) -> tuple[str, str, str]:
         host = re.match(r"[^/?#]*", rest)
         authority = host[0] if host else ""
         userinfo, _, _ = authority.rpartition("@")
-    else:  # as SQLAlchemy reads it: a password may hold anything but "@"
+    else:  # as SQLAlchemy reads it: a password may contain anything but "@"
         userinfo, at, _ = rest.partition("@")
         userinfo = userinfo if at and "/" not in userinfo.partition(":")[0] else ""
     return start, userinfo, rest[len(userinfo) + 1 :] if userinfo else rest

@@ -15,19 +15,19 @@ from study.storage.study_folder import StudyFolder
 from study.tracking.mlflow_backend.download import JOURNAL
 
 CURVE_FILE = "curve.parquet"
-"""Every iteration."""
+"""File with every iteration."""
 PICTURE_FILE = "curve.png"
-"""The training loss and α; only of the first seed of each setting."""
+"""Picture of the training loss and α, only for the first seed of each setting."""
 MOST_PICTURES = 100
-"""How many pictures a driver draws at most: each takes about as long as sending a short trial."""
+"""Largest number of pictures that a driver draws: each takes about as long as sending a short trial."""
 
 
 class TrialFiles:
-    """Writes the files of trials' runs; several may be written at the same time.
+    """Writes the files of trials' runs; several threads may write at the same time.
 
     Args:
         study: The study.
-        folder: Its folder.
+        folder: The study's folder.
         with_journals: Whether the journals are among the files, so that the study can be fetched.
     """
 
@@ -35,7 +35,7 @@ class TrialFiles:
         self._folder, self._with_journals = folder, with_journals
         self._first_seeds = {study.seeds[0], *(study.search.seeds[:1] if study.search else ())}
         self._pictures_left = MOST_PICTURES
-        self._drawing = threading.Lock()  # Matplotlib is for one thread at a time
+        self._drawing = threading.Lock()  # only one thread at a time may use Matplotlib
 
     def write(self, record: TrialRecord, target: Path) -> None:
         """Write the files of a trial that has ended.

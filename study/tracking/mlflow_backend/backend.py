@@ -24,7 +24,7 @@ def open_tracker(study: Study, uri: str, folder: StudyFolder, say: Say) -> Track
 
 @contextmanager
 def show(uri: str, name: str | None, port: int, say: Say) -> Iterator[Page]:
-    """Show the runs of a study, or all studies, in the MLflow UI, which is served here if no server does."""
+    """Show the runs of a study, or all studies, in the MLflow UI; serve it here if no server does."""
     file = None if address.is_server(uri) else database.sqlite_file(uri)
     if file is not None and not file.is_file():
         raise TrackingError(f"{file.parent}: no study was run here; name the folder of runs with --runs")
@@ -38,7 +38,7 @@ def show(uri: str, name: str | None, port: int, say: Say) -> Iterator[Page]:
 
 
 def runs_page(uri: str, name: str | None, say: Say = lambda line: None) -> str:
-    """Return the page of the MLflow UI, from ``#`` on, that a study opens on; for None, all studies.
+    """Return the page of the MLflow UI, from ``#`` on, for a study; for None, the page of all studies.
 
     Raises:
         TrackingError: The server or database cannot be used, or does not have the study.

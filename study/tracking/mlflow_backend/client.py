@@ -1,4 +1,4 @@
-"""Opens MLflow, waits for one that is only busy, and turns its errors into one line each."""
+"""Opens MLflow, waits for it while it is busy, and turns each of its errors into one line."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from study.tracking.mlflow_backend.address import is_server
 from study.tracking.mlflow_backend.diagnosis import Problem
 
 WAIT_SECONDS = 90.0
-"""How long a server or database that is only busy is waited for."""
+"""How long to wait for a server or database that is only busy."""
 
 RETRY_SECONDS = 2.0
 
 
 def check(uri: str, say: Say) -> None:
-    """Raise a TrackingError unless the server or database at ``uri`` can be used; change nothing there.
+    """Raise a TrackingError if the server or database at ``uri`` cannot be used; change nothing there.
 
     Args:
         uri: The tracking URI.
-        say: Called once with a line if the server or database is waited for.
+        say: Called once with a line before the function waits for the server or database.
 
     Raises:
-        TrackingError: It cannot be used, or is still busy after ``WAIT_SECONDS``.
+        TrackingError: The server or database cannot be used, or is still busy after ``WAIT_SECONDS``.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     said = False
@@ -44,11 +44,11 @@ def check(uri: str, say: Say) -> None:
 
 
 def open_client(uri: str, say: Say, artifact_root: str) -> MlflowClient:
-    """Return a client of the server or database at ``uri``, whose tables are made if it has none.
+    """Return a client of the server or database at ``uri``; create the tables of a database without any.
 
     Args:
         uri: The tracking URI.
-        say: Called once with a line if the server or database is waited for.
+        say: Called once with a line before the function waits for the server or database.
         artifact_root: The URI under which a new database keeps artifacts by default.
 
     Raises:
@@ -74,10 +74,10 @@ def open_client(uri: str, say: Say, artifact_root: str) -> MlflowClient:
 
 @contextmanager
 def asking(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises within into a TrackingError that names ``uri`` and what would help.
+    """Turn any error of MLflow within the context into a TrackingError, which says what would help.
 
-    Whatever: besides its own exceptions, MLflow lets those of SQLAlchemy, Alembic, requests and the libraries
-    of artifact stores through, and a study must not end because of its tracking.
+    Any error: besides its own exceptions, MLflow lets those of SQLAlchemy, Alembic, requests and the
+    libraries of artifact stores through, and a study must not end because of its tracking.
     """
     try:
         yield
@@ -98,14 +98,14 @@ def all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
 
 
 def complete_status(run: Run) -> str | None:
-    """Return the final status of a run that was sent to its end; None of one that was not."""
+    """Return the final status of a run that was sent to its end; None for another run."""
     status: str = run.info.status
     pruned = status == "KILLED" and run.data.tags.get("outcome") == "pruned"
     return status if status == "FINISHED" or pruned else None
 
 
 def ui_version(uri: str) -> str | None:
-    """Return the version of the MLflow whose UI shows the runs; None if a server does not say."""
+    """Return the version of the MLflow whose UI shows the runs; None if a server does not give it."""
     return server.version(uri) if is_server(uri) else mlflow.__version__
 
 

@@ -1,6 +1,6 @@
-"""Checks a database before MLflow opens it: is it MLflow's, of this version, and writable?
+"""Checks a database before MLflow opens it: whether it is MLflow's, of this version, and writable.
 
-MLflow itself makes its tables in any database, upgrades some older ones without asking, and retries for two
+MLflow itself creates its tables in any database, upgrades some older ones without asking, and retries for two
 minutes to open a file that it may not read.
 """
 
@@ -33,7 +33,7 @@ _SECONDS = 10
 
 
 def problem(uri: str) -> Problem | None:
-    """Return why MLflow's database at ``uri`` cannot be used; None if it can, or is still to be made."""
+    """Return why MLflow's database at ``uri`` cannot be used; None if it can, or does not exist yet."""
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     if scheme in ("", "file"):
         return diagnosis.unsupported_files(uri)
@@ -53,18 +53,18 @@ def problem(uri: str) -> Problem | None:
 
 
 def make(uri: str, artifact_root: str) -> None:
-    """Make MLflow's tables in a database that has none.
+    """Create MLflow's tables in a database that has none.
 
-    An SQLite file appears complete or not at all: MLflow makes its tables in dozens of steps, which two
-    programs must not take at once, and which a program that is killed leaves unfinished.
+    An SQLite file appears complete or not at all: MLflow creates its tables in dozens of steps, which two
+    programs must not run at once, and which a killed program leaves unfinished.
 
     Args:
         uri: The tracking URI.
         artifact_root: The URI under which the database keeps artifacts by default. MLflow's own default is
-            the working folder, whose name it puts into SQL as it is.
+            the working folder, whose name it writes into SQL without quoting.
 
     Raises:
-        Exception: Whatever MLflow, SQLAlchemy or the file system raises.
+        Exception: Any error of MLflow, SQLAlchemy or the file system.
     """
     file = sqlite_file(uri)
     if file is None:
@@ -121,7 +121,7 @@ def _schema_problem(engine: Engine, uri: str) -> Problem | None:
 
 
 def _engine(uri: str, file: Path | None) -> Engine:
-    if file is not None:  # opened so that nothing is made or changed
+    if file is not None:  # opened so that nothing is created or changed
         read_only = f"file:{quote(str(file))}?mode=ro"
         return sqlalchemy.create_engine(
             "sqlite://", creator=lambda: sqlite3.connect(read_only, timeout=1, uri=True), poolclass=NullPool
@@ -141,7 +141,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _not_writable(path: Path, uri: str) -> Problem | None:
-    """Return that a file, or the nearest folder there is, may not be written to."""
+    """Return a problem if a file, or the nearest existing folder, may not be written to; otherwise None."""
     while not path.exists():
         path = path.parent
     if os.access(path, os.W_OK):

@@ -1,4 +1,4 @@
-"""Says in one line what is wrong with MLflow and what would help, from the exceptions that it raises."""
+"""Explains in one line what is wrong with MLflow and what would help, from the exceptions that it raises."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Problem(NamedTuple):
     """Why MLflow cannot be used."""
 
     text: str
-    """One line: what is wrong, where, and what would help. Holds no password."""
+    """One line: what is wrong, where, and what would help. Contains no password."""
     passes: bool = False
-    """Whether it is likely to pass by itself, so that it is worth waiting."""
+    """Whether it will probably pass by itself, so that waiting makes sense."""
 
 
 def explain(error: BaseException, uri: str) -> Problem:
-    """Return what an exception of MLflow, or of a library below it, means for the user.
+    """Return the problem that an exception of MLflow, or of a library below it, means for the user.
 
     Args:
-        error: What was raised while MLflow at ``uri`` was asked.
+        error: The exception that was raised while MLflow at ``uri`` was in use.
         uri: The tracking URI.
     """
     for link in _chain(error):
@@ -81,7 +81,7 @@ _PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQL
 
 
 def unsupported_files(uri: str) -> Problem:
-    """Return that MLflow keeps no new runs in plain files."""
+    """Return the problem that MLflow keeps no new runs in plain files."""
     return Problem(
         f"{without_password(uri)}: MLflow no longer keeps runs in a folder of files; give a database such as "
         "sqlite:///mlflow.db, or leave --tracking-uri out for one in the folder of runs"
@@ -89,7 +89,7 @@ def unsupported_files(uri: str) -> Problem:
 
 
 def no_answer(uri: str, reason: str, *, passes: bool = False) -> Problem:
-    """Return that nothing answers at the address of a server."""
+    """Return the problem that nothing answers at the address of a server."""
     return Problem(
         f"no MLflow server answers at {without_password(uri)} ({reason}); start it, or correct "
         f"--tracking-uri or {URI_VARIABLE}",
@@ -98,7 +98,7 @@ def no_answer(uri: str, reason: str, *, passes: bool = False) -> Problem:
 
 
 def network_problem(error: requests.exceptions.RequestException, uri: str) -> Problem:
-    """Return why a request did not come to an answer: the network, a proxy, or TLS."""
+    """Return why a request got no answer: the network, a proxy, or TLS."""
     where, said = without_password(uri), _innermost(error)
     if isinstance(error, requests.exceptions.SSLError):
         return _tls_problem(said, where)
@@ -142,7 +142,7 @@ _CLIENT_REFUSED = ("certificate required", "handshake failure", "unknown ca", "b
 
 
 def client_certificate_problem(where: str, said: str) -> Problem:
-    """Return that a server probably wants a certificate of its client."""
+    """Return the problem that a server probably requires a certificate of its client."""
     return Problem(
         f"the server at {where} asks for a certificate of yours, or does not accept it ({said}); set "
         f"{CLIENT_VARIABLE} to the file with it and its key"
@@ -160,7 +160,7 @@ def database_problem(error: BaseException, uri: str) -> Problem:
 
 
 _OTHER = "or give another --tracking-uri"
-# What drivers say, in lower case; whether it passes by itself; what would help.
+# Messages of drivers, in lower case; whether the problem passes by itself; what would help.
 _DATABASE_HELP: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     (("database is locked", "table is locked"), True, "another program is writing to it"),
     (("starting up", "shutting down", "recovery mode", "too many clients", "too many connections"), True, ""),
@@ -193,12 +193,12 @@ _DATABASE_HELP: tuple[tuple[tuple[str, ...], bool, str], ...] = (
 
 
 def _said(error: BaseException) -> str:
-    """Return the first line of an exception, without the class that SQLAlchemy puts before a driver's."""
+    """Return the first line of an exception, without the driver's class that SQLAlchemy puts before it."""
     return re.sub(r"^\([\w.]+\)\s*", "", first_line(error)).rstrip(".")
 
 
 def _innermost(error: BaseException) -> str:
-    """Return what the exception at the bottom of a failed request says, without urllib3's wrapping."""
+    """Return the message of the innermost exception of a failed request, without urllib3's wrapping."""
     reason: BaseException = error
     while True:
         inner = next((arg for arg in reason.args if isinstance(arg, BaseException)), None)
@@ -212,7 +212,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from or while handling, the innermost last."""
+    """Yield an exception and those from which, or while handling which, it was raised; the innermost last."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

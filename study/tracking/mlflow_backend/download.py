@@ -16,11 +16,11 @@ from study.tracking.mlflow_backend.address import is_server
 from study.tracking.mlflow_backend.client import all_runs, asking, complete_status
 
 JOURNAL = "trial.journal"
-"""The artifact of a trial's run that is its journal."""
+"""Name of the artifact of a trial's run that contains the journal."""
 
 
 def fetch(uri: str, folder: StudyFolder, say: Say = lambda line: None) -> dict[str, float]:
-    """Copy what a server has of a study into ``folder``; see ``study.tracking.fetch``."""
+    """Copy a study from a server into ``folder``; see ``study.tracking.fetch``."""
     if not is_server(uri):
         return {}
     mlflow_client.check(uri, say)
@@ -45,7 +45,7 @@ def fetch(uri: str, folder: StudyFolder, say: Say = lambda line: None) -> dict[s
             place = folder.journal(trial)
             if trial.key in ended and not place.exists():
                 _download(client, ended[trial.key].info.run_id, JOURNAL, place)
-            # A driver that ended leaves its unfinished runs as they were.
+            # A driver that ended leaves its unfinished runs marked as running.
             if trial.key in under_way and parent.info.status == "RUNNING":
                 shares[trial.key] = _share(client, under_way[trial.key], trial)
         return shares

@@ -1,4 +1,4 @@
-"""What MLflow has of a study: its experiment, and one run per trial."""
+"""The state of a study in MLflow: its experiment, and one run per trial."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Kept:
 
     experiment_id: str
     parent_id: str
-    """Empty as long as there is no parent run."""
+    """Empty while there is no parent run."""
     runs: dict[str, Run]
-    """By trial key."""
+    """Runs by trial key."""
     complete: dict[str, str]
-    """By trial key, the final status of a run that was sent to its end."""
+    """Final status of each run that was sent to its end, by trial key."""
     doubles: list[Run]
-    """Further runs of the same trials: a request that was answered too late is sent twice."""
+    """Further runs of the same trials: a request whose answer comes too late is sent twice."""
     tags: dict[str, str]
-    """Of the experiment."""
+    """Tags of the experiment."""
 
     def look_again(self, client: MlflowClient, key: str) -> None:
-        """Take in the runs of one trial, after a request whose answer was lost; delete those too many.
+        """Read the runs of one trial again, after a request whose answer was lost; delete doubles.
 
         Args:
-            client: Of its MLflow.
-            key: The trial's.
+            client: Client of the MLflow that has the study.
+            key: The trial's key.
         """
         found, doubles = _one_per_trial(client.search_runs([self.experiment_id], f"tags.trial_key = '{key}'"))
         self.runs.pop(key, None)
@@ -45,10 +45,10 @@ class Kept:
 
 
 def look_up(client: MlflowClient, experiment: Experiment) -> Kept:
-    """Return what an experiment has.
+    """Return the state of a study in MLflow.
 
     Args:
-        client: Of its MLflow.
+        client: Client of the MLflow that has the study.
         experiment: The study's experiment.
     """
     runs = list(all_runs(client, experiment.experiment_id))
@@ -62,12 +62,12 @@ def _complete(runs: Mapping[str, Run]) -> dict[str, str]:
 
 
 def final_status(record: TrialRecord) -> str:
-    """Return the status that the MLflow run of a trial that has ended gets."""
+    """Return the status for the MLflow run of a trial that has ended."""
     return "FINISHED" if record.is_complete else "KILLED" if record.status == "pruned" else "FAILED"
 
 
 def _one_per_trial(runs: Iterable[Run]) -> tuple[dict[str, Run], list[Run]]:
-    """Return one run per trial key, the most complete, and the runs that are too many."""
+    """Return one run per trial key, the most complete one, and the doubles."""
     kept: dict[str, Run] = {}
     doubles = []
     for run in sorted(runs, key=lambda run: (complete_status(run) is None, run.info.start_time)):

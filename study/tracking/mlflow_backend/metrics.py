@@ -21,15 +21,15 @@ def params(trial: Trial) -> dict[str, Any]:
     rule = {} if trial.lop is None else {"rule": trial.rule}
     settings = {"op": trial.op, "lop": trial.lop, **rule, **trial.settings()}
     known = {name: value for name, value in settings.items() if value is not None and value != {}}
-    # The UI's parallel coordinates know no logarithmic axis.
+    # The UI's parallel coordinates have no logarithmic axis.
     return known | {f"log10_{n}": f"{math.log10(known[n]):.6g}" for n in ("alpha0", "beta") if known.get(n)}
 
 
 class Sent:
-    """How much of a trial was sent to MLflow already.
+    """The part of a trial that was already sent to MLflow.
 
     Args:
-        points: About as many points are sent of a curve.
+        points: About how many points of a curve are sent.
     """
 
     def __init__(self, points: int) -> None:
@@ -41,7 +41,7 @@ class Sent:
         """Yield the points of ``record`` that were not yielded before.
 
         Args:
-            record: The trial's record, which contains the one given before.
+            record: The trial's record, which continues the one given before.
         """
         epochs, self._epochs = record.epochs[self._epochs :], len(record.epochs)
         for epoch in epochs:

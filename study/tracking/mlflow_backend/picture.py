@@ -1,4 +1,4 @@
-"""A small picture of a trial's curves, for people who open its run in MLflow."""
+"""Draws a small picture of a trial's curves, for people who open its run in MLflow."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def draw(record: TrialRecord, path: Path) -> None:
     """Write the training loss and α over the iterations as a PNG of about 20 kB.
 
     Args:
-        record: Of a trial with an epoch or more.
+        record: Record of a trial with at least one epoch.
         path: The file.
     """
     figure = Figure(figsize=_SIZE, dpi=_DPI)
     FigureCanvasAgg(figure)
-    # Without an engine that lays it out: that would draw it twice.
+    # A layout engine would draw everything twice.
     figure.subplots_adjust(left=0.17, right=0.97, top=0.9, bottom=0.13, hspace=0.12)
     panels: Iterable[Axes] = figure.subplots(2, 1, sharex=True)
     curves = {"training loss": record.train_loss, "α": record.alpha}
@@ -47,7 +47,7 @@ def _plot(panel: Axes, values: Array, label: str, color: str) -> None:
     # α of the additive rules may fall below zero.
     if len(shown) and shown.min() > 0 and shown.max() > 3 * shown.min():
         panel.set_yscale("log")
-        # Fewer ticks, and labels that are no formulas, take half the time.
+        # Fewer ticks, and labels without formulas, take half the time.
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 3) if shown.max() < 100 * shown.min() else (1,)))
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panel.yaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""The fields that every MLflow run has: its name, its user, source and commit, its data set, its note."""
+"""The fields of every MLflow run: its name, its user, source and commit, its data set, its note."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _TAGGED = ("workload", "optimizer", "op", "lop", "rule", "alpha0", "beta", "seed
 
 
 class RunNames:
-    """Names the runs of a study's trials: what differs within the study comes first, as lists cut names off.
+    """Names the runs of a study's trials: settings that differ come first, as lists cut names off.
 
     ::
 
         adam-adam α₀=0.001 β=1e-07 seed=0     optimizers, α₀, β and seeds differ
         α₀=0.001 seed=0 adam-adam β=1e-07     one optimizer, one β
 
-    A workload is named if there are several, a granularity if an optimizer has several.
+    A workload is named if there are several; a granularity if an optimizer has several.
 
     Args:
         study: The study.
@@ -87,10 +87,11 @@ def _differing(trials: Iterable[Trial]) -> set[str]:
 
 
 def standard_tags(machine: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the tags from which the MLflow UI takes a run's user, source and version.
+    """Return the tags that the MLflow UI shows as a run's user, source and version.
 
     Args:
-        machine: Of the trial's record, which knows the commit that trained it.
+        machine: Machine of the trial's record, with the commit that trained it. Default: this checkout's
+            commit.
     """
     known = {
         MLFLOW_USER: _user(),
@@ -102,7 +103,7 @@ def standard_tags(machine: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def trial_tags(study: Study, record: TrialRecord) -> dict[str, str]:
-    """Return the tags that a trial's run has from its start.
+    """Return the tags of a trial's run at its start.
 
     Args:
         study: The study.
@@ -117,7 +118,7 @@ def trial_tags(study: Study, record: TrialRecord) -> dict[str, str]:
         "trial_key": trial.key,
         "attempt": record.attempt,
         **{name: str(params[name]) for name in _TAGGED if name in params},
-        "optimizer": trial.label,  # what one groups by; the parameter of that name is exact
+        "optimizer": trial.label,  # for grouping; the parameter of that name is exact
         **{f"machine.{name}": value for name, value in record.machine.items()},
     }
     if study.search is not None:
@@ -126,12 +127,12 @@ def trial_tags(study: Study, record: TrialRecord) -> dict[str, str]:
 
 
 def final_tags(study: Study, record: TrialRecord, summary: Mapping[str, float]) -> dict[str, str]:
-    """Return the tags that a trial's run gets when the trial has ended: outcome and note.
+    """Return the tags of a trial's run that are set when the trial has ended: outcome and note.
 
     Args:
         study: The study.
         record: The trial's record.
-        summary: From ``study.analysis.metrics.summarise``; empty for a trial that failed.
+        summary: Metrics from ``study.analysis.metrics.summarise``; empty for a trial that failed.
     """
     threshold = study.threshold(record.trial)
     tags: dict[str, str] = {
@@ -146,11 +147,11 @@ def final_tags(study: Study, record: TrialRecord, summary: Mapping[str, float]) 
 def dataset(workload: str, arguments: Mapping[str, object]) -> DatasetInput:
     """Return a workload's data set as an input of a run.
 
-    Its digest stands for the workload and its arguments: the driver does not read the data.
+    Its digest identifies the workload and its arguments: the driver does not read the data.
 
     Args:
         workload: The workload's name.
-        arguments: Its arguments.
+        arguments: The workload's arguments.
     """
     built_in = CATALOGUE.get(workload)
     # The name of a built-in workload begins with its data set's.
@@ -165,12 +166,12 @@ def dataset(workload: str, arguments: Mapping[str, object]) -> DatasetInput:
 
 
 def note(record: TrialRecord, threshold: float | None, summary: Mapping[str, float]) -> str:
-    """Return a trial that has ended in a few lines of Markdown, which the UI shows above its details.
+    """Return a summary of a trial that has ended, a few lines of Markdown that the UI shows on top.
 
     Args:
         record: The trial's record.
-        threshold: The training loss that it is timed to; None for none.
-        summary: Its metrics; see ``study.analysis.metrics.summarise``.
+        threshold: Threshold of the training loss; None if there is none.
+        summary: Metrics from ``study.analysis.metrics.summarise``.
     """
     if record.status == "failed":
         return f"Failed: {cause_of(record.error)}" if record.error else "Failed."
@@ -194,7 +195,7 @@ def _ended(record: TrialRecord) -> str:
 
 
 def _user() -> str:
-    """Return the user's name at the tracking server, or else on this machine; empty if there is none."""
+    """Return the user's name at the tracking server, otherwise on this machine; empty if there is none."""
     try:
         return read_mlflow_creds().username or getpass.getuser()
     except (OSError, KeyError):  # a container may run as a number without a name

@@ -1,4 +1,4 @@
-"""Asks an MLflow server, the way MLflow's client does, whether it can be used and if not, why."""
+"""Asks an MLflow server, in the way of MLflow's client, whether it can be used and, if not, why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_
 TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
 
 _SECONDS = 10
-# Unlike /health, it asks for what the client will need: a password above all.
+# Unlike /health, this endpoint requires the client's password.
 _ENDPOINT = "/api/2.0/mlflow/experiments/search"
 
 
@@ -46,13 +46,13 @@ def problem(uri: str) -> Problem | None:
 
 
 def version(uri: str) -> str | None:
-    """Return the version of the MLflow server at ``uri``, such as 3.17.2; None if it does not say."""
+    """Return the version of the MLflow server at ``uri``, such as 3.17.2; None if it does not give it."""
     try:
         creds = get_default_host_creds(uri)
         response = http_request(
             creds, "/version", "GET", max_retries=0, timeout=_SECONDS, raise_on_status=False
         )
-    except Exception:  # whatever it is, the next request says so
+    except Exception:  # the next request reports the error
         return None
     said = response.text.strip()
     return said if response.status_code == 200 and re.fullmatch(r"\d+\.\d+[\w.+-]*", said) else None

@@ -25,19 +25,19 @@ from study.tracking.mlflow_backend.kept import Kept, final_status, look_up
 from study.tracking.mlflow_backend.trial_runs import TrialRuns
 
 _SENDERS = 4
-"""How many trials are sent to a server, or to a database of several writers, at a time. A request waits for
-the network, for the database and for others' requests, and a server may have several processes."""
+"""Number of trials that are sent at a time to a server, or to a database with several writers. A request
+waits for the network, for the database and for others' requests, and a server may have several processes."""
 
 
 class MlflowTracker:
     """Writes one study into MLflow; see ``study.tracking.Tracker``.
 
     Args:
-        study: What is tracked.
-        uri: The tracking URI, which may hold a password.
-        folder: The study's folder. An embedded database keeps its artifacts beside it; a server is sent the
-            journals as well, so that the study can be fetched from it.
-        say: Called with a line when MLflow is waited for.
+        study: The study.
+        uri: The tracking URI, which may contain a password.
+        folder: The study's folder. An embedded database keeps its artifacts beside it; a server also gets the
+            journals, so that the study can be fetched from it.
+        say: Called with a line before the tracker waits for MLflow.
 
     Attributes:
         senders: See ``study.tracking.Tracker``. An SQLite database has one writer at a time.
@@ -52,7 +52,7 @@ class MlflowTracker:
         self._read: Kept | None = None
         self._has_published = False
         self._lock = threading.RLock()
-        """Around what opens MLflow or makes the study there, as trials may be published at the same time."""
+        """Held while MLflow is opened or the study created there, as several threads may publish trials."""
         self._several_workloads = len({workload.use for workload in study.workloads}) > 1
         self._runs = TrialRuns(study, folder, with_journals=is_server(uri))
         self.senders = 1 if uri.startswith("sqlite") else _SENDERS
@@ -64,22 +64,22 @@ class MlflowTracker:
 
     @property
     def experiment_id(self) -> str:
-        """MLflow's identifier of the study's experiment, which is made if there is none."""
+        """MLflow's identifier of the study's experiment; created if there is none."""
         return self._kept().experiment_id
 
     @property
     def parent_id(self) -> str:
-        """MLflow's identifier of the study's parent run, which is made if there is none."""
+        """MLflow's identifier of the study's parent run; created if there is none."""
         return self._kept().parent_id
 
     def check(self) -> None:
-        """Raise a TrackingError unless MLflow can be used; wait for it if it is only busy."""
+        """Raise a TrackingError if MLflow cannot be used; wait for it while it is only busy."""
         client.check(self._uri, self._say)
 
     def begin(self) -> None:
-        """Mark the parent run as running, which an earlier run may have ended; store study file and views.
+        """Mark the parent run, which an earlier run may have ended, as running; store study file and views.
 
-        Only the driver that holds the lock may, so that a driver that is refused changes nothing.
+        Only the driver that holds the lock may call this, so that a driver that is refused changes nothing.
 
         Raises:
             TrackingError: MLflow cannot be reached or used.
@@ -92,14 +92,14 @@ class MlflowTracker:
             self._client.update_run(parent_id, status="RUNNING")
 
     def is_complete(self, record: TrialRecord) -> bool:
-        """Return whether the trial's run has everything of a trial that has ended."""
+        """Return whether the trial has ended and its run has all its data."""
         return record.is_final and self._kept().complete.get(record.trial.key) == final_status(record)
 
     def publish(self, record: TrialRecord) -> None:
-        """Send what the trial's run does not have yet of ``record``; end the run with the trial.
+        """Send the part of ``record`` that the trial's run lacks; end the run with the trial.
 
         Raises:
-            TrackingError: MLflow refused or did not answer; what was sent may be sent again.
+            TrackingError: MLflow refused or did not answer; data may be sent again.
         """
         if record.attempt:
             self._has_published = True
@@ -107,10 +107,10 @@ class MlflowTracker:
                 self._runs.publish(self._client, self._kept(), record)
 
     def log_search(self, state: SearchState) -> None:
-        """Store with the parent run what the search has chosen so far; send a server its points as well.
+        """Store the search's choices with the parent run; also send its points to a server.
 
         Args:
-            state: What the study's search has found; nothing happens if it has no search.
+            state: The state of the study's search; nothing happens if it has no search.
 
         Raises:
             TrackingError: MLflow refused or did not answer.
@@ -160,7 +160,7 @@ class MlflowTracker:
         return self._run_link(key)
 
     def curve_link(self, key: str) -> str | None:
-        """Return the address of the file of a trial's every iteration in the MLflow UI; None if no run."""
+        """Return the address of the file with every iteration of a trial; None if the trial has no run."""
         return self._run_link(key, CURVE_FILE)
 
     def _run_link(self, key: str, artifact: str = "") -> str | None:
@@ -171,11 +171,11 @@ class MlflowTracker:
         return f"{ui_address(self._uri)}/{address.run_page(kept.experiment_id, run.info.run_id, artifact)}"
 
     def optimizer_link(self, workload: str, optimizer: str) -> str | None:
-        """Return the address of an optimizer's runs on a workload in the MLflow UI; None without any."""
+        """Return the address of an optimizer's runs on a workload in the MLflow UI; None without a study."""
         return self.search_link(address.optimizer_filter(workload, optimizer)) if self._existing() else None
 
     def search_link(self, wanted: str) -> str:
-        """Return the address of the runs that an MLflow filter finds, ``tags.optimizer = 'adam'``."""
+        """Return the address of the runs that an MLflow filter finds, such as ``tags.optimizer = 'adam'``."""
         return f"{ui_address(self._uri)}/{address.page(self.experiment_id, wanted)}"
 
     @property
@@ -186,7 +186,7 @@ class MlflowTracker:
             return self._opened
 
     def _existing(self) -> Kept | None:
-        """Return what MLflow has of the study; None, and change nothing, if it does not have it."""
+        """Return the study's state in MLflow; None, without any change, if MLflow does not have it."""
         if self._read is None:
             database = address.embedded_database(self._folder.runs)
             if self._uri == address.embedded_uri(self._folder.runs) and not database.is_file():
@@ -196,7 +196,7 @@ class MlflowTracker:
         return self._read if self._read and self._read.parent_id else None
 
     def _kept(self) -> Kept:
-        """Return what MLflow has of the study, whose experiment and parent run are made if absent."""
+        """Return the study's state in MLflow; create experiment and parent run if absent."""
         with self._lock:
             return self._existing() or self._make()
 
@@ -215,7 +215,7 @@ class MlflowTracker:
                 self._store_study(parent.info.run_id)
             return self._read
         except TrackingError:
-            self._read = None  # it may have been made, and the answer lost
+            self._read = None  # it may have been created, and the answer lost
             raise
 
     def _look_up(self) -> Kept | None:
@@ -223,8 +223,8 @@ class MlflowTracker:
         return look_up(self._client, experiment) if experiment else None
 
     def _forget_doubles(self) -> None:
-        """Delete further runs of a trial, and know what is there."""
-        if self._has_published:  # if not, it is known since the study began
+        """Delete further runs of a trial, and read the study's state again if trials were published."""
+        if self._has_published:  # otherwise it is known since the study began
             self._read = self._look_up() or self._read
         kept = self._kept()
         while kept.doubles:
@@ -248,13 +248,13 @@ class MlflowTracker:
         params = self.study.search_settings()
         if params:
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in params.items()])
-            # A param cannot be changed: of a search that was asked for more points, the tag says how many.
+            # A param cannot be changed: if a search was extended, the tag has the new number of points.
             known = self._client.get_run(run_id).data.params
             new = [Param(name, params[name]) for name in params.keys() - known.keys()]
             self._client.log_batch(run_id, params=new)
 
     def _store_views(self) -> None:
-        """Store the views that the UI opens on, unless it has them."""
+        """Store the views on which the UI opens, unless it has them."""
         kept = self._kept()
         created_ms = self._client.get_experiment(kept.experiment_id).creation_time or 0
         for name, value in views.tags(self.study, created_ms).items():
@@ -262,12 +262,12 @@ class MlflowTracker:
                 try:
                     self._client.set_experiment_tag(kept.experiment_id, name, value)
                 except MlflowException:
-                    return  # they are a convenience: a server may let a user log runs and nothing else
+                    return  # views are optional: a server may let a user log runs and nothing else
                 kept.tags[name] = value
 
 
 def _called(arm: Arm, arms: Sequence[Arm]) -> str:
-    """Return the name of an arm's optimizer; what tables show where the study has several of that name."""
+    """Return the name of an arm's optimizer, or its label if the study has several of that name."""
     trial = arm.template
     shown = {
         other.template.label

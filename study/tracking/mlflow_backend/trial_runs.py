@@ -1,7 +1,7 @@
-"""Writes the MLflow runs of a study's trials, each in as few requests as there may be.
+"""Writes the MLflow runs of a study's trials, each in as few requests as possible.
 
 A request costs a server about as much time as a hundred points do. A trial that has ended when it is first
-sent takes a run, its data set, one batch of everything else, its files and the run's end.
+sent takes a request each for the run, its data set, one batch of all other data, its files and the run's end.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from study.tracking.mlflow_backend.artifacts import TrialFiles
 from study.tracking.mlflow_backend.kept import Kept, final_status
 
 _BATCH = 1000
-# A point costs about 0.1 ms of a server's time. Of a large study each curve keeps fewer: a chart that shows
-# many of them has no room for more, and every iteration is in the Parquet file.
+# A point costs about 0.1 ms of a server's time. In a large study each curve keeps fewer: a chart of many
+# curves has no room for more, and every iteration is in the Parquet file.
 _STUDY_POINTS = 30_000
 _LEAST_POINTS = 60
 
@@ -38,7 +38,7 @@ class TrialRuns:
 
     Args:
         study: The study.
-        folder: Its folder.
+        folder: The study's folder.
         with_journals: Whether to store the journals with the runs, so that the study can be fetched.
     """
 
@@ -46,27 +46,27 @@ class TrialRuns:
         self._study = study
         self._sent: dict[str, content.Sent] = {}
         self._unsure: set[str] = set()
-        """Keys of trials of which a request failed: a run may have been made whose identifier was lost."""
+        """Keys of trials with a failed request: it may have created a run whose identifier was lost."""
         self._names = run_fields.RunNames(study)
         self._files = TrialFiles(study, folder, with_journals=with_journals)
         each = _STUDY_POINTS // max(1, len(study.planned_trials()))
         self._points = min(CURVE_POINTS, max(_LEAST_POINTS, each))
 
     def publish(self, client: MlflowClient, kept: Kept, record: TrialRecord) -> None:
-        """Send what the trial's run does not have yet of ``record``; end the run with the trial.
+        """Send the part of ``record`` that the trial's run lacks; end the run with the trial.
 
         Args:
-            client: Of the MLflow that has the study.
-            kept: What it has; is kept up to date.
+            client: Client of the MLflow that has the study.
+            kept: The study's state in MLflow; kept up to date.
             record: The trial's record.
 
         Raises:
-            Exception: MLflow refused or did not answer; what was sent may be sent again.
+            Exception: MLflow refused or did not answer; data may be sent again.
         """
         try:
             self._publish(client, kept, record)
         except Exception:
-            # Nobody knows how much of it arrived: it is all sent again, which doubles nothing.
+            # Nobody knows how much of it arrived: all is sent again, which doubles nothing.
             self._sent.pop(record.trial.key, None)
             self._unsure.add(record.trial.key)
             raise
@@ -141,10 +141,10 @@ class TrialRuns:
         run = kept.runs[key]
         with tempfile.TemporaryDirectory() as files:
             self._files.write(record, Path(files))
-            # As the client does it, which would first ask where the run keeps its artifacts.
+            # MLflow's client does the same, but first asks for the run's artifact location.
             place = get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
             place.log_artifacts(files)
-        # Last: a run that says it is finished is not looked at again.
+        # Last, because a run that is marked as finished is not read again.
         client.set_terminated(run.info.run_id, final_status(record), end_time=record.ended_ms)
         if record.status != "failed":
             kept.complete[key] = final_status(record)
@@ -158,7 +158,7 @@ def _log_batches(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> None:
-    """Send all of it in as few requests as there may be: each is a transaction of a dozen statements."""
+    """Send all data in as few requests as possible: each is a transaction of a dozen statements."""
     given = [Param(name, str(value)) for name, value in params.items()]
     marks = [RunTag(name, value) for name, value in tags.items()]
     first = _BATCH - len(given) - len(marks)

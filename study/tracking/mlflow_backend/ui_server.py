@@ -1,4 +1,4 @@
-"""Serves the MLflow UI over a database: starts a server, waits for it, stops all its processes."""
+"""Serves the MLflow UI over a database: starts a server, waits for it, and stops all its processes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from study.tracking.mlflow_backend.address import without_secrets
 HOST = "127.0.0.1"
 START_SECONDS = 120
 PORTS = 50
-"""How many ports to try, one after the other."""
+"""Number of ports to try, one after the other."""
 
 
 @contextmanager
 def serving(uri: str, port: int, say: Say = lambda line: None) -> Iterator[str]:
-    """Serve the MLflow UI over the database ``uri`` on 127.0.0.1 and yield its address once it answers.
+    """Serve the MLflow UI over the database ``uri`` on 127.0.0.1; yield its address once it answers.
 
     Args:
-        uri: The database, e.g. ``sqlite:///runs/mlflow.db``. It may hold a password.
-        port: TCP port; 0 takes a free one. If it is taken, the next one that is free.
+        uri: The database, such as ``sqlite:///runs/mlflow.db``. It may contain a password.
+        port: TCP port, or the next free one if it is taken; 0 takes any free one.
         say: Called with a line if another port is used.
 
     Raises:
@@ -51,9 +51,9 @@ def serving(uri: str, port: int, say: Say = lambda line: None) -> Iterator[str]:
         "--workers",
         "1",
     ]
-    # Everyone on a machine sees the arguments of a process; only its user sees its environment.
+    # Everyone on a machine can read the arguments of a process; only its user can read its environment.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
-    # The server is several processes; a session of its own lets them be stopped together.
+    # The server has several processes; in their own session they can be stopped together.
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
@@ -65,7 +65,7 @@ def serving(uri: str, port: int, say: Say = lambda line: None) -> Iterator[str]:
 
 
 def _free_port(port: int) -> int:
-    """Return ``port`` if it is free, or the next one that is; for 0 any free one."""
+    """Return ``port`` if it is free, or the next free one; for 0 any free one."""
     tried = range(port, min(port + PORTS, 65536)) if port else (0,)
     for candidate in tried:
         with socket.socket() as probe:

@@ -1,10 +1,10 @@
-"""The saved views that a study opens on in the MLflow UI: its curves, and parallel coordinates.
+"""The saved views on which a study opens in the MLflow UI: its curves, and parallel coordinates.
 
-MLflow keeps a saved view in a tag of the experiment. The format is not documented. What is written here was
-read in the UI of MLflow 3.17: a JSON object with the view's name and, as text, its state. The state has the
-fields of the page's address (filter and order) and those that the page keeps in the browser (columns, charts
-and sections of charts). The UI fills in whatever is left out. It shows a metric that no chart here draws in
-the section of other metrics, so nothing is lost.
+MLflow keeps a saved view in a tag of the experiment. The format is not documented; this one was read in the
+UI of MLflow 3.17: a JSON object with the view's name and, as text, its state. The state has the fields of the
+page's address (filter and order) and those that the page keeps in the browser (columns, charts and sections
+of charts). The UI fills in missing fields. It shows a metric without a chart here in the section of other
+metrics, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ TAG = "mlflow.sharedViewState."
 CURVES_VIEW = "hypergrad-study-curves"
 PARALLEL_VIEW = "hypergrad-study-parallel"
 KEPT_BY = ((3, 17),)
-"""The versions of MLflow, major and minor, in whose UI these views were looked at."""
+"""The versions of MLflow, major and minor, in whose UI these views were tested."""
 
 _FILTER = "tags.role = 'trial'"
 _ORDER = "metrics.`best_val_loss`"
 
 
 def are_kept_by(version: str | None) -> bool:
-    """Return whether the UI of an MLflow with this version opens the views; None is a version not known."""
+    """Return whether the UI of this version of MLflow opens the views; None is an unknown version."""
     found = re.match(r"(\d+)\.(\d+)", version or "")
     return found is not None and (int(found[1]), int(found[2])) in KEPT_BY
 
 
 def first_page(experiment_id: str, tags: Mapping[str, str], version: str | None) -> str:
-    """Return the page, from ``#`` on, that a study opens on: a view, or else a plain list of its runs.
+    """Return the page, from ``#`` on, on which a study opens: a view, or a plain list of its runs.
 
     Args:
-        experiment_id: The experiment.
-        tags: Its tags; a study of an earlier version has no views.
-        version: Of the MLflow that serves the UI; see ``are_kept_by``.
+        experiment_id: The experiment's identifier.
+        tags: The experiment's tags; a study of an earlier version has no views.
+        version: Version of the MLflow that serves the UI; see ``are_kept_by``.
     """
     if are_kept_by(version) and TAG + CURVES_VIEW in tags:
         return page(experiment_id)
@@ -48,17 +48,17 @@ def first_page(experiment_id: str, tags: Mapping[str, str], version: str | None)
 
 def page(experiment_id: str, view: str = CURVES_VIEW) -> str:
     """Return the part of a URL from ``#`` on that opens an experiment's runs in a saved view, with charts."""
-    # The address must name neither filter nor order: then MLflow would leave the view alone.
+    # The address must contain neither filter nor order: with them MLflow would ignore the view.
     words = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={view}"
     return f"#/experiments/{experiment_id}/runs?{words}"
 
 
 def tags(study: Study, created_ms: int) -> dict[str, str]:
-    """Return the experiment's tags that hold the study's views.
+    """Return the tags of the experiment that contain the study's views.
 
     Args:
         study: The study.
-        created_ms: When the experiment was made, in Unix milliseconds; the UI lists the newest view first.
+        created_ms: When the experiment was created, in Unix milliseconds; the UI lists the newest view first.
     """
     states = {
         CURVES_VIEW: ("Curves of α and the loss", _curves(study)),
@@ -104,7 +104,7 @@ def _state(study: Study, charts: list[dict[str, Any]], *, runs: str, side_by_sid
         "compareRunCharts": charts,
         "compareRunSections": [
             _section("study", "Study", is_open=True, columns=side_by_side),
-            # Named as MLflow names them, so that it puts the charts of all other metrics there.
+            # Named like MLflow's own section, so that it puts the charts of all other metrics there.
             _section("others", "Model metrics"),
             _section("system", "System metrics"),
         ],
