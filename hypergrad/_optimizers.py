@@ -17,7 +17,7 @@ from hypergrad._numbers import Number
 NAMES: tuple[str, ...] = tuple(
     op if lop is None else f"{op}-{lop}" for op in _validation.OPS for lop in _validation.LOPS
 )
-"""The names that ``create`` takes: ``"{op}"`` for a fixed and ``"{op}-{lop}"`` for a learned learning rate."""
+"""The names that ``create`` takes: ``"{op}"`` for a fixed learning rate, ``"{op}-{lop}"`` for a learned."""
 
 
 class SGD(HypergradientOptimizer):

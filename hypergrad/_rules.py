@@ -61,8 +61,8 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
 
     References:
         A. G. Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018,
-        https://arxiv.org/abs/1703.04782, and Mittal 2019 for the additive rule. We chose the others by
-        experiment.
+        https://arxiv.org/abs/1703.04782, and Mittal 2019 for the additive rule. ``docs/hypergrad`` says how
+        we chose the others.
 
     Example:
         >>> import hypergrad

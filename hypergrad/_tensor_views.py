@@ -81,7 +81,7 @@ def lie_alike(a: Tensor, b: Tensor) -> bool:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements fill one stretch of memory, in whatever order of dimensions."""
+    """Return whether the elements fill memory without gaps, whatever the order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
