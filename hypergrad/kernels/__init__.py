@@ -29,8 +29,8 @@ A step with a trace (``traced_products``, ``move_traced``) also reads z and θ i
 z in pass 2: 13 for Adam. SGD and Nesterov momentum compute u twice and do not keep it: 8 and 11. A heavy ball
 has 10.
 
-Weight decay adds a read of θ to pass 1. The kernels accumulate sums in float64 in an order that depends on the
-sizes alone, so a product has the same bits whatever the number of threads and the load of the machine.
+Weight decay adds a read of θ to pass 1. The kernels accumulate sums in float64 in an order that depends on
+the sizes alone, so a product has the same bits whatever the number of threads and the load of the machine.
 
 These kernels are for CPUs. GPUs have kernels that take the whole step (``gpu``, ``gpu_launcher``) and learn α
 on the device; ``hypergrad._device_step`` calls them.
@@ -110,8 +110,8 @@ class Kernel(Protocol):
             out: A tensor like ``alpha`` for h. ``None``, the default, makes a new tensor.
 
         Returns:
-            h in the shape of ``alpha``; ``None``, with nothing moved, if the kernel does not have the lop,
-            the tensors stack members, or β is a tensor.
+            h in the shape of ``alpha``; ``None``, with nothing moved, if the kernel does not have the lop or
+            cannot take its tensors, if ``params`` stack members, or if β is a tensor.
 
         Raises:
             MemoryError: There is not enough memory for the sums.
