@@ -15,7 +15,7 @@ def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
     """Return the dtype of α and h: the real dtype that ``params`` promote to, at least float32."""
     dtype = torch.float32
     for param in params:
-        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
+        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real does not compile
         dtype = torch.promote_types(dtype, own)
     return dtype
 
@@ -120,7 +120,7 @@ def _by_tensor(rate: Rate, h: Tensor, state: RateState, present: Sequence[int], 
     """Return ``rate.update`` of T' rows of ``state``, and update only these rows."""
     if len(present) == total:
         return rate.update(h, state)
-    # Stack the rows and copy them back: an index tensor would have to be sent to the device.
+    # Stack the rows and copy them back: an index tensor would first have to go to the device.
     rows = {key: [value[index] for index in present] for key, value in state.items()}
     packed = {key: torch.stack(value) for key, value in rows.items()}
     steps = rate.update(h, packed)

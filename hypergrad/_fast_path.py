@@ -33,7 +33,7 @@ _CELLS: dict[torch.dtype, type[ctypes.c_float] | type[ctypes.c_double]] = {
     torch.float64: ctypes.c_double,
 }
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
-# Not their subclasses, which may have an update of their own.
+# Not their subclasses, which may override update.
 _RULES = frozenset(rule for rule in rates.RATE_RULES.values() if hasattr(rule, "update_number"))
 
 

@@ -386,7 +386,7 @@ def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam | Muon:
             the papers' rule.
 
     Returns:
-        A ``SGD``, ``Adam``, ``AdamW`` or ``Muon``.
+        An optimizer of class ``SGD``, ``Adam``, ``AdamW`` or ``Muon``.
 
     Raises:
         ValueError: The name is not in ``NAMES``, or an option is unknown, out of range or not a number.

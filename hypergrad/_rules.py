@@ -55,7 +55,7 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
         lop: A name in ``hypergrad.rates.RATE_RULES``.
 
     Raises:
-        KeyError: A name is unknown.
+        KeyError: The lop is unknown, or the op is, for rule ``"additive"``.
         ValueError: The rule is ``"multiplicative"`` and the lop ``"sgd"`` or ``"sgdn"``: β is then per unit
             of the loss, so there is no default.
 

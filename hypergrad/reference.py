@@ -102,7 +102,7 @@ class Reference:
         self.normalize = rule in ("additive-cosine", "cosine")
         self.bounds = bounds
         self.trace_decay, self.relative = trace_decay, (*first_relative_step, max_relative_step)
-        # The trace of what α multiplied: s(u + λθ), λ = 0 unless decoupled; 0 for a tensor that rested.
+        # The trace of d = s(u + λθ), where λ = 0 unless decoupled, and d = 0 for a tensor that rested.
         self.z = [torch.zeros_like(t) for t in self.theta]
 
     def step(self, gradients: Sequence[Tensor | None], schedule: float = 1.0) -> None:

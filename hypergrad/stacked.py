@@ -109,7 +109,6 @@ class Stacked:
             grads: The gradients of the T tensors, each in the shape (N, *shape) of its parameter.
 
         Raises:
-            RuntimeError: A gradient is sparse.
             ValueError: A kernel finds that a gradient has another shape than its parameter.
         """
         for block in self._blocks:

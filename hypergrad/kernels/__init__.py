@@ -17,7 +17,7 @@ without a kernel: for tensors on other devices, of other dtypes or subclasses, w
 for a direction without a kernel, or where nothing can compile the kernels (``why_not`` says why).
 
 ========================  ==========================================================================
-what the passes touch     reads + writes of a parameter-sized tensor
+op                        reads → writes in pass 1;  in pass 2: number of parameter-sized tensors
 ========================  ==========================================================================
 SGD                       g, u → u;  u, θ → θ: 6
 heavy ball                g, v → v;  v, θ → θ: 6

@@ -83,9 +83,9 @@ class Operands(NamedTuple):
         grads: Their gradients.
         along: The traces z: of the P parameters, then of those that rest but share the α. Without a trace the
             last directions of the P, or no tensors if the op computes them.
-        first: v of momentum or m of Adam, of each of the P. Empty for SGD.
-        second: v of Adam, of each of the P. Empty for other ops.
-        steps: Adam's step counts, of each of the P, as float32. Empty for other ops.
+        first: The momentum's v or Adam's m of each of the P. Empty for SGD.
+        second: Adam's v of each of the P. Empty for other ops.
+        steps: Adam's step count of each of the P, 0-d float32 tensors. Empty for other ops.
         alpha: α, of shape (*members), or (T, *members) for granularity ``"tensor"``.
         h: A tensor like ``alpha`` for h.
         lop_state: The lop's states, in the order of ``lop_of``.

@@ -241,7 +241,7 @@ def first_pass(
             if decays is not None:
                 decay = tl.load(decays + tl.load(places + row))
             factor = _gradient_factor(numbers, grad_scale)
-            # If all are multiples of 16, as absent ones, 0, are, the device loads 16 bytes at once.
+            # The device loads 16 bytes at once if all addresses are multiples of 16. Absent ones are 0.
             aligned = ((theta | grad | along | first | second) & 15) == 0
             if (left >= BLOCK * BLOCKS) & aligned:
                 _first_tile(
