@@ -262,7 +262,8 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 then starts.
 
         Raises:
-            ValueError: A tensor of the state has another shape than its parameter. Nothing is loaded then.
+            ValueError: A tensor of the state has another shape than its parameter. The optimizer does not
+                change then.
         """
         super().load_state_dict(copy.deepcopy(state_dict))
 

@@ -174,8 +174,8 @@ class Adam(HypergradientOptimizer):
         θ_t = θ_{t−1} − α_t u_t
 
     With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``. A trace needs a
-    buffer of the parameters' size. With ``trace_decay=0`` a learned α needs no memory beyond Adam's own:
-    u_{t−1} is computed from the moments before g_t moves them.
+    buffer of the parameters' size. With ``trace_decay=0`` a learned α needs no memory beyond Adam's own: a
+    step computes u_{t−1} from the moments before g_t moves them.
 
     ``hypergrad.SGD`` describes all options in full. Groups, the learned ``param_groups[i]["lr"]``, schedules,
     parameters without a gradient and the types of numbers are as there.

@@ -46,8 +46,8 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
     """Return the default β of a learned learning rate.
 
     A step in log α by a cosine has no unit, so its β hardly depends on the model. The additive rule has the
-    papers' β, 1e-3 for SGD and 1e-7 for Adam, which were chosen for certain networks and may diverge on
-    others.
+    papers' β, 1e-3 for SGD and 1e-7 for Adam. The authors chose them for certain networks; they may diverge
+    on others.
 
     Args:
         rule: A name in ``RULES``.

@@ -60,7 +60,7 @@ def grow(steps: Sequence[Tensor]) -> None:
 
 
 def note_growth(steps: Sequence[Tensor]) -> None:
-    """Note that 1 was added to the counts."""
+    """Note that the counts have grown by 1."""
     if torch.compiler.is_compiling():
         _forget()  # compiled steps run without noting their growth
         return

@@ -23,7 +23,7 @@ class Reference:
 
     Args:
         name: ``"{op}-{lop}"``, such as ``"adam-adam"``, or ``"{op}"`` for a fixed α.
-        theta: The initial parameters θ_0, of any shapes. They are copied to float64.
+        theta: The initial parameters θ_0, of any shapes. The optimizer moves float64 copies of them.
         alpha: The first learning rate α_0.
         beta: The learning rate β of α. Default 0.
         weight_decay: The weight decay λ. It is coupled, g + λθ, unless ``decoupled`` is true or the op is

@@ -1,7 +1,7 @@
 """N optimizers of one kind as one, over parameters stacked on a leading member axis.
 
 Each member has its own α, β and state; all else is common. Each member moves as with an optimizer of its own,
-up to the order in which sums are rounded.
+up to the rounding of sums in another order.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The Triton kernels for a GPU: which devices, ops and lops have them, and how they describe a step.
 
-Triton itself is imported when the first step is taken (``gpu_launcher``), not before.
+The first step imports Triton (``gpu_launcher``), so that importing this module does not need it.
 """
 
 from __future__ import annotations

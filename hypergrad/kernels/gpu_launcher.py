@@ -79,7 +79,7 @@ class Launcher:
         self._compiled: set[Any] = set()
 
     def renew(self, *_: Any, **__: Any) -> bool:
-        """Return that a step on a CPU cannot use this as its kernel."""
+        """Return false: a step on a CPU cannot use this as its kernel."""
         return False
 
     def take(
