@@ -1,4 +1,4 @@
-"""The update of α by h: the rule's steps, added or multiplied, within bounds, at each granularity."""
+"""The update of α by the lop, at each granularity: additive or multiplicative, within bounds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypergrad.rates import Rate, RateState
 
 
 def alpha_dtype(params: Sequence[Tensor]) -> torch.dtype:
-    """Return the dtype of α and h for ``params``: theirs, but at least float32."""
+    """Return the dtype of α and h: the real dtype that ``params`` promote to, at least float32."""
     dtype = torch.float32
     for param in params:
-        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real cannot be compiled
+        own = param.dtype.to_real() if param.dtype.is_complex else param.dtype  # to_real does not compile
         dtype = torch.promote_types(dtype, own)
     return dtype
 
@@ -31,7 +31,7 @@ def learn(
     *,
     limits: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor | list[Tensor]:
-    """Update ``alpha`` and ``state`` in place. Return the α of this step: one for all tensors, or a list.
+    """Update α and the lop's state in place, and return the α of this step.
 
         α_t = α_{t−1} − β lop(h_t)                  additive
         α_t = α_{t−1} exp(−β lop(α_{t−1} h_t))      multiplicative: the same rule on log α, whose
@@ -40,16 +40,21 @@ def learn(
         α_t = min(max(α_t, low), high)              limits of the step, then bounds
 
     Args:
-        alpha: α, of shape (*members), or (T, *members) for ``"tensor"``.
-        h: The hypergradients, of shape (*members) for ``"group"``, else (T', *members): one row for each
-            tensor that has a gradient.
+        alpha: α, of shape (*members), or (T, *members) for granularity ``"tensor"``. Changes in place.
+        h: The hypergradients in α's dtype, of shape (*members) for granularity ``"group"``, else
+            (T', *members): one row for each tensor that has a gradient.
         rate: The lop.
-        state: The lop's state. Unless ``"group"``, it has one row for each of the T tensors.
+        state: The lop's state. Except for ``"group"`` it has one row for each of the T tensors. Changes in
+            place.
         options: The options of the step.
-        present: The places of the T' tensors that have a gradient. Rows of other tensors do not change.
-        total: T.
-        limits: The smallest and the largest α of this step, each in the shape of ``h``; not for
-            ``"released"``. ``options.lr_bounds`` are stronger.
+        present: The indices of the T' tensors that have a gradient. Rows of other tensors do not change.
+        total: The number T of the group's tensors.
+        limits: The smallest and the largest α of this step, each in the shape of ``h``. Not for
+            ``"released"``. ``options.lr_bounds`` take precedence. Default ``None``: no limits.
+
+    Returns:
+        One α for all tensors, of shape (*members), for granularity ``"group"``; else a list of T' tensors of
+        that shape, one for each tensor that has a gradient.
     """
     granularity, bounds, multiplicative = options.granularity, options.lr_bounds, options.multiplicative
     if granularity == "group":
@@ -62,7 +67,7 @@ def learn(
     steps = _by_tensor(rate, h, state, present, total) * options.beta
     if granularity == "tensor":
         if limits is not None:
-            # α of a tensor that rests is within its own value.
+            # A tensor that rests keeps its α: its limits are that α.
             limits = (_spread(limits[0], alpha, present, total), _spread(limits[1], alpha, present, total))
         _take(alpha, scattered(steps, present, total), multiplicative, bounds, limits)
         return [alpha[index] for index in present]
@@ -77,7 +82,7 @@ def learn(
 
 
 def scattered(rows: Tensor, present: Sequence[int], total: int) -> Tensor:
-    """Return ``rows``, (T', ...), with rows of 0 for the tensors without a gradient, (T, ...)."""
+    """Return ``rows``, of shape (T', ...), as (T, ...): tensors without a gradient get rows of 0."""
     if len(present) == total:
         return rows
     whole = rows.new_zeros((total, *rows.shape[1:]))
@@ -86,7 +91,7 @@ def scattered(rows: Tensor, present: Sequence[int], total: int) -> Tensor:
 
 
 def _spread(rows: Tensor, alpha: Tensor, present: Sequence[int], total: int) -> Tensor:
-    """Return ``rows``, (T', ...), with those of ``alpha`` for the tensors without a gradient, (T, ...)."""
+    """Return ``rows``, of shape (T', ...), as (T, ...): tensors without a gradient get rows of ``alpha``."""
     if len(present) == total:
         return rows
     whole = alpha.clone()
@@ -101,7 +106,7 @@ def _take(
     bounds: tuple[float, float] | None,
     limits: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Let ``alpha`` take ``steps`` in place, and return it."""
+    """Move ``alpha`` by ``steps`` in place, within the limits and then the bounds, and return it."""
     if multiplicative:
         alpha.mul_(torch.exp(-steps))
     else:
@@ -115,7 +120,7 @@ def _by_tensor(rate: Rate, h: Tensor, state: RateState, present: Sequence[int], 
     """Return ``rate.update`` of T' rows of ``state``, and update only these rows."""
     if len(present) == total:
         return rate.update(h, state)
-    # Stack the rows and copy them back: an index tensor would have to be sent to the device.
+    # Stack the rows and copy them back: an index tensor would first have to go to the device.
     rows = {key: [value[index] for index in present] for key, value in state.items()}
     packed = {key: torch.stack(value) for key, value in rows.items()}
     steps = rate.update(h, packed)

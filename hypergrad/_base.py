@@ -24,7 +24,7 @@ def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warn_caller(message: str) -> None:
-    """Warn, and name the line that called torch or this package."""
+    """Warn, and attribute the warning to the line that called this package or torch."""
     depth, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("hypergrad.", "torch.")):
         depth, frame = depth + 1, frame.f_back
@@ -34,21 +34,21 @@ def _warn_caller(message: str) -> None:
 class HypergradientOptimizer(torch.optim.Optimizer):
     """Implement the interface of ``torch.optim.Optimizer`` for a learned learning rate.
 
-    Args:
-        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups.
-        defaults: The options of groups that do not give their own.
-
     A subclass implements ``_op`` and ``_direction``.
 
+    Args:
+        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups.
+        defaults: The options, by name, of groups that do not give their own.
+
     Raises:
-        ValueError: If an option is unknown, out of range or not a number.
+        ValueError: An option is unknown, out of range or not a number.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, _validation.with_floats(defaults))
 
     def _op(self, group: Mapping[str, Any]) -> str:
-        """Return the name of a group's op."""
+        """Return the name of a group's op, as in ``hypergrad.NAMES``."""
         raise NotImplementedError
 
     def _direction(self, group: dict[str, Any]) -> directions.Direction:
@@ -56,14 +56,17 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _default_beta(self, options: Mapping[str, Any]) -> float:
-        """Return β of a group that gives none: 0 where α is fixed."""
+        """Return the β of a group that gives none: 0 if α is fixed."""
         if options["lop"] is None:
             return 0.0
         return _rules.default_hypergrad_lr(options["rule"], self._op(options), options["lop"])
 
     @property
     def learning_rates(self) -> list[Tensor]:
-        """Copies of α after the last step, one per group: 0-d, or (T,) for granularity ``"tensor"``."""
+        """Copies of α after the last step, one per group: 0-d, or (T,) for granularity ``"tensor"``.
+
+        A fixed α that is a number becomes a float64 tensor on the CPU.
+        """
         values = (group["lr"] for group in self.param_groups)
         return [
             lr.detach().clone()
@@ -74,7 +77,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
 
     @property
     def hypergradients(self) -> list[Tensor]:
-        """Copies of h at the last step, one per group, shaped as α: 0 before a step, and for a fixed α."""
+        """Copies of h of the last step, one per group in α's shape: 0 before a step and for a fixed α."""
         return [
             torch.zeros((), dtype=torch.float32, device="cpu")
             if group["lop"] is None
@@ -101,7 +104,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             param_group: The group's ``"params"`` and the options in which it differs from the defaults.
 
         Raises:
-            ValueError: If an option is unknown, out of range or not a number.
+            ValueError: An option is unknown, out of range or not a number. The group is not added then.
         """
         param_group = _validation.with_floats(param_group)
         options = self.defaults | param_group
@@ -131,14 +134,14 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         """Learn α, then move the parameters by it.
 
         Args:
-            closure: A function that evaluates the model again and returns the loss.
+            closure: A function that evaluates the model again and returns the loss. Default: ``None``.
 
         Returns:
             The closure's loss, or ``None`` without a closure.
 
         Raises:
-            RuntimeError: For a sparse gradient, or where a CUDA graph cannot capture the step.
-            ValueError: If a state or gradient has another shape than its parameter, or an option in
+            RuntimeError: A gradient is sparse, or a CUDA graph cannot capture the step.
+            ValueError: A state or gradient has another shape than its parameter, or an option in
                 ``param_groups`` is not a number.
         """
         if not torch.compiler.is_compiling():
@@ -152,7 +155,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         return loss
 
     def _check_use(self) -> None:
-        """Refuse what a CUDA graph cannot capture; warn of a scheduler that overwrites a learned α."""
+        """Refuse a step that a CUDA graph cannot capture, and warn of a scheduler that overwrites α."""
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             for group in self.param_groups:
                 if not (group.get("capturable", True) or group["fused"]):
@@ -160,7 +163,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                         f"{type(self).__name__} counts its steps on the host, and a CUDA graph cannot "
                         "capture that: give capturable=True"
                     )
-        # A scheduler puts a step of its own into the instance.
+        # A scheduler replaces the instance's ``step`` by its own.
         if hasattr(self.__dict__.get("step"), "_wrapped_by_lr_sched") and "_warned" not in self.__dict__:
             self._warned = True
             if any(group["lop"] is not None for group in self.param_groups):
@@ -171,7 +174,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 )
 
     def _warn_of_beta(self, options: Mapping[str, Any]) -> None:
-        """Warn of a β with which α stays as it is or explodes, once for all groups."""
+        """Warn of a β that hardly moves α or makes it diverge; give each warning once."""
         warned: set[str] = self.__dict__.setdefault("_warned_of_beta", set())
         for message in _rules.mismatches(options, self._op(options)):
             if message not in warned:
@@ -215,7 +218,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
                 found_inf=found_inf,
             )
         except (RuntimeError, ValueError):
-            # The message of an operation of torch names neither the parameter nor the state.
+            # torch's own message names neither the parameter nor the state.
             index = [one is group for one in self.param_groups].index(True)
             check_shapes(index, group, state.params)
             raise
@@ -226,12 +229,12 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             else:
                 del group["moves"]
         if h is not None and h is not state.h:
-            # In place, so that a captured or compiled step writes where it is read.
+            # In place, so that a captured or compiled step writes to the tensor that others read.
             kept = group["hypergradient"]
             kept.copy_(h if found_inf is None else torch.where(found_inf.to(h.device) != 0, kept, h))
 
     def _settings_of(self, group: dict[str, Any]) -> _param_groups.Settings:
-        """Return the meaning of the group's options, read again only if one has changed."""
+        """Return the group's settings. Read its options again only if one has changed."""
         if torch.compiler.is_compiling():
             return _param_groups.Settings(group, self._option_names, self._direction)
         settings = self._settings.get(id(group))
@@ -243,28 +246,29 @@ class HypergradientOptimizer(torch.optim.Optimizer):
         return settings
 
     def _forget_settings(self) -> None:
-        """Drop all that ``step`` keeps for the next one."""
+        """Drop the settings that ``step`` keeps for the next step."""
         self._settings: dict[int, _param_groups.Settings] = {}
         self._option_names = [name for name in self.defaults if name != "lr"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the state. Unlike torch's, it does not change with the next step."""
+        """Return a copy of the state, which the next step does not change. Torch returns references."""
         return copy.deepcopy(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, and leave ``state_dict`` as it is.
+        """Load a state. ``state_dict`` itself does not change.
 
         Args:
-            state_dict: A state of this class, or of ``torch.optim.SGD`` or ``Adam``: α then starts at its
-                ``lr``.
+            state_dict: A state of this class, or of ``torch.optim.SGD`` or ``Adam``, with whose ``lr`` α
+                then starts.
 
         Raises:
-            ValueError: If a state has another shape than its parameter. Nothing is loaded then.
+            ValueError: A tensor of the state has another shape than its parameter. The optimizer does not
+                change then.
         """
         super().load_state_dict(copy.deepcopy(state_dict))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # load_state_dict, deepcopy and unpickling all call this. The first passes only what it loads.
+        # load_state_dict, deepcopy and unpickling call this. load_state_dict passes no defaults.
         for options in (*state["param_groups"], state.get("defaults", {})):
             _rules.from_version_0_1(options)
         if "defaults" not in state:
@@ -284,7 +288,7 @@ class HypergradientOptimizer(torch.optim.Optimizer):
             on_device = group.get("capturable") or group["fused"]
             for param in group["params"]:
                 if "step" in self.state.get(param, {}):
-                    # torch moves it to where its own optimizers would keep it.
+                    # torch has moved the count to where its own optimizers keep it.
                     step = self.state[param]["step"]
                     self.state[param]["step"] = torch.as_tensor(
                         step, dtype=torch.float32, device=param.device if on_device else "cpu"

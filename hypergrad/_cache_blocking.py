@@ -1,6 +1,7 @@
 """Cache blocking for elementwise work on large CPU tensors.
 
-If a sequence of operations works chunk by chunk, each finds in the cache what the one before it left there.
+If a sequence of operations works chunk by chunk, each operation finds its chunk in the cache, where the one
+before left it.
 No operation here sums, so the bits are the same as without chunks.
 """
 
@@ -18,7 +19,7 @@ State = dict[str, Tensor]
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield ``tensors``, all of one shape; if they are large, yield flat views of them chunk by chunk."""
+    """Yield ``tensors``, all of one shape. Yield large ones as flat views, chunk by chunk."""
     large = tensors[0].is_cpu and tensors[0].numel() > CHUNK and not torch.compiler.is_compiling()
     if large and all(tensor.is_contiguous() for tensor in tensors):
         yield from zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
@@ -31,8 +32,8 @@ def step_chunks(
 ) -> Iterator[tuple[list[Tensor], list[Tensor], list[State]]]:
     """Yield the parameters, gradients and states of a step, those of a single tensor chunk by chunk.
 
-    Every chunk updates the step count, such as Adam's ``step``. So only the first chunk has the tensor's own
-    count, and the others have copies.
+    Each chunk's update increments the step count, such as Adam's ``step``. So only the first chunk has the
+    tensor's own count, and the others have copies.
     """
     if len(params) > 1:
         yield list(params), list(grads), list(states)

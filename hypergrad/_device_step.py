@@ -1,7 +1,7 @@
 """A step with a learned α by Triton's kernels, on a device that has them.
 
-It does all that the other steps do, in three launches; ``why_not`` says for which steps there are none, and
-``functional.update`` then takes one of the others.
+It does the same as the other steps, in three launches. ``why_not`` says which steps these kernels cannot
+take; ``functional.update`` then takes one of the others.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from hypergrad.kernels.gpu_launcher import Launcher
 from hypergrad.rates import Rate
 
 SMALLEST = 1e-3
-"""As in ``_traced_step``."""
+"""The smallest root mean square of θ that limits a step, as in ``_traced_step``."""
 
 
 def wanted(param: Tensor, options: StepOptions) -> bool:
-    """Return whether a step of parameters such as ``param`` is to be taken here, if it can."""
+    """Return whether the options want Triton's kernels, and ``param``'s device has them."""
     if param.device.type not in gpu.DEVICES:
         return False
     if options.fused is None and (options.foreach is not None or not gpu.ON_BY_DEFAULT):
@@ -89,9 +89,10 @@ def step(
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
 ) -> Tensor | None:
-    """Take a step and return h, or return ``None`` where Triton's kernels cannot; nothing has moved then.
+    """Take a step in place and return h in the shape of α.
 
-    The arguments are those of ``functional.update``.
+    Return ``None``, with nothing moved, if Triton's kernels cannot take the step. The arguments are those of
+    ``functional.update``.
     """
     if why_not(params, state, direction, rate, options, schedule) is not None:
         return None
@@ -162,7 +163,7 @@ def step(
     numbers = _numbers(direction, rate, options, alpha, schedule)
     places = [*present, *shared_traces]
     if torch.compiler.is_compiling():
-        from hypergrad.kernels import gpu_op  # takes time, and few compile a step
+        from hypergrad.kernels import gpu_op  # importing it takes time, and few users compile a step
 
         gpu_op.take(operands, spec, numbers, places, len(params))
         if clears:
@@ -176,7 +177,7 @@ def step(
         state.moves.clear()
     if steps:
         _step_counts.note_growth(steps)
-    # Autograd must hear of writes that it does not see.
+    # Tell autograd of the writes that it does not see.
     written = [alpha, h, *state.rate.values(), *state.moves.values(), *moved, *steps]
     torch._C._increment_version([*written, *(value for row in rows for value in row)])
     return h
@@ -189,21 +190,21 @@ def _launcher(state: State) -> Launcher:
 
 
 def _suits(grad: Tensor, param: Tensor) -> bool:
-    """Return whether the kernels can read a gradient, perhaps after a copy of it."""
+    """Return whether the kernels can read a gradient, if need be after a copy."""
     return (
         type(grad) in PLAIN
         and grad.layout is torch.strided
         and grad.dtype == param.dtype
         and grad.device == param.device
         and grad.shape == param.shape
-        and (torch.compiler.is_compiling() or not grad.is_neg())  # torch.compile cannot ask
+        and (torch.compiler.is_compiling() or not grad.is_neg())  # torch.compile cannot call is_neg
     )
 
 
 def _are_alike(
     params: Sequence[Tensor], rows: Sequence[Sequence[Tensor]], others: Sequence[int], every: Sequence[Tensor]
 ) -> bool:
-    """Return whether all states lie in memory as their parameters do."""
+    """Return whether all states have their parameters' shape, dtype, device and memory layout."""
     whole = [*params, *(every[index] for index in others)]
     return all(
         type(own) in PLAIN

@@ -1,12 +1,12 @@
 """A step of a small model on a CPU, with few calls of torch.
 
-Where a model has ten thousand parameters, calls are what takes the time: a handful of them on single numbers
-takes longer than moving the parameters. So a step tries, in this order:
+For a model of ten thousand parameters, a handful of torch's calls on single numbers takes longer than moving
+the parameters. So a step tries, in this order:
 
-1. the kernel of the last step, which takes the whole step in one call;
-2. one α per group, learned with Python's own numbers: in double precision, rounded where it is stored.
+1. The kernel of the last step, which takes the whole step in one call.
+2. One α per group, learned with Python's own numbers: in double precision, rounded when stored.
 
-Either returns ``None``, and nothing has moved, where it cannot take the step: ``_general_step`` can.
+Both return ``None``, with nothing moved, if they cannot take the step. ``_general_step`` can.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CELLS: dict[torch.dtype, type[ctypes.c_float] | type[ctypes.c_double]] = {
     torch.float64: ctypes.c_double,
 }
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
-# Not their subclasses, which may have an update of their own.
+# Not their subclasses, which may override update.
 _RULES = frozenset(rule for rule in rates.RATE_RULES.values() if hasattr(rule, "update_number"))
 
 
@@ -46,16 +46,20 @@ def repeat_step(
     options: StepOptions,
     alpha: Tensor,
 ) -> Tensor | None:
-    """Take a step with the kernel of the last step, and return h.
+    """Take a step in place with the kernel of the last step, and return h.
 
     Args:
-        params: the group's T tensors.
-        grads: the gradient of each.
-        state: the group's state.
-        direction: the op.
-        rate: the lop.
-        options: the options of the step, without decoupled weight decay.
-        alpha: the state's α.
+        params: The group's T tensors.
+        grads: The gradient of each tensor.
+        state: The group's state.
+        direction: The op.
+        rate: The lop.
+        options: The options of the step, without decoupled weight decay.
+        alpha: The state's α.
+
+    Returns:
+        h in the shape of α; ``None``, with nothing moved, if a gradient is ``None``, or the kernel or the lop
+        does not suit this step.
     """
     kernel = state.kernel
     if kernel is None:
@@ -80,7 +84,7 @@ def renew(
     direction: Direction,
     options: StepOptions,
 ) -> bool:
-    """Let the kernel of the last step take up this step's gradients; return whether all else is as it was."""
+    """Give this step's gradients to the last step's kernel; return whether all else is unchanged."""
     return kernel.renew(
         direction,
         params,
@@ -100,7 +104,7 @@ def step(
     options: StepOptions,
     alpha: Tensor,
 ) -> Tensor | None:
-    """Take a step of ``operands`` and return h; the rest is as for ``repeat_step``."""
+    """Take a step of ``operands`` in place and return h, or ``None``: see ``repeat_step``."""
     if operands.resting or operands.is_sharded:
         return None
     kernel = operands.kernel
@@ -120,7 +124,7 @@ def step(
     sums = _products(operands, direction, dtype, options.normalize)
     h = learn(sums, alpha, rule, state.rate, options, state.h)
     if len(operands.blocks) == 1 and not options.fused and {dtype}.issuperset(map(_dtype, params)):
-        # What `move_all` does, with less to find out.
+        # The same as `move_all`, with fewer checks.
         steps = direction.update(operands.grads, operands.states)
         torch._foreach_add_(list(params), steps, alpha=-alpha.item())
     else:
@@ -170,7 +174,7 @@ def _step_by_numbers(
 def number_rule(
     alpha: Tensor, rate: rates.Rate, state: rates.RateState, options: StepOptions
 ) -> rates.NumberRate | None:
-    """Return ``rate`` if ``learn`` can learn α by it, else ``None``."""
+    """Return ``rate`` if ``learn`` can update α with it, else ``None``."""
     dtype = alpha.dtype
     if options.granularity != "group" or isinstance(options.beta, Tensor):
         return None
@@ -192,21 +196,22 @@ def learn(
     *,
     limits: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Move one α and the rule's state in place, as ``_alpha_update.learn`` does, and return h.
+    """Update one α and the lop's state in place, as ``_alpha_update.learn`` does, and return h.
 
     Args:
-        sums: ⟨g_t, u_{t−1}⟩ over all tensors; to normalize, ⟨g_t, g_t⟩ and ⟨u_{t−1}, u_{t−1}⟩ as well.
-        alpha: α, 0-d on the CPU.
-        rate: the lop.
-        state: its state, of tensors like ``alpha``.
-        options: β, a number, and what α is bounded by and multiplied with.
-        out: where h goes if it is like ``alpha``; if not, a new tensor is made.
-        limits: the smallest and the largest α of this step; ``options.lr_bounds`` are stronger.
+        sums: ⟨g_t, u_{t−1}⟩ over all tensors; to normalize, then ⟨g_t, g_t⟩ and ⟨u_{t−1}, u_{t−1}⟩ too.
+        alpha: α, 0-d on the CPU. Changes in place.
+        rate: The lop.
+        state: The lop's state, of tensors like ``alpha``. Changes in place.
+        options: The options of the step. β must be a number.
+        out: A tensor for h. Default ``None``, or one unlike ``alpha``: a new tensor holds h.
+        limits: The smallest and the largest α of this step. ``options.lr_bounds`` take precedence. Default
+            ``None``: no limits.
     """
     if out is None or out.dtype != alpha.dtype or not out.is_cpu or out.ndim:
         out = torch.empty_like(alpha)
     written = [alpha, out, *state.values()]
-    # A number is read and written at its address: torch's item and fill_ would take longer than the rule.
+    # Read and write numbers at their addresses: torch's item and fill_ would take longer than the lop.
     cells: list[Any] = list(map(_CELLS[alpha.dtype].from_address, map(Tensor.data_ptr, written)))
     alpha_cell, h_cell, *state_cells = cells
     h = -sums[0]
@@ -226,7 +231,7 @@ def learn(
     alpha_cell.value = after
     for name, cell in zip(numbers, state_cells, strict=True):
         cell.value = numbers[name]
-    # Autograd must hear of writes that it does not see.
+    # Tell autograd of the writes that it does not see.
     torch._C._increment_version(written)
     return out
 

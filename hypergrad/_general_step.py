@@ -34,8 +34,8 @@ def step(
         rate: The lop.
         options: The options of the step.
         alpha: The state's α.
-        schedule: s, the factor of this step's α. ``None`` for 1.
-        found_inf: 0-d. If it is not 0, nothing changes.
+        schedule: The factor s of this step's α, as in ``functional.update``. ``None`` means 1.
+        found_inf: A 0-d tensor. If it is not 0, nothing changes. ``None`` means 0.
     """
     if found_inf is not None:
         # Summed over devices it may be 2, and torch's kernels look for 1.

@@ -1,8 +1,8 @@
-"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor; d_{t−1} is the direction of the last step.
+"""The hypergradient h_t = −⟨g_t, d_{t−1}⟩ of each tensor, where d_{t−1} is the direction of the last step.
 
     d = s(u + λθ)        s: the schedule's factor, λ: decoupled weight decay; without both d = u
 
-Of d only u is stored. The rest follows without storing θ_{t−2}, since θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1}:
+The op stores only u. d follows without storing θ_{t−2}, since θ_{t−1} = θ_{t−2} − α_{t−1}d_{t−1}:
 
     d_{t−1} = c·(u_{t−1} + λθ_{t−1}),   c = s/(1 − α_{t−1}sλ)
 
@@ -11,8 +11,8 @@ nothing but the optimizer moves the parameters.
 
 ``Moves`` stores them, as tensors of shape (T, *members) and (T,). It is empty if c is 1 and λ is 0 for every
 tensor, so that d = u. Tensors that share an α move in the same steps, those of them that have a gradient.
-One that rests has d = 0, so its c is 0. A tensor with an α of its own rests together with it, so its c and
-λ stay: its h is the slope along its own last move.
+A tensor that rests has d = 0, so its c is 0. If a tensor with an α of its own rests, its α rests too, so its
+c and λ stay: its h is the slope along its own last move.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def remember(
 
     Args:
         moves: The last moves of all T tensors. Changes in place.
-        alphas: α of this step, one for all tensors or one for each that has a gradient.
-        schedule: s.
-        decay: λ.
-        present: The places of the tensors that have a gradient.
-        shared: Whether the tensors share an α, so that the others rest.
+        alphas: The α of this step: one for all tensors, or a list with one for each that has a gradient.
+        schedule: The schedule's factor s: a number, or a tensor that is 0-d or (*members).
+        decay: The decoupled weight decay λ.
+        present: The indices of the tensors that have a gradient.
+        shared: Whether the tensors share an α, so that the gain of those without a gradient becomes 0.
     """
     if not isinstance(alphas, Tensor):
         alphas = torch.stack(list(alphas))
@@ -58,14 +58,14 @@ def remember(
 
 
 def begin(moves: Moves, tensors: int, alpha: Tensor, *, by_tensor: bool, decay: float) -> None:
-    """Add what ``moves`` lacks, for tensors that have moved by d = u so far.
+    """Add the gains and decays that ``moves`` lacks, for tensors that have moved by d = u so far.
 
     Args:
         moves: The last moves. Changes in place.
-        tensors: T.
+        tensors: The number T of the group's tensors.
         alpha: α, of shape (*members), or (T, *members) if ``by_tensor``.
         by_tensor: Whether α has an axis for the tensors.
-        decay: λ of the next move.
+        decay: The decoupled weight decay λ of the next move.
     """
     members = alpha.shape[1:] if by_tensor else alpha.shape
     if "gain" not in moves:
@@ -77,14 +77,15 @@ def begin(moves: Moves, tensors: int, alpha: Tensor, *, by_tensor: bool, decay: 
 def hypergradients(
     operands: Operands, direction: Direction, alpha: Tensor, moves: Moves, options: StepOptions
 ) -> Tensor:
-    """Return h of each tensor, (T', *members), or for ``"group"`` of all together, (*members).
+    """Return h of each tensor, (T', *members), or for granularity ``"group"`` of all together, (*members).
 
     With ``options.normalize`` h is a cosine, −⟨g, d⟩ / (‖g‖‖d‖), or 0 where g or d is 0.
 
     Args:
-        operands: The T' tensors that have a gradient. Their kernel, if any, updates the states too.
-        direction: The op, with its states still at t − 1.
-        alpha: α, for its dtype and device.
+        operands: The T' tensors that have a gradient, with the op's states of step t − 1. A kernel, if there
+            is one, also moves the states.
+        direction: The op.
+        alpha: α. Its dtype and device are those of h.
         moves: The last moves of all T tensors.
         options: The options of the step.
     """
@@ -114,11 +115,11 @@ def products(
     """Return ⟨g, d⟩ of each tensor, of shape (T', *members).
 
     Args:
-        operands: The T' tensors that have a gradient.
-        direction: The op, with its states still at t − 1.
-        alpha: α, for its dtype and device.
-        decays: λ of each tensor in d = u + λθ, of shape (T',). ``None`` for d = u.
-        norms: Return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩, of shape (T', 3, *members).
+        operands: The T' tensors that have a gradient, with the op's states of step t − 1.
+        direction: The op.
+        alpha: α. Its dtype and device are those of the products.
+        decays: The λ of each tensor in d = u + λθ, of shape (T',). ``None`` means d = u.
+        norms: Whether to return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩, of shape (T', 3, *members).
     """
     with_members = operands.members is not None
     rows: list[Tensor] = []
@@ -139,11 +140,11 @@ def products(
 
 
 def _rows(moves: Moves, name: str, present: Sequence[int], write: Tensor | None = None) -> Tensor:
-    """Return the rows of the tensors ``present``, after copying ``write`` into them if it is given."""
+    """Copy ``write`` into the rows of the tensors ``present``, unless it is ``None``; return the rows."""
     value = moves[name]
     if len(present) == len(value):
         return value if write is None else value.copy_(write)
-    # Take single rows: an index tensor would have to be sent to the device.
+    # Take single rows: an index tensor would first have to go to the device.
     rows = [value[index] for index in present]
     if write is not None:
         torch._foreach_copy_(rows, list(write.unbind()))
@@ -163,9 +164,9 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ⟨a, b⟩ over all elements, accumulated in ``dtype``."""
     if a.dtype != dtype or b.dtype != dtype:
         a, b = a.to(dtype), b.to(dtype)
-    if a.ndim != 1:  # saves a call, and a small model's step is little else
+    if a.ndim != 1:  # saves a call, which counts in the step of a small model
         if not a.is_contiguous() and a.stride() == b.stride():
-            # The same layout, such as channels_last: in the order of memory nothing has to be copied.
+            # Both have the same layout, such as channels_last: in memory order no copy is needed.
             order = sorted(range(a.ndim), key=a.stride, reverse=True)
             a, b = a.permute(order), b.permute(order)
         a, b = a.ravel(), b.ravel()

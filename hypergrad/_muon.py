@@ -27,37 +27,47 @@ class Muon(HypergradientOptimizer):
     NS takes the singular values of a matrix near 1, by five Newton–Schulz steps. The factor makes u as large
     as Adam's, so that one α serves all tensors. With ``lop=None`` a matrix moves as with ``torch.optim.Muon``
     and ``adjust_lr_fn="match_rms_adamw"``. Muon's author gives embeddings and the last layer, which are
-    matrices too, to AdamW: put them into an optimizer of their own.
+    matrices too, to AdamW: put them into an optimizer of their own. ``hypergrad.SGD`` describes all options
+    in full.
 
     Args:
         params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
-            None may be sharded over ranks.
-        lr: The first learning rate α₀, as in ``hypergrad.SGD``. Default 1e-3.
+            No parameter may be sharded over ranks.
+        lr: The first learning rate α₀, a number or a tensor as in ``hypergrad.SGD``. Default 1e-3.
         momentum: The momentum μ of matrices, at least 0. Default 0.95.
         nesterov: Use Nesterov momentum instead of a heavy ball. Default ``True``.
         betas: β₁ and β₂ of the other tensors, each at least 0 and below 1. Default (0.9, 0.95).
-        eps: ε of the other tensors. Default 1e-10.
-        weight_decay: The weight decay λ. α multiplies it, and h counts it. Default 0.1.
-        lop: As in ``hypergrad.SGD``, and so are all other options.
-        rule: See there.
-        hypergrad_lr: See there. By default 0.01 for the default rule and lop.
-        lop_momentum: See there.
-        lop_betas: See there.
-        lop_eps: See there.
-        granularity: See there.
-        trace_decay: See there.
-        max_relative_step: See there.
-        first_relative_step: See there.
-        lr_bounds: See there.
-        maximize: See there.
-        foreach: See there.
-        fused: ``True`` is refused: neither torch nor ``hypergrad.kernels`` has a kernel.
+        eps: ε of the other tensors, at least 0. Default 1e-10.
+        weight_decay: The weight decay λ, at least 0. α multiplies it, and h counts it. Default 0.1.
+        lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``. ``None`` keeps α fixed. Default
+            ``"sgdn"``.
+        rule: How the lop moves α: ``"cosine"``, ``"multiplicative"``, ``"additive"`` or
+            ``"additive-cosine"``. Default ``"cosine"``.
+        hypergrad_lr: The learning rate β of α, at least 0. ``None``, the default, takes
+            ``hypergrad.default_hypergrad_lr``: 0.01 for the default rule and lop.
+        lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
+        lop_betas: β₁ and β₂ of lop ``"adam"``, by default (0.9, 0.999), or ``"lion"``, (0.9, 0.99).
+        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``, above 0. Default 1e-8.
+        granularity: ``"group"``, the default, learns one α per parameter group, ``"tensor"`` one per
+            parameter. ``"released"`` applies the lop to a group's α once per parameter.
+        trace_decay: γ, at least 0 and below 1: how many steps h looks back, at 0 only the last one. ``None``,
+            the default, takes the rule's: 0.99 for ``"cosine"``, else 0.
+        max_relative_step: The largest norm of a step, relative to ‖θ‖, above 0. ``None``, the default, takes
+            the rule's: 0.1 for ``"cosine"``, else no limit.
+        first_relative_step: The smallest and the largest norm of the first step, relative to ‖θ‖. ``None``,
+            the default, takes the rule's: (0.025, 0.025) for ``"cosine"``, else no limits.
+        lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
+        maximize: Ascend instead of descend. Default ``False``.
+        foreach: ``True`` makes one call for all tensors, ``False`` one for each. ``None``, the default,
+            chooses the faster.
+        fused: Must not be ``True``: neither torch nor ``hypergrad.kernels`` has a kernel. Default ``None``.
         capturable: Count the steps on the parameters' device, so that a CUDA graph can capture the step.
-        differentiable: See there.
+            Default ``False``.
+        differentiable: Must be ``False``, the default: a step changes α in place.
 
     Raises:
-        ValueError: If an option is unknown, out of range or not a number, or a parameter is sharded.
-        RuntimeError: From ``step``, for a sparse gradient.
+        ValueError: An option is unknown, out of range or not a number, or a parameter is sharded.
+        RuntimeError: From ``step``: a gradient is sparse.
 
     References:
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
@@ -107,7 +117,15 @@ class Muon(HypergradientOptimizer):
         super().__init__(params, options_of(locals()) | {"decoupled_weight_decay": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group, as in ``hypergrad.SGD``; none of its parameters may be sharded."""
+        """Add a parameter group.
+
+        Args:
+            param_group: The group's ``"params"`` and the options in which it differs from the defaults.
+
+        Raises:
+            ValueError: An option is unknown, out of range or not a number, ``fused`` is true, or a parameter
+                is sharded. The group is not added then.
+        """
         if (self.defaults | param_group)["fused"]:
             raise ValueError("fused=True is not supported: there is no kernel for Muon")
         super().add_param_group(param_group)

@@ -1,4 +1,4 @@
-"""Conversion of numbers: an option may be of any type that ``float`` takes, except text."""
+"""Conversion of options to Python's own numbers, from any type that ``float`` takes except text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def as_float(name: str, value: Any) -> float:
 
     Args:
         name: The option's name, for the message.
-        value: A number of any type, such as one of numpy's, or a tensor of one element.
+        value: A number of any type, such as a NumPy number or a tensor of one element.
 
     Raises:
-        ValueError: If ``float`` does not take ``value``, or it is text.
+        ValueError: ``float`` does not take ``value``, or ``value`` is text.
     """
     if type(value) is float:
         return value
@@ -29,14 +29,14 @@ def as_float(name: str, value: Any) -> float:
 
 
 def as_floats(name: str, values: Any) -> Any:
-    """Return a pair of numbers with Python's own numbers: a list if it is one, else a tuple.
+    """Return a pair of numbers as a pair of Python's own numbers: a list stays a list, all else is a tuple.
 
     Args:
         name: The option's name, for the message.
         values: Two numbers of any type.
 
     Raises:
-        ValueError: If ``values`` is not a pair of numbers.
+        ValueError: ``values`` is not a pair of numbers.
     """
     if isinstance(values, (str, bytes, bytearray)) or not hasattr(values, "__len__") or len(values) != 2:
         raise ValueError(f"{name} must be two numbers, got {values!r}")

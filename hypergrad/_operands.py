@@ -1,4 +1,4 @@
-"""The tensors of one step: those that have a gradient, real and local, with their states."""
+"""The tensors of one step: those that have a gradient, as real and local tensors, with their states."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from hypergrad._tensor_views import are_plain, is_sharded, view
 from hypergrad.directions import Direction, ParamState
 
 SMALL = 1_000_000
-"""Elements of all tensors: from here on, a call for each is faster on a CPU than one for all."""
+"""Elements of all tensors, from which on a CPU makes one call per tensor faster than one for all tensors."""
 
 _ALL = (slice(None),)
 
 
 @dataclass(slots=True)
 class Operands:
-    """What a step moves, in lists of one entry per tensor that has a gradient.
+    """The tensors that a step moves, in lists with one entry per tensor that has a gradient.
 
     Attributes:
-        params: T' tensors θ_{t−1}.
-        grads: g_t, unscaled, of what is to fall, with coupled weight decay. With a kernel, which does that
-            itself, as they came.
-        states: the op's state of each.
-        whole: the parameters that ``params`` are local parts or real views of, or ``params`` themselves.
-        is_sharded: whether other ranks hold parts of ``whole``.
-        present: the places of these T' among the group's T tensors.
-        total: T.
-        resting: whether a tensor that has moved before has no gradient now.
-        members: N if the first axis of every tensor stacks N members, else ``None``.
-        kernel: a kernel for the step, if there is one and it was wanted.
-        blocks: without a kernel, the parts of the lists to work on at a time.
+        params: The T' tensors θ_{t−1}.
+        grads: Their gradients g_t, unscaled, negated to maximize, with coupled weight decay. With a kernel,
+            which does all that itself, the gradients as given.
+        states: The op's state of each tensor.
+        whole: The parameters themselves, if ``params`` are their local parts or real views; else ``params``.
+        is_sharded: Whether other ranks hold parts of ``whole``.
+        present: The indices of these T' tensors among the group's T.
+        total: The number T of the group's tensors.
+        resting: Whether a tensor that has moved before has no gradient now.
+        members: N if the first axis of every tensor stacks N members. ``None`` means no such axis.
+        kernel: The kernel that takes the step. ``None`` if there is none or the caller wants none.
+        blocks: The slices of the lists to work on one after the other, without a kernel.
     """
 
     params: Sequence[Tensor]
@@ -65,17 +65,18 @@ def gather(
     """Return the tensors that a step moves, or ``None`` if none has a gradient.
 
     Args:
-        params: the group's T tensors.
-        grads: the gradient of each, or ``None``.
-        state: the group's state. Gets the op's state of each tensor that lacks one, and the kernel.
-        direction: the op.
-        options: see there.
-        alpha: α if it is learned, else ``None``.
-        grad_scale: 0-d; divides the gradients.
-        use_kernels: whether to look for a kernel.
+        params: The group's T tensors.
+        grads: The gradient of each tensor, or ``None``.
+        state: The group's state. ``gather`` adds the missing states of the op, and the kernel.
+        direction: The op.
+        options: The options of the step.
+        alpha: α, of shape (*members) or (T, *members), if it is learned. ``None`` for a fixed α.
+        grad_scale: A 0-d tensor that divides the gradients. ``None`` means 1.
+        use_kernels: Whether to look for a kernel.
 
     Raises:
-        RuntimeError: for a sparse gradient.
+        RuntimeError: A gradient is sparse.
+        ValueError: A kernel finds that a gradient or state has another shape than its parameter.
     """
     present: Sequence[int] = range(len(params))
     given = [grad for grad in grads if grad is not None]
@@ -131,9 +132,9 @@ def gather(
 def init_state(
     param: Tensor, state: ParamState, direction: Direction, options: StepOptions, *, learned: bool
 ) -> None:
-    """Add to a parameter's state what it lacks, in place; a trace takes the place of u_{t−1}.
+    """Add the missing entries to a parameter's state, in place. A trace takes the place of u_{t−1}.
 
-    Args: as for ``Direction.init``, and the options of the step.
+    The arguments are those of ``Direction.init``, and the options of the step.
     """
     traced = learned and options.is_traced
     direction.init(param, state, learned=learned and not traced)
@@ -144,7 +145,7 @@ def init_state(
 def _prepared(
     params: Sequence[Tensor], grads: list[Tensor], options: StepOptions, scale: Tensor | None
 ) -> list[Tensor]:
-    """Return the gradients as the op sees them: unscaled, of what is to fall, with coupled weight decay."""
+    """Return the gradients for the op: unscaled, negated to maximize, with coupled weight decay."""
     if scale is not None:
         inverse = scale.double().reciprocal().float()  # as GradScaler does
         grads = list(torch._foreach_mul(grads, inverse))
@@ -153,7 +154,7 @@ def _prepared(
     if options.coupled_decay:
         grads = list(torch._foreach_add(grads, list(params), alpha=options.coupled_decay))
     if options.fused:
-        # torch's kernels go through memory, whatever the strides.
+        # torch's kernels go through memory and ignore the strides.
         grads = [
             grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
             for grad, param in zip(grads, params, strict=True)

@@ -17,7 +17,7 @@ from hypergrad._numbers import Number
 NAMES: tuple[str, ...] = tuple(
     op if lop is None else f"{op}-{lop}" for op in _validation.OPS for lop in _validation.LOPS
 )
-"""The names that ``create`` takes: ``op`` for a fixed learning rate, ``op-lop`` for a learned one."""
+"""The names that ``create`` takes: ``"{op}"`` for a fixed learning rate, ``"{op}-{lop}"`` for a learned."""
 
 
 class SGD(HypergradientOptimizer):
@@ -64,47 +64,48 @@ class SGD(HypergradientOptimizer):
             also a tensor with one element per parameter. Default 1e-3. Rule ``"cosine"`` replaces it in the
             first step, unless ``first_relative_step`` says otherwise.
         momentum: The momentum μ of the parameters, at least 0. There is no dampening. Default 0.
-        nesterov: Use Nesterov momentum instead of a heavy ball. Needs a momentum above 0.
-        weight_decay: The weight decay λ. λθ is added to g before everything else. Default 0.
-        lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``, or ``None`` for a fixed α. Default
+        nesterov: Use Nesterov momentum instead of a heavy ball. Needs a momentum above 0. Default ``False``.
+        weight_decay: The weight decay λ, at least 0. A step adds λθ to g before everything else. Default 0.
+        lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``. ``None`` keeps α fixed. Default
             ``"sgdn"``.
         rule: How the lop moves α: ``"cosine"``, the default, ``"multiplicative"``, ``"additive"`` or
             ``"additive-cosine"``. The norms of a cosine are over the parameters that share an α. A rule
             that moves log α needs an ``lr`` above 0.
-        hypergrad_lr: The learning rate β of α: a step in log α for ``"cosine"``, in the unit of α/h for
-            ``"additive"``. ``None``, the default, takes that of ``hypergrad.default_hypergrad_lr``: 0.02 for
+        hypergrad_lr: The learning rate β of α, at least 0: a step in log α for ``"cosine"``, in the unit of
+            α/h for ``"additive"``. ``None``, the default, takes ``hypergrad.default_hypergrad_lr``: 0.02 for
             the default rule and lop. A β that fits another rule gives a warning.
         lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
-        lop_betas: β₁ and β₂ of lops ``"adam"``, by default (0.9, 0.999), and ``"lion"``, (0.9, 0.99).
-        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``. Positive, since h_1 = 0. Default 1e-8.
-        granularity: ``"group"`` learns one α per parameter group, ``"tensor"`` one per parameter.
-            ``"released"`` learns one per group and applies the rule once per parameter, with a state for
-            each, as the code released with Mittal 2019 does for Adam.
-        trace_decay: γ, at least 0 and below 1: how many steps h looks back, at 0 only the last one, at 0.99
-            about the last hundred. Needs a buffer of the parameters' size. ``None``, the default, is 0.99 for
-            rule ``"cosine"`` and 0 for the others, for granularity ``"released"``, which has none, and for
-            β 0.
-        max_relative_step: The largest α‖u‖/‖θ‖, above 0, over the parameters that share an α; ``math.inf``
-            sets none. ``None``, the default, is 0.1 for rule ``"cosine"``, and none for the others.
+        lop_betas: β₁ and β₂ of lop ``"adam"``, by default (0.9, 0.999), or ``"lion"``, (0.9, 0.99).
+        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``, above 0, since h_1 = 0. Default 1e-8.
+        granularity: ``"group"``, the default, learns one α per parameter group, ``"tensor"`` one per
+            parameter. ``"released"`` learns one per group and applies the lop once per parameter, with a
+            state for each, as the code released with Mittal 2019 does for Adam.
+        trace_decay: γ of the trace z, at least 0 and below 1: how many steps h looks back, at 0 only the last
+            one, at 0.99 about the last hundred. Above 0 it needs a buffer of the parameters' size. ``None``,
+            the default, takes the rule's: 0.99 for ``"cosine"``; 0 for the others, for β 0 and for
+            granularity ``"released"``, which has no trace.
+        max_relative_step: The largest α‖u‖/‖θ‖ of a step, above 0, over the parameters that share an α.
+            ``math.inf`` sets no limit. ``None``, the default, takes the rule's: 0.1 for ``"cosine"``, no
+            limit for the others.
         first_relative_step: The smallest and the largest α‖u‖/‖θ‖ of the first step: the optimizer moves α₀
-            into this range. ``(0, math.inf)`` keeps α₀. ``None``, the default, is (0.025, 0.025) for rule
-            ``"cosine"``, so that α₀ does not matter, and leaves α₀ for the others.
+            into this range. ``(0, math.inf)`` keeps α₀. ``None``, the default, takes the rule's:
+            (0.025, 0.025) for ``"cosine"``, so that α₀ does not matter; the others keep α₀.
         lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
-        decoupled_weight_decay: Add λθ to u instead of g, as AdamW does.
-        maximize: Ascend instead of descend.
+        decoupled_weight_decay: Add λθ to u instead of g, as AdamW does. Default ``False``.
+        maximize: Ascend instead of descend. Default ``False``.
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
             memory at a time. ``None``, the default, chooses the faster.
         fused: ``None``, the default, takes a step with a learned α in two passes over memory where
             ``hypergrad.kernels`` has a kernel for CPUs, unless ``foreach`` is given. ``False`` never does.
             ``True`` also takes the kernels for GPUs, and where there are none torch's fused kernels, for
             steps without a trace. Each group then needs parameters of one dtype on one device.
-        differentiable: Must be ``False``: a step changes α in place.
+        differentiable: Must be ``False``, the default: a step changes α in place.
 
     A number may be of any type that ``float`` takes, such as a NumPy number.
 
     Raises:
-        ValueError: If an option is unknown, out of range or not a number.
-        RuntimeError: From ``step``, for a sparse gradient.
+        ValueError: An option is unknown, out of range or not a number.
+        RuntimeError: From ``step``: a gradient is sparse.
 
     References:
         Lop ``"sgd"`` is hypergradient descent: A. G. Baydin et al., "Online Learning Rate Adaptation with
@@ -173,41 +174,51 @@ class Adam(HypergradientOptimizer):
         θ_t = θ_{t−1} − α_t u_t
 
     With ``lop=None`` α is fixed, and the parameters move as with ``torch.optim.Adam``. A trace needs a
-    buffer of the parameters' size. With ``trace_decay=0`` a learned α needs no memory beyond Adam's own:
-    u_{t−1} is computed from the moments before g_t moves them.
+    buffer of the parameters' size. With ``trace_decay=0`` a learned α needs no memory beyond Adam's own: a
+    step computes u_{t−1} from the moments before g_t moves them.
 
-    Groups, the learned ``param_groups[i]["lr"]``, schedules, parameters without a gradient and the types of
-    numbers are as in ``hypergrad.SGD``.
+    ``hypergrad.SGD`` describes all options in full. Groups, the learned ``param_groups[i]["lr"]``, schedules,
+    parameters without a gradient and the types of numbers are as there.
 
     Args:
         params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
-        lr: The first learning rate α₀, as in ``hypergrad.SGD``. Default 1e-3.
+        lr: The first learning rate α₀, a number or a tensor as in ``hypergrad.SGD``. Default 1e-3.
         betas: β₁ and β₂ of the parameters' moments, each at least 0 and below 1. Default (0.9, 0.999).
-        eps: ε of the parameters' direction. Default 1e-8.
-        weight_decay: The weight decay λ. λθ is added to g before everything else, unless
+        eps: ε of the parameters' direction, at least 0. Default 1e-8.
+        weight_decay: The weight decay λ, at least 0. A step adds λθ to g before everything else, unless
             ``decoupled_weight_decay`` is set. Default 0.
-        hypergrad_lr: The learning rate β of α, as in ``hypergrad.SGD``. By default 0.02, and 1e-7 for
-            ``rule="additive"``: Adam's u has entries near ±1, so h is large.
+        lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``. ``None`` keeps α fixed. Default
+            ``"sgdn"``.
+        rule: How the lop moves α: ``"cosine"``, ``"multiplicative"``, ``"additive"`` or
+            ``"additive-cosine"``. Default ``"cosine"``.
+        hypergrad_lr: The learning rate β of α, at least 0. ``None``, the default, takes
+            ``hypergrad.default_hypergrad_lr``: 0.02 for the default rule and lop, and 1e-7 for
+            ``rule="additive"``, since Adam's u has entries near ±1, so h is large.
+        lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
+        lop_betas: β₁ and β₂ of lop ``"adam"``, by default (0.9, 0.999), or ``"lion"``, (0.9, 0.99).
+        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``, above 0. Default 1e-8.
+        granularity: ``"group"``, the default, learns one α per parameter group, ``"tensor"`` one per
+            parameter. ``"released"`` applies the lop to a group's α once per parameter.
+        trace_decay: γ, at least 0 and below 1: how many steps h looks back, at 0 only the last one. ``None``,
+            the default, takes the rule's: 0.99 for ``"cosine"``, else 0.
+        max_relative_step: The largest norm of a step, relative to ‖θ‖, above 0. ``None``, the default, takes
+            the rule's: 0.1 for ``"cosine"``, else no limit.
+        first_relative_step: The smallest and the largest norm of the first step, relative to ‖θ‖. ``None``,
+            the default, takes the rule's: (0.025, 0.025) for ``"cosine"``, else no limits.
+        lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
+        decoupled_weight_decay: Add λθ to u instead of g, as ``hypergrad.AdamW`` does. Default ``False``.
+        maximize: Ascend instead of descend. Default ``False``.
+        foreach: ``True`` makes one call for all tensors, ``False`` one for each. ``None``, the default,
+            chooses the faster.
+        fused: ``True`` takes a step by ``hypergrad.kernels`` or torch's fused kernels, ``False`` by neither.
+            ``None``, the default, takes the kernels for CPUs where it can.
         capturable: Count the steps on the parameters' device, so that a CUDA graph can capture the step.
-        lop: As in ``hypergrad.SGD``, and so are all other options.
-        rule: See there.
-        lop_momentum: See there.
-        lop_betas: See there.
-        lop_eps: See there.
-        granularity: See there.
-        trace_decay: See there.
-        max_relative_step: See there.
-        first_relative_step: See there.
-        lr_bounds: See there.
-        decoupled_weight_decay: See there.
-        maximize: See there.
-        foreach: See there.
-        fused: See there.
-        differentiable: See there.
+            Default ``False``.
+        differentiable: Must be ``False``, the default: a step changes α in place.
 
     Raises:
-        ValueError: If an option is unknown, out of range or not a number.
-        RuntimeError: From ``step``, for a sparse gradient.
+        ValueError: An option is unknown, out of range or not a number.
+        RuntimeError: From ``step``: a gradient is sparse.
 
     References:
         The direction is Algorithm 1 of D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization",
@@ -275,34 +286,44 @@ class AdamW(Adam):
         θ_t = θ_{t−1} − α_t d_t
 
     It is ``hypergrad.Adam`` with ``decoupled_weight_decay=True`` and another default λ. With ``lop=None`` the
-    parameters move as with ``torch.optim.AdamW``.
+    parameters move as with ``torch.optim.AdamW``. ``hypergrad.SGD`` describes all options in full.
 
     Args:
         params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
-        lr: The first learning rate α₀, as in ``hypergrad.SGD``. Default 1e-3.
-        betas: As in ``hypergrad.Adam``, and so are all other options.
-        eps: See there.
-        weight_decay: The weight decay λ. α multiplies it, and h counts it. Default 0.01.
-        lop: See there.
-        rule: See there.
-        hypergrad_lr: See there.
-        lop_momentum: See there.
-        lop_betas: See there.
-        lop_eps: See there.
-        granularity: See there.
-        trace_decay: See there.
-        max_relative_step: See there.
-        first_relative_step: See there.
-        lr_bounds: See there.
-        maximize: See there.
-        foreach: See there.
-        fused: See there.
-        capturable: See there.
-        differentiable: See there.
+        lr: The first learning rate α₀, a number or a tensor as in ``hypergrad.SGD``. Default 1e-3.
+        betas: β₁ and β₂ of the parameters' moments, each at least 0 and below 1. Default (0.9, 0.999).
+        eps: ε of the parameters' direction, at least 0. Default 1e-8.
+        weight_decay: The weight decay λ, at least 0. α multiplies it, and h counts it. Default 0.01.
+        lop: The optimizer of α, a name in ``hypergrad.rates.RATE_RULES``. ``None`` keeps α fixed. Default
+            ``"sgdn"``.
+        rule: How the lop moves α: ``"cosine"``, ``"multiplicative"``, ``"additive"`` or
+            ``"additive-cosine"``. Default ``"cosine"``.
+        hypergrad_lr: The learning rate β of α, at least 0. ``None``, the default, takes
+            ``hypergrad.default_hypergrad_lr``: 0.02 for the default rule and lop.
+        lop_momentum: μ of lop ``"sgdn"``, at least 0 and below 1. Default 0.9.
+        lop_betas: β₁ and β₂ of lop ``"adam"``, by default (0.9, 0.999), or ``"lion"``, (0.9, 0.99).
+        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``, above 0. Default 1e-8.
+        granularity: ``"group"``, the default, learns one α per parameter group, ``"tensor"`` one per
+            parameter. ``"released"`` applies the lop to a group's α once per parameter.
+        trace_decay: γ, at least 0 and below 1: how many steps h looks back, at 0 only the last one. ``None``,
+            the default, takes the rule's: 0.99 for ``"cosine"``, else 0.
+        max_relative_step: The largest norm of a step, relative to ‖θ‖, above 0. ``None``, the default, takes
+            the rule's: 0.1 for ``"cosine"``, else no limit.
+        first_relative_step: The smallest and the largest norm of the first step, relative to ‖θ‖. ``None``,
+            the default, takes the rule's: (0.025, 0.025) for ``"cosine"``, else no limits.
+        lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
+        maximize: Ascend instead of descend. Default ``False``.
+        foreach: ``True`` makes one call for all tensors, ``False`` one for each. ``None``, the default,
+            chooses the faster.
+        fused: ``True`` takes a step by ``hypergrad.kernels`` or torch's fused kernels, ``False`` by neither.
+            ``None``, the default, takes the kernels for CPUs where it can.
+        capturable: Count the steps on the parameters' device, so that a CUDA graph can capture the step.
+            Default ``False``.
+        differentiable: Must be ``False``, the default: a step changes α in place.
 
     Raises:
-        ValueError: If an option is unknown, out of range or not a number.
-        RuntimeError: From ``step``, for a sparse gradient.
+        ValueError: An option is unknown, out of range or not a number.
+        RuntimeError: From ``step``: a gradient is sparse.
 
     References:
         I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
@@ -354,19 +375,22 @@ class AdamW(Adam):
 
 
 def create(name: str, params: ParamsT, **arguments: Any) -> SGD | Adam | Muon:
-    """Make an optimizer by its name, as the papers have it unless ``rule`` is given.
+    """Make an optimizer by its name, with the papers' rule unless ``rule`` is given.
 
     Args:
         name: A name in ``NAMES``: ``"{op}-{lop}"``, such as ``"adam-adam"``, or ``"{op}"`` for a fixed
             learning rate. Op ``"sgdn"`` is ``SGD`` with ``momentum=0.9, nesterov=True`` unless ``arguments``
             say otherwise.
-        params: The parameters, as for the classes.
-        **arguments: Further arguments of the class, except ``lop``. The rule is ``"additive"``, the papers',
-            unless ``rule`` says otherwise.
+        params: The parameters, as tensors, (name, tensor) pairs or dicts of groups, as for ``torch.optim``.
+        **arguments: Further arguments of the class, except ``lop``. ``rule`` is by default ``"additive"``,
+            the papers' rule.
+
+    Returns:
+        An optimizer of class ``SGD``, ``Adam``, ``AdamW`` or ``Muon``.
 
     Raises:
-        ValueError: If the name is not in ``NAMES``, or an option is out of range.
-        TypeError: If the optimizer does not have an option.
+        ValueError: The name is not in ``NAMES``, or an option is unknown, out of range or not a number.
+        TypeError: The optimizer does not have an option.
 
     Example:
         >>> import torch

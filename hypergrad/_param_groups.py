@@ -1,4 +1,4 @@
-"""Parameter groups: their options as ``hypergrad.functional`` takes them, and their α and its state."""
+"""Parameter groups: their options as ``hypergrad.functional`` takes them, their α and its state."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from hypergrad.directions import Direction
 
 
 class Settings:
-    """Hold what a group's options mean. Reading them takes longer than a step of a small model.
+    """The op, the lop and the options of a group, read once: that takes longer than a small model's step.
 
     Args:
         group: The parameter group.
         names: The names of its options.
-        direction: Returns the op of a group.
+        direction: A function that returns the op of a group.
 
     Attributes:
         direction: The op.
-        rate: The lop, or ``None`` for a fixed α.
+        rate: The lop. ``None`` for a fixed α.
         options: The options of a step.
-        kernel: The kernel of the last step, which the next one may use again.
+        kernel: The kernel of the last step, which the next step may use again. ``None`` if there was none.
 
     Raises:
-        ValueError: If an option that should be a number is not one.
+        ValueError: An option that should be a number is not one.
     """
 
     __slots__ = ("_constant", "_read", "_values", "direction", "kernel", "options", "rate")
@@ -50,7 +50,7 @@ class Settings:
         self._constant = all(isinstance(value, _CONSTANT) for value in self._values)
 
     def hold(self, group: dict[str, Any]) -> bool:
-        """Return whether no option has changed since, nor could have changed in place."""
+        """Return whether every option is still the same object, of a type that cannot change in place."""
         return self._constant and all(map(is_, self._values, self._read(group)))
 
 
@@ -58,12 +58,13 @@ _CONSTANT = (float, int, str, tuple, type(None))
 
 
 def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the options with Python's own numbers; write numbers of other types to the group too.
+    """Return a copy of the options with Python's own numbers, and replace single numbers in the group too.
 
-    The group keeps tensors and lists, which its owner may change in place. β may stay a tensor on a device.
+    The group keeps its tensors and pairs: its owner may change a tensor or a list in place. A β that is a
+    tensor stays one in the copy too.
 
     Raises:
-        ValueError: If an option that should be a number is not one.
+        ValueError: An option that should be a number is not one.
     """
     plain = dict(group)
     for name in NUMBERS[1:]:
@@ -80,7 +81,7 @@ def _with_floats(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def rate(group: dict[str, Any]) -> rates.Rate | None:
-    """Return the group's lop."""
+    """Return the group's lop, or ``None`` for a fixed α."""
     return rates.from_options(group["lop"], group)
 
 
@@ -93,7 +94,7 @@ def step_options(group: dict[str, Any]) -> functional.StepOptions:
 
 
 def is_settled(group: dict[str, Any]) -> bool:
-    """Return whether α is still as ``settle`` left it: users move models and assign learning rates."""
+    """Return whether α is as ``settle`` made it: users may move the model or assign a learning rate."""
     alpha = group["lr"]
     return (
         isinstance(alpha, Tensor)
@@ -105,7 +106,7 @@ def is_settled(group: dict[str, Any]) -> bool:
 
 
 def settle(group: dict[str, Any]) -> None:
-    """Make a learned α a tensor of the group's own; move h and the rule's state to its device and dtype."""
+    """Make a learned α a tensor of the group's own; move h and the lop's state to its device and dtype."""
     lop = rate(group)
     if lop is None or not group["params"]:
         return
@@ -125,7 +126,7 @@ def settle(group: dict[str, Any]) -> None:
 
 def _moves_by_more_than_u(group: dict[str, Any]) -> bool:
     if step_options(group).is_traced:
-        return False  # the trace tells how
+        return False  # the trace holds d
     return "lr_factor" in group or bool(group["decoupled_weight_decay"] and group["weight_decay"])
 
 

@@ -48,15 +48,15 @@ def move_all(
     fused: bool,
     found_inf: Tensor | None,
 ) -> None:
-    """Update the op's states to u_t, then the parameters: θ ← θ − α (u_t + λθ).
+    """Update the op's states to u_t in place, then the parameters: θ ← θ − α (u_t + λθ).
 
     Args:
         operands: The parameters, their gradients and states.
         direction: The op.
-        alphas: α, times the schedule's factor.
-        decay: λ.
-        fused: Use torch's fused kernels.
-        found_inf: 0-d, 0 or 1. If it is 1, nothing changes. Only for ``fused``.
+        alphas: α times the schedule's factor.
+        decay: The decoupled weight decay λ.
+        fused: Whether to use torch's fused kernels.
+        found_inf: A 0-d tensor, 0 or 1, for ``fused`` only. If it is 1, nothing changes. ``None`` means 0.
     """
     blocks = operands.blocks
     if fused and isinstance(alphas, list):
@@ -78,12 +78,13 @@ def move_all(
 
 
 def move_by(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
-    """Do θ ← θ − α u, without waiting for a device.
+    """Move the parameters in place, θ ← θ − αu, without waiting for a device.
 
     Args:
         params: The tensors to move in place.
-        directions: u of each.
-        lr: α.
+        directions: The direction u of each tensor.
+        lr: α times the schedule's factor: a number, a tensor of shape (*members), or a list of such tensors,
+            one for each of ``params``.
     """
     if isinstance(lr, Tensor) and lr.ndim == 0 and all(param.dtype == lr.dtype for param in params):
         if lr.is_cpu and not torch.compiler.is_compiling():
@@ -95,7 +96,7 @@ def move_by(params: list[Tensor], directions: list[Tensor], lr: Alphas) -> None:
         torch._foreach_add_(params, directions, alpha=-lr)
         return
     # An α with as many dimensions as θ takes part in type promotion: bfloat16 parameters then move by a
-    # float32 α. A number or a 0-d tensor would be rounded to bfloat16.
+    # float32 α. torch would round a number or a 0-d tensor to bfloat16.
     steps = [
         (-alpha).to(param.device).reshape(alpha.shape + (1,) * (param.ndim - alpha.ndim))
         for alpha, param in zip(lr if isinstance(lr, list) else [lr] * len(params), params, strict=True)

@@ -1,4 +1,4 @@
-"""The option ``rule``: a lop moves α or its logarithm, by h or its cosine; and the default β of each rule.
+"""The option ``rule``: whether a lop moves α or log α, by h or its cosine; and each rule's default β.
 
 To add a rule, name it in ``RULES`` and give it a β in ``default_hypergrad_lr``.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Rule(NamedTuple):
-    """What a rule does with α and h."""
+    """One rule: how it uses α and h."""
 
     multiplicative: bool
     """Move log α instead of α."""
@@ -29,12 +29,12 @@ RULES: dict[str, Rule] = {
 }
 """The rules by the names that the option ``rule`` takes."""
 
-# By lop, and where an op needs another β, by op: without a trace Muon diverged with larger ones.
+# β by lop, and by op where an op needs another β: without a trace Muon diverged with larger ones.
 _COSINE = {"sgd": 0.2, "sgdn": 0.02, "adam": 0.03, "adagrad": 1.0, "lion": 0.01}
 _COSINE_OF = {"muon": {"sgd": 0.05, "sgdn": 0.01}}
 _MULTIPLICATIVE = {"adam": 0.03, "adagrad": 0.1, "lion": 0.01}
 _ADDITIVE_COSINE = {"sgd": 1e-4, "sgdn": 1e-5, "adam": 1e-5, "adagrad": 1e-4, "lion": 1e-5}
-# The papers', by op; for lops that they do not have, whose moves are of about β's size, by lop.
+# The papers' β by op. By lop for lops that the papers do not have, whose steps of α are about as large as β.
 _PAPERS = {"sgd": 1e-3, "sgdn": 1e-3, "adam": 1e-7, "adamw": 1e-7, "muon": 1e-7}
 _NOT_IN_PAPERS = {"adagrad": 1e-4, "lion": 1e-5}
 
@@ -46,8 +46,8 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
     """Return the default β of a learned learning rate.
 
     A step in log α by a cosine has no unit, so its β hardly depends on the model. The additive rule has the
-    papers' β, 1e-3 for SGD and 1e-7 for Adam, which were chosen for certain networks and may diverge on
-    others.
+    papers' β, 1e-3 for SGD and 1e-7 for Adam. The authors chose them for certain networks; they may diverge
+    on others.
 
     Args:
         rule: A name in ``RULES``.
@@ -55,9 +55,14 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
         lop: A name in ``hypergrad.rates.RATE_RULES``.
 
     Raises:
-        KeyError: If a name is unknown.
-        ValueError: For rule ``"multiplicative"`` with lop ``"sgd"`` or ``"sgdn"``: β is then per unit of the
-            loss.
+        KeyError: The lop is unknown, or the op is, for rule ``"additive"``.
+        ValueError: The rule is ``"multiplicative"`` and the lop ``"sgd"`` or ``"sgdn"``: β is then per unit
+            of the loss, so there is no default.
+
+    References:
+        A. G. Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018,
+        https://arxiv.org/abs/1703.04782, and Mittal 2019 for the additive rule. ``docs/hypergrad`` says how
+        we chose the others.
 
     Example:
         >>> import hypergrad
@@ -86,7 +91,7 @@ OFF: dict[str, Any] = {
     "max_relative_step": math.inf,
     "first_relative_step": (0.0, math.inf),
 }
-"""The options of a step that looks one step back and is as long as α says."""
+"""The values of these options for which h looks one step back and no limit depends on ‖θ‖."""
 
 _COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_step": (0.025, 0.025)}
 
@@ -94,10 +99,10 @@ _COSINE_STEP = {"trace_decay": 0.99, "max_relative_step": 0.1, "first_relative_s
 def default_step(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of ``trace_decay``, ``max_relative_step`` and ``first_relative_step``.
 
-    They leave alone an α that is not to be learned, and one of granularity ``"released"``.
+    They turn all three off for an α that is not learned, for β 0 and for granularity ``"released"``.
 
     Args:
-        options: All options of a parameter group.
+        options: All options of a parameter group, by name.
     """
     beta = options["hypergrad_lr"]
     is_learned = options["lop"] is not None and (isinstance(beta, Tensor) or beta != 0)
@@ -106,10 +111,10 @@ def default_step(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
-    """Yield what is wrong with the size of β, each in one line that says what would be right.
+    """Yield warnings of a β that does not fit the rule, each one line that gives a β that does.
 
     Args:
-        options: All options of a parameter group that learns α, with Python's own numbers.
+        options: All options of a parameter group that learns α, by name, with Python's own numbers.
         op: The op's name, as for ``default_hypergrad_lr``.
     """
     beta, lr, rule, lop = options["hypergrad_lr"], options["lr"], options["rule"], options["lop"]
@@ -139,12 +144,12 @@ def mismatches(options: Mapping[str, Any], op: str) -> Iterator[str]:
 
 
 def _moves_by_beta(rule: str, lop: str) -> bool:
-    """Return whether a step of α, or of log α, is of about β's size whatever the size of h."""
+    """Return whether a step of α, or of log α, is about as large as β whatever the size of h."""
     return RULES[rule].normalize or lop in ("adam", "adagrad", "lion")
 
 
 def from_version_0_1(group: dict[str, Any]) -> None:
-    """Replace the two options that version 0.1 had for the rule by ``rule``, in place."""
+    """Replace version 0.1's options ``multiplicative`` and ``normalize`` by ``rule``, in place."""
     if "multiplicative" not in group:
         return
     old = Rule(group.pop("multiplicative"), group.pop("normalize"))

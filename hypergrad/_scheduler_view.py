@@ -1,7 +1,4 @@
-"""An lr_scheduler-compatible view of an optimizer.
-
-Through it, schedulers scale the learned α instead of overwriting it.
-"""
+"""A view of an optimizer for torch's schedulers, through which they scale α instead of overwriting it."""
 
 from __future__ import annotations
 
@@ -16,31 +13,31 @@ from hypergrad import _param_groups
 
 
 class Schedule(torch.optim.Optimizer):
-    """View an optimizer so that ``lr`` is a factor of α, 1 at first. All else is the optimizer's own.
+    """A view of an optimizer whose ``lr`` is a factor of α, at first 1. All else is the optimizer's own.
 
     With ``CosineAnnealingLR(optimizer.schedule, 100)`` the optimizer learns α and the schedule multiplies it.
-    A scheduler of the optimizer itself would overwrite what was learned. The factor is ``lr_factor`` in the
-    optimizer's groups, and ``state_dict`` saves it.
+    A scheduler of the optimizer itself would overwrite the learned α. The factor is ``lr_factor`` in the
+    optimizer's groups, and the optimizer's ``state_dict`` saves it.
 
     Args:
         optimizer: An optimizer of ``hypergrad``.
     """
 
-    # Schedulers ask whether the optimizer has taken a step before them. This view takes none.
+    # Schedulers warn if the optimizer has taken no step before theirs. This view takes none.
     _opt_called = True
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        # Not torch's own __init__: this has no parameters and no state beside the optimizer's.
+        # Not torch's own __init__: the view has no parameters and no state of its own.
         self.optimizer = optimizer
         self.defaults = {**optimizer.defaults, "lr": 1.0}
 
     @property
     def param_groups(self) -> list[Any]:  # type: ignore[override]
-        """One mapping per group of the optimizer, which reads and writes that group."""
+        """Mappings that read and write the optimizer's groups, one per group."""
         return [_Factors(group) for group in self.optimizer.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Refuse to step: the optimizer itself steps.
+        """Refuse to step: the optimizer takes the steps.
 
         Raises:
             RuntimeError: Always.
@@ -56,7 +53,7 @@ class Schedule(torch.optim.Optimizer):
 
 
 class _Factors(MutableMapping[str, Any]):
-    """Show a group to a scheduler, with ``lr_factor`` in the place of ``lr``."""
+    """A group as a scheduler sees it, with ``lr_factor`` in the place of ``lr``."""
 
     _NAMES = {"lr": "lr_factor", "initial_lr": "initial_lr_factor"}  # noqa: RUF012
 

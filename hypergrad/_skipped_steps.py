@@ -1,4 +1,4 @@
-"""Undoing a step whose gradients overflowed, without asking the device whether they did."""
+"""Undo a step whose gradients overflowed, without waiting for the device to say so."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @contextmanager
 def restore_if(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Restore ``tensors`` at the end of the block if ``found_inf`` is not 0. Copies them first.
+    """Copy ``tensors``, and restore them at the end of the block if ``found_inf`` is not 0.
 
     Args:
-        found_inf: 0-d; ``None`` restores nothing.
+        found_inf: A 0-d tensor. ``None`` copies and restores nothing.
         tensors: The tensors that the block changes.
     """
     if found_inf is None:

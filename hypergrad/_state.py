@@ -15,7 +15,7 @@ from hypergrad.rates import RateState
 
 GRANULARITIES = ("group", "tensor", "released")
 TRACE = "trace"
-"""The name of z in a parameter's state."""
+"""The name of the trace z in a parameter's state."""
 
 Moves = dict[str, Tensor]
 """The last moves of a group's T tensors: see ``hypergrad._hypergradients``."""
@@ -23,16 +23,19 @@ Moves = dict[str, Tensor]
 
 @dataclass(slots=True)
 class State:
-    """Hold what a group of T parameters remembers between steps.
+    """The state of a group of T parameters between steps.
 
     Attributes:
-        alpha: α. A learned one is a tensor, whose shape is in the table of ``hypergrad.functional``.
-        rate: The rate rule's state.
-        params: The op's state of each of the T parameters.
+        alpha: α. A learned α is a tensor; the table of ``hypergrad.functional`` gives its shape. A fixed α
+            may be a number.
+        rate: The lop's state, by name. Empty for a fixed α.
+        params: The op's state of each of the T parameters, by name.
         moves: The last moves. A step with a schedule, with decoupled weight decay or with a tensor that rests
             fills it; any other step empties it.
-        h: A tensor like ``alpha`` into which ``update`` may write h, which it then returns.
+        h: A tensor like ``alpha`` into which ``update`` may write h, and which it then returns. ``None``, the
+            default, makes a new tensor.
         kernel: The kernel of the last step, which the next step may use again. It holds no gradients.
+            ``None``, the default, means that there was none.
     """
 
     alpha: Tensor | Number
@@ -45,40 +48,43 @@ class State:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOptions:
-    """Hold the options of a step.
+    """The options of a step.
 
     Args:
-        hypergrad_lr: The learning rate β of α: a number, or a tensor of shape (*members).
-        weight_decay: The weight decay λ.
-        decoupled_weight_decay: Add λθ to u, so that α multiplies it and h counts it. If false, add it to g
-            before everything else.
-        maximize: Ascend instead of descend.
-        granularity: ``"group"``, ``"tensor"`` or ``"released"``, as given to ``init``.
-        rule: What the lop moves and by what, a name in ``hypergrad._rules.RULES``: ``"additive"``, the
-            default, ``"additive-cosine"``, ``"multiplicative"`` or ``"cosine"``.
-        trace_decay: γ, at least 0: h_t = −⟨g_t, z_{t−1}⟩ with z ← γz + d_t. At 0 z is the last d.
-        max_relative_step: The largest α‖u + λθ‖/‖θ‖ of a step.
-        first_relative_step: The smallest and the largest α‖u + λθ‖/‖θ‖ of the first step.
-        lr_bounds: The smallest and the largest α. ``None`` sets no bounds.
+        hypergrad_lr: The learning rate β of α: a number, or a tensor of shape (*members). Default 0.
+        weight_decay: The weight decay λ. Default 0.
+        decoupled_weight_decay: ``True`` adds λθ to u, so that α multiplies it and h counts it. ``False``, the
+            default, adds it to g before everything else.
+        maximize: Ascend instead of descend. Default ``False``.
+        granularity: ``"group"``, the default, ``"tensor"`` or ``"released"``, as given to ``init``.
+        rule: How the lop moves α, a name in ``hypergrad._rules.RULES``: ``"additive"``, the default,
+            ``"additive-cosine"``, ``"multiplicative"`` or ``"cosine"``.
+        trace_decay: γ, at least 0: h_t = −⟨g_t, z_{t−1}⟩ with z ← γz + d_t. At 0, the default, z is the last
+            d.
+        max_relative_step: The largest α‖u + λθ‖/‖θ‖ of a step. Default ``math.inf``: no limit.
+        first_relative_step: The smallest and the largest α‖u + λθ‖/‖θ‖ of the first step. Default
+            ``(0, math.inf)``: no limits.
+        lr_bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
         foreach: ``True`` makes one call for all tensors. ``False`` goes tensor by tensor, which needs less
-            memory at a time. ``None`` goes tensor by tensor on a CPU with a million elements or more, where
-            that is faster.
+            memory at a time. ``None``, the default, goes tensor by tensor on a CPU with a million elements or
+            more, where that is faster.
         fused: ``True`` takes the step by ``hypergrad.kernels`` where there is a kernel; if not, torch's fused
-            kernels move the parameters (no members, one device and dtype). ``False`` uses neither. ``None``
-            uses the kernels for CPUs where it can, unless ``foreach`` is given.
+            kernels move the parameters (no members, one device and dtype). ``False`` uses neither. ``None``,
+            the default, uses the kernels for CPUs where it can, unless ``foreach`` is given.
 
     Attributes:
         beta: ``hypergrad_lr`` as a tensor or one of Python's own numbers.
-        coupled_decay: λ if it is added to g, else 0.
-        decoupled_decay: λ if it is added to u, else 0.
+        coupled_decay: λ if a step adds λθ to g, else 0.
+        decoupled_decay: λ if a step adds λθ to u, else 0.
         multiplicative: Whether the rule moves log α.
         normalize: Whether h is the cosine of the angle between g_t and −d_{t−1}, over the tensors of one α.
-        is_additive: Whether α moves by β times the rule's step of h = −⟨g, d⟩, without bounds.
-        is_held: Whether a step is held to the size of θ.
+        is_additive: Whether α moves by β times the lop's step along h = −⟨g, d⟩, without bounds.
+        is_held: Whether ``max_relative_step`` or ``first_relative_step`` limits α.
         is_traced: Whether a step needs the trace z.
 
     Raises:
-        ValueError: If an option that should be a number is not one, or the rule is unknown.
+        ValueError: An option that should be a number is not one, the rule is unknown, or granularity
+            ``"released"`` has a trace or a relative limit.
     """
 
     hypergrad_lr: Tensor | Number = 0.0

@@ -12,12 +12,12 @@ def check_shapes(index: int, group: Mapping[str, Any], states: Sequence[Mapping[
     """Check the shapes of a group's state.
 
     Args:
-        index: The group's place among the optimizer's groups, for the message.
+        index: The group's index among the optimizer's groups, for the message.
         group: The group, with its T parameters, its options and, if α is learned, α and its state.
         states: The op's state of each of the T parameters.
 
     Raises:
-        ValueError: If a shape does not fit. The message names the parameter and the state.
+        ValueError: A shape does not fit. The message names the parameter and the state.
     """
     params, names = group["params"], group.get("param_names")
     for place, (param, state) in enumerate(zip(params, states, strict=True)):
@@ -38,7 +38,7 @@ def check_shapes(index: int, group: Mapping[str, Any], states: Sequence[Mapping[
 
 
 def _of_alpha(group: Mapping[str, Any], count: int) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
-    """Yield α of ``count`` tensors and what belongs to it: name, tensor and the shape that it should have."""
+    """Yield the name, the tensor and the right shape of a learned α, its h, lop's state and moves."""
     if group.get("lop") is None:
         return
     one_each = (count,)

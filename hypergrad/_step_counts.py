@@ -1,9 +1,9 @@
-"""Tracks on the host which step counts on a device are equal, so that a step need not read them.
+"""Track on the host which step counts on a device are equal, so that a step need not read them.
 
-Equal counts need one bias correction instead of one for each tensor. Counts that were made together and have
-always grown together are equal, however often a CUDA graph has been replayed. So each has a token, and those
-with one token are equal. A step gives new tokens to the counts that it moves: the same one to those that had
-the same one. A count without a token may be anything.
+Equal counts need one bias correction instead of one for each tensor. Counts that began together and have
+always grown together are equal, however often a CUDA graph has replayed their steps. So each count has a
+token, and counts with the same token are equal. A step gives new tokens to the counts that it moves: those
+that shared a token share the new one. A count without a token may have any value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 _FRESH = object()
 _TOKENS: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
-"""By the id of a tensor, which may be another one's after its death."""
+"""A tensor and its token, by the tensor's id. A new tensor may get the id of one that was deleted."""
 
 
 def _give(step: Tensor, token: object) -> None:
@@ -45,7 +45,7 @@ def begin(step: Tensor) -> None:
 
 
 def load(steps: Sequence[Tensor]) -> None:
-    """Note which counts are equal. Reads them, and waits for their device."""
+    """Read the counts, which waits for their device, and note which are equal."""
     if all(on_host(step) or step.is_meta for step in steps):
         return
     tokens: dict[float, object] = {}
@@ -60,9 +60,9 @@ def grow(steps: Sequence[Tensor]) -> None:
 
 
 def note_growth(steps: Sequence[Tensor]) -> None:
-    """Note that 1 was added to the counts."""
+    """Note that the counts have grown by 1."""
     if torch.compiler.is_compiling():
-        _forget()  # what is compiled runs without telling
+        _forget()  # compiled steps run without noting their growth
         return
     if on_host(steps[0]):
         return

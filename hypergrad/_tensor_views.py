@@ -1,7 +1,7 @@
 """Real, local views of parameters that are complex or sharded.
 
-An op works element by element, so it may work on the views. Only a dot product of sharded tensors must be
-summed over the ranks.
+An op works element by element, so it may work on the views. Only a dot product of sharded tensors needs a sum
+over the ranks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
 
 
 def view(tensor: Tensor) -> Tensor:
-    """Return a real, local view. A complex tensor gains a last axis of size 2."""
+    """Return a real, local view of a tensor. A complex tensor gains a last axis of size 2."""
     if is_sharded(tensor):
         tensor = tensor.to_local()
     if tensor.is_complex():
@@ -37,17 +37,17 @@ def view(tensor: Tensor) -> Tensor:
 
 
 def sum_over_shards(products: Tensor, whole: Sequence[Tensor]) -> Tensor:
-    """Sum over the ranks that hold the other shards, with one all-reduce per mesh axis.
+    """Sum products over the ranks that hold the other shards, with one all-reduce per mesh axis.
 
     Args:
-        products: One row per tensor, of shape (T, ...). May change in place.
-        whole: The T parameters.
+        products: The products, one row per tensor, of shape (T, ...). May change in place.
+        whole: The T parameters, sharded or not.
 
     Returns:
         The sums, in the shape of ``products``, equal on all ranks.
 
     Raises:
-        NotImplementedError: If the ranks hold partial sums of a parameter.
+        NotImplementedError: The ranks hold partial sums of a parameter.
     """
     axes: dict[tuple[DeviceMesh, int], list[int]] = {}
     for index, tensor in enumerate(whole):
@@ -71,17 +71,17 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     if type(tensor) in PLAIN:
         # nn.Parameter(DTensor) has the type DTensor, so a Parameter is a plain tensor.
         return False
-    module = sys.modules.get("torch.distributed.tensor")  # without it there are none
+    module = sys.modules.get("torch.distributed.tensor")  # until someone imports it, there are no DTensors
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Return whether the elements of two tensors of one shape lie in memory in the same order."""
+    """Return whether two tensors of one shape keep their elements in the same order in memory."""
     return a.stride() == b.stride() or (a.is_contiguous() and b.is_contiguous())
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements fill one stretch of memory, in whatever order of dimensions."""
+    """Return whether the elements fill memory without gaps, whatever the order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:

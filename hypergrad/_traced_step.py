@@ -1,4 +1,4 @@
-"""A step whose h looks back over several steps, or whose length is limited relative to the parameters.
+"""A step whose h looks back over several steps, or whose length has a limit relative to ‖θ‖.
 
     h_t = −⟨g_t, z_{t−1}⟩                 or the cosine of it, −⟨g_t, z_{t−1}⟩ / (‖g_t‖ ‖z_{t−1}‖)
     α_t = lop(α_{t−1}, h_t)
@@ -8,12 +8,12 @@
     d_t = s_t e_t;   θ_t = θ_{t−1} − α_t d_t
     z_t = γ (1 − max(cos_t, 0)^POWER) z_{t−1} + d_t        γ: trace_decay; cos_t that of h_t
 
-Norms are over the tensors of one α that have a gradient. The root mean square of θ_{t−1} counts as
-``SMALLEST`` at least, so that tensors that begin at zero can leave it. A tensor that rests adds d = 0 to the
-trace of an α that it shares; the trace of a tensor with an α of its own rests with it.
+Norms are over the tensors of one α that have a gradient. The root mean square of θ_{t−1} counts as at least
+``SMALLEST``, so that tensors that begin at zero can move. If a tensor that shares its α rests, the trace gets
+d = 0 for it; if a tensor with an α of its own rests, its trace rests too.
 
-A gradient that opposes the whole trace says that the last steps went too far. What they were is then no guide
-to the next ones, so the trace forgets them; else α would fall for as long as the trace remembers.
+A gradient that opposes the whole trace says that the last steps went too far. They are then no guide to the
+next steps, so the trace forgets them; else α would fall for as long as the trace remembers.
 
 The trace is one more buffer of the parameters' size for Adam and a heavy ball. For SGD and Nesterov momentum
 it takes the place of the last direction.
@@ -39,10 +39,10 @@ from hypergrad.directions import Direction
 from hypergrad.rates import Rate
 
 SMALLEST = 1e-3
-"""The root mean square of θ below which a step is measured against this instead."""
+"""The smallest root mean square of θ for the limits of a step; a smaller one counts as this."""
 
 POWER = 4
-"""High, so that the trace outlasts the small cosines of noise."""
+"""High, so that small cosines, which are noise, hardly shorten the trace."""
 
 
 def repeat_step(
@@ -55,9 +55,10 @@ def repeat_step(
     alpha: Tensor,
     schedule: Tensor | float | None,
 ) -> Tensor | None:
-    """Take a step with the kernel of the last step and Python's own numbers, and return h.
+    """Take a step in place with the kernel of the last step and Python's own numbers, and return h.
 
-    Returns ``None``, and nothing has moved, where that cannot be; the arguments are those of ``update``.
+    Return ``None``, with nothing moved, if the kernel or the lop does not suit this step. The arguments are
+    those of ``functional.update``.
     """
     kernel = state.kernel
     if kernel is None or _fast_path.number_rule(alpha, rate, state.rate, options) is None:
@@ -86,8 +87,9 @@ def step(
         rate: The lop.
         options: The options of the step.
         alpha: The state's α.
-        schedule: s, the factor of this step's α. ``None`` for 1. With a kernel no tensor of many.
-        found_inf: 0-d. If it is not 0, nothing changes. Not with a kernel.
+        schedule: The factor s of this step's α. With a kernel it must be one number. ``None`` means 1.
+        found_inf: A 0-d tensor. If it is not 0, nothing changes. With a kernel it must be ``None``, which
+            means 0.
     """
     state.moves.clear()
     by_tensor, present, kernel = options.granularity == "tensor", operands.present, operands.kernel
@@ -106,7 +108,7 @@ def step(
         if kernel is not None:
             sums = kernel.traced_products(decay=decay).to(alpha.dtype)
         else:
-            # z is read before the op moves its states: a step may be one of them.
+            # Read z before the op moves its states: u may be part of one.
             pairs = [(operands.grads, traces), (operands.grads,) * 2, (traces, traces)]
             products = _products(pairs, alpha, with_members)
             steps = _directions(operands, direction, decay)
@@ -118,7 +120,7 @@ def step(
         tiny = torch.finfo(dots.dtype).tiny
         cosine = dots.neg() / (g_squares.sqrt() * z_squares.sqrt()).clamp_min(tiny)
         h = cosine if options.normalize else dots.neg()
-        for trace in resting:  # they moved by the same α, so this is not its first step
+        for trace in resting:  # they moved by this α, so this is not its first step
             z_squares = z_squares + member_dot(trace, trace, alpha, with_members)
         limits = None
         if options.is_held:
@@ -148,7 +150,10 @@ def _step_by_numbers(
     alpha: Tensor,
     schedule: Tensor | float | None,
 ) -> Tensor | None:
-    """Take a step of all of a group's tensors, of so many elements, with Python's own numbers; return h."""
+    """Take a step of all of a group's tensors with Python's own numbers, and return h, or ``None``.
+
+    ``elements`` is the number of elements of all tensors.
+    """
     rule = _fast_path.number_rule(alpha, rate, state.rate, options)
     if rule is None:
         return None
@@ -171,7 +176,7 @@ def _step_by_numbers(
 
 
 def _multiply(traces: Sequence[Tensor], keep: Tensor | Sequence[Tensor]) -> None:
-    """Multiply each trace by ``keep``, one for all or for each, 0-d or of one entry for each member."""
+    """Multiply traces in place by one ``keep``, or by one for each; a keep is 0-d or (*members)."""
     rows = [keep] * len(traces) if isinstance(keep, Tensor) else keep
     for trace, row in zip(traces, rows, strict=True):
         trace.mul_(
@@ -193,19 +198,19 @@ def _directions(operands: Operands, direction: Direction, decay: float) -> list[
 def _products(
     pairs: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], alpha: Tensor, with_members: bool
 ) -> list[list[Tensor]]:
-    """Return the inner products of each pair of lists, (*members), in α's dtype and on its device."""
+    """Return each pair's inner products, of shape (*members), in α's dtype and on its device."""
     return [[member_dot(a, b, alpha, with_members) for a, b in zip(*pair, strict=True)] for pair in pairs]
 
 
 def _limits(
     relative: Sequence[Tensor], elements: Tensor, z_squares: Tensor, options: StepOptions
 ) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest α.
+    """Return the smallest and the largest α of this step, both in the shape of h.
 
     Args:
-        relative: ⟨θ, θ⟩ and ⟨e, e⟩, shaped as h.
-        elements: How many elements θ has.
-        z_squares: ⟨z, z⟩, 0 before the first step.
+        relative: ⟨θ, θ⟩ and ⟨e, e⟩, in the shape of h.
+        elements: The number of θ's elements, 0-d or for each tensor.
+        z_squares: ⟨z, z⟩ in the shape of h, 0 before the first step.
         options: The options of the step.
     """
     theta_squares, squares = relative
@@ -220,7 +225,7 @@ def _limits(
 
 
 def _elements(operands: Operands, alpha: Tensor, *, by_tensor: bool) -> Tensor:
-    """Return how many real numbers each θ holds, of one member and on all ranks: by tensor, or of all."""
+    """Return the count of real numbers in θ, of one member and on all ranks: of each tensor, or of all."""
     sizes = [
         param.numel() * (2 if param.is_complex() else 1) // (operands.members or 1)
         for param in operands.whole
@@ -232,7 +237,7 @@ def _elements(operands: Operands, alpha: Tensor, *, by_tensor: bool) -> Tensor:
 
 
 def _resting_traces(operands: Operands, state: State) -> list[Tensor]:
-    """Return the traces of the tensors that have none in ``operands``, local and real."""
+    """Return the traces, local and real, of the tensors that have a trace but no gradient."""
     moving = set(operands.present)
     return [
         view(own[TRACE]) for index, own in enumerate(state.params) if index not in moving and TRACE in own

@@ -26,9 +26,9 @@ PAIRS = ("betas", "first_relative_step", "lr_bounds", *_PAIRS_OF_RULES)
 
 
 def with_floats(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of ``options`` with Python's own numbers. Leave what is no number to ``check``.
+    """Return a copy of ``options`` with Python's own numbers. Keep other values, for ``check`` to refuse.
 
-    A learning rate that is a tensor stays one: it may hold one α per parameter.
+    An ``lr`` that is a tensor stays one: it may hold one α per parameter.
     """
     plain = dict(options)
     for name, convert in [*((name, as_float) for name in NUMBERS), *((name, as_floats) for name in PAIRS)]:
@@ -46,10 +46,10 @@ def check(options: dict[str, Any]) -> None:
     """Check the options of a parameter group.
 
     Args:
-        options: All options, with Python's own numbers.
+        options: All options, by name, with Python's own numbers.
 
     Raises:
-        ValueError: If one is unknown or out of range.
+        ValueError: An option is unknown or out of range.
     """
     for key, known in (("lop", LOPS), ("rule", tuple(RULES)), ("granularity", GRANULARITIES)):
         if options[key] not in known:
@@ -87,7 +87,7 @@ def check(options: dict[str, Any]) -> None:
 
 
 def _check_step(options: dict[str, Any]) -> None:
-    """Check how far h looks back and what a step is measured against; ``None`` is the rule's default."""
+    """Check the trace and the relative limits of a step; ``None`` means the rule's default."""
     decay, largest, first = (options[name] for name in _rules.OFF)
     if not (decay is None or is_fraction(decay)):
         raise ValueError(f"trace_decay must be at least 0 and below 1, got {decay!r}")
@@ -101,14 +101,14 @@ def _check_step(options: dict[str, Any]) -> None:
 
 
 def _is_range(value: Any) -> bool:
-    """Return whether ``value`` is two numbers of at least 0, the smaller first, the larger not 0."""
+    """Return whether ``value`` is two numbers, at least 0, the smaller first, the larger above 0."""
     if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))):
         return False
     return bool(0 <= value[0] <= value[1] and value[1] > 0)
 
 
 def _check_range(options: dict[str, Any]) -> None:
-    """Check that α₀ is where the rule lets α be."""
+    """Check the bounds of α, and that α₀ lies in the range of the rule and the bounds."""
     lr, bounds = options["lr"], options["lr_bounds"]
     lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
     if RULES[options["rule"]].multiplicative and not bool((lr > 0).all()):
@@ -128,7 +128,7 @@ def check_params(group: dict[str, Any]) -> None:
     """Check that the group's options suit its parameters.
 
     Raises:
-        ValueError: If ``fused=True`` does not take the parameters.
+        ValueError: ``fused=True`` does not take the parameters.
     """
     params: list[Tensor] = group["params"]
     if group["fused"] and params:
@@ -147,7 +147,7 @@ def check_params(group: dict[str, Any]) -> None:
 
 
 def _has_gaps(tensor: Tensor) -> bool:
-    """Return whether the elements leave gaps in memory, in whatever order of dimensions."""
+    """Return whether the elements leave gaps in memory, whatever the order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected and tensor.numel():

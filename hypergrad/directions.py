@@ -2,8 +2,8 @@
 """Directions (ops): the u_t that the parameters move along, for lists of tensors.
 
 A direction keeps one dict of state per parameter, under the names that ``torch.optim`` uses. A learned α also
-needs u_{t−1}. SGD and Nesterov momentum store it as ``direction``; heavy ball and Adam compute it from the
-state that they have anyway.
+needs u_{t−1}. SGD, Nesterov momentum and Muon store it as ``direction``; heavy ball and Adam compute it from
+the state that they have anyway.
 """
 
 from __future__ import annotations
@@ -28,19 +28,31 @@ class Direction(Protocol):
     """An op. All lists have one entry per parameter, in the same order; u has its parameter's shape."""
 
     def init(self, param: Tensor, state: ParamState, *, learned: bool) -> None:
-        """Add what ``state`` lacks.
+        """Add the missing entries to a parameter's state.
 
         Args:
-            param: The parameter, for shape, dtype and device.
-            state: Its state. Changes in place.
-            learned: Whether α is learned, so that ``previous`` will be called.
+            param: The parameter, for the shape, dtype and device of the entries.
+            state: The parameter's state. Changes in place.
+            learned: Whether α is learned, so that steps call ``previous``.
         """
 
     def previous(self, states: Sequence[ParamState]) -> list[Tensor]:
-        """Return u_{t−1}, before ``update`` moves the states. The caller must not write to it."""
+        """Return u_{t−1}. Call it before ``update`` moves the states, and do not write to its tensors.
+
+        Args:
+            states: The state of each parameter.
+        """
 
     def update(self, grads: Sequence[Tensor], states: Sequence[ParamState]) -> list[Tensor]:
-        """Move the states by g_t and return u_t, which may be g_t or part of a state: do not write to it."""
+        """Move the states by g_t in place and return u_t.
+
+        Args:
+            grads: The gradient g_t of each parameter. Not changed.
+            states: The state of each parameter. Changes in place.
+
+        Returns:
+            u_t of each parameter. It may be g_t or part of a state, so do not write to it.
+        """
 
     def fused(
         self,
@@ -52,15 +64,19 @@ class Direction(Protocol):
         decay: float = 0.0,
         found_inf: Tensor | None = None,
     ) -> None:
-        """Do ``update`` and θ ← θ − α·(u + λθ) with torch's fused kernels.
+        """Move states and parameters, θ ← θ − α·(u + λθ), with torch's fused kernels.
 
         Args:
             params: The parameters, all of one dtype and on one device, on which Adam counts its steps too.
-            grads: Their gradients.
-            states: Their states.
+                Change in place.
+            grads: The gradient of each parameter.
+            states: The state of each parameter. Changes in place.
             lr: α, a number or a 0-d tensor.
-            decay: λ.
-            found_inf: 0-d, 0 or 1. If it is 1, nothing changes.
+            decay: The decoupled weight decay λ. Default 0.
+            found_inf: A 0-d tensor, 0 or 1. If it is 1, nothing changes. ``None``, the default, means 0.
+
+        Raises:
+            RuntimeError: torch has no fused kernel for the op.
         """
 
 
@@ -101,8 +117,8 @@ class Momentum:
     """Momentum: v ← μv + g; u = g + μv with Nesterov momentum (SGDN in Mittal 2019), u = v without.
 
     Args:
-        momentum: μ.
-        nesterov: Use Nesterov momentum instead of a heavy ball.
+        momentum: The momentum μ, at least 0. Default 0.9.
+        nesterov: ``True``, the default, is Nesterov momentum, ``False`` a heavy ball.
     """
 
     momentum: float = 0.9
@@ -142,7 +158,7 @@ class Momentum:
         found_inf: Tensor | None = None,
     ) -> None:
         if not decay and "direction" not in states[0]:
-            # The kernel has momentum of its own; a buffer of zeros is what it would begin with.
+            # The kernel has its own momentum, which also begins with a buffer of zeros.
             buffers = [state["momentum_buffer"] for state in states]
             _fused_sgd(params, grads, lr, 0.0, found_inf, buffers, self.momentum, self.nesterov)
             return
@@ -159,9 +175,10 @@ class Adam:
     Algorithm 1 of D. P. Kingma and J. Ba, ICLR 2015, https://arxiv.org/abs/1412.6980.
 
     Args:
-        betas: β₁ and β₂.
-        eps: ε.
-        capturable: Count the steps on the parameters' device, where the host does not read them.
+        betas: β₁ and β₂, each at least 0 and below 1. Default (0.9, 0.999).
+        eps: ε, at least 0. Default 1e-8.
+        capturable: Count the steps on the parameters' device, where the host does not read them. Default
+            ``False``: on the CPU.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -197,7 +214,7 @@ class Adam:
         return list(torch._foreach_div([state["exp_avg"] for state in states], list(denominators)))
 
     def _previous_of_equal_counts(self, states: Sequence[ParamState]) -> list[Tensor]:
-        """Return m / ((√v/√c₂ + ε)·c₁), with one c₁ and c₂ for all: each of a list would be a launch."""
+        """Return m / ((√v/√c₂ + ε)·c₁) with one c₁ and c₂ for all tensors, which saves a launch for each."""
         beta1, beta2 = self.betas
         moments = [state["exp_avg"] for state in states]
         step = states[0]["step"].to(torch.promote_types(torch.float32, moments[0].dtype))
@@ -220,7 +237,7 @@ class Adam:
         return self.previous(states)
 
     def _corrections(self, states: Sequence[ParamState]) -> tuple[list[Any], list[Any]]:
-        """Return scale and shift of each tensor: numbers if the host counts the steps, else 0-d tensors."""
+        """Return each tensor's scale and shift: numbers if the host counts the steps, else 0-d tensors."""
         beta1, beta2 = self.betas
         if _host_counts([state["step"] for state in states]):
             scales, shifts = [], []
@@ -269,7 +286,7 @@ class Adam:
             found_inf=found_inf,
         )
         if found_inf is not None:
-            # As in torch.optim: the kernel does not move the parameters, and the count is taken back.
+            # As in torch.optim: if the kernel did not move the parameters, take the count back.
             torch._foreach_sub_(steps, [found_inf.to(torch.float32)] * len(steps))
 
 
@@ -284,12 +301,13 @@ class Muon:
 
     NS is five Newton–Schulz steps, which take all singular values near 1: K. Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/. With the factor u is as large as Adam's, so that one α serves
-    both: J. Liu et al. 2025, https://arxiv.org/abs/2502.16982. Matrices must be whole, without members.
+    both: J. Liu et al. 2025, https://arxiv.org/abs/2502.16982. Matrices must be whole, without shards or
+    members.
 
     Args:
-        momentum: μ.
-        nesterov: Use Nesterov momentum instead of a heavy ball.
-        rest: The op of all tensors that are no matrices.
+        momentum: The momentum μ of matrices, at least 0. Default 0.95.
+        nesterov: ``True``, the default, is Nesterov momentum, ``False`` a heavy ball.
+        rest: The op of all tensors that are no matrices. Default: Adam with betas (0.9, 0.95) and ε 1e-10.
     """
 
     momentum: float = 0.95
@@ -346,9 +364,10 @@ def _is_matrix(state: ParamState) -> bool:
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Return five Newton–Schulz steps from ``matrix`` / ‖matrix‖ towards the orthogonal matrix next to it.
+    """Return five Newton–Schulz steps from ``matrix`` / ‖matrix‖ towards the nearest orthogonal matrix.
 
-    On a CPU they are in the matrix' dtype, at least float32; elsewhere in bfloat16, as their author has them.
+    On a CPU the steps run in the matrix's dtype, at least float32; on other devices in bfloat16, as in the
+    code of K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
     if matrix.is_cpu:
         x = matrix.to(torch.promote_types(matrix.dtype, torch.float32))

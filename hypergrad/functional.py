@@ -1,7 +1,7 @@
-"""One step for one group of parameters, without objects and with an optional leading member axis.
+"""One step for one group of parameters, without optimizer objects, for one model or many stacked models.
 
     h_t = −⟨g_t, d_{t−1}⟩        d_0 = 0, so h_1 = 0; d_{t−1} = 0 for a tensor that rested in the last step
-    α_t = lop(α_{t−1}, h_t)      moved before it is used
+    α_t = lop(α_{t−1}, h_t)      a step learns α before it uses it
     u_t = op(g_t)
     d_t = s_t (u_t + λθ_{t−1})   s_t: a schedule's factor, else 1; λ: decoupled weight decay, else 0
     θ_t = θ_{t−1} − α_t d_t
@@ -12,12 +12,12 @@ With members every parameter has shape (N, *shape) and stacks N independent trai
 Granularity of α, for T parameter tensors:
 
 ==========  ===================  ======================================================================
-name        shape of α           what moves it
+name        shape of α           update of α
 ==========  ===================  ======================================================================
-"group"     (*members)           the rate rule, on the h of the whole group
-"tensor"    (T, *members)        the rate rule, on the h of each tensor
-"released"  (*members)           the rate rule once per tensor, in order, with a state per tensor; each
-                                 tensor moves at once with the α so far
+"group"     (*members)           the lop, on the h of the whole group
+"tensor"    (T, *members)        the lop, on the h of each tensor
+"released"  (*members)           the lop once per tensor, in order, with a state per tensor; each tensor
+                                 moves at once with the α so far
 ==========  ===================  ======================================================================
 """
 
@@ -51,15 +51,16 @@ def init(
     """Return the state before the first step.
 
     Args:
-        params: T floating-point or complex tensors, of shape (members, *shape) if there are members.
-        rate: the rate rule; ``None`` keeps α fixed.
-        lr: α₀: a number, or a tensor of the shape of α or its last dimensions.
-        granularity: see the table above; a fixed α is one per group.
-        members: N, or ``None`` for parameters without a member axis.
+        params: T floating-point or complex tensors, of shape (N, *shape) if there are members.
+        rate: The lop, from ``hypergrad.rates``. ``None``, the default, keeps α fixed.
+        lr: α₀: a number, or a tensor of the shape of α or of its last dimensions.
+        granularity: ``"group"``, the default, ``"tensor"`` or ``"released"``: see the table above. A fixed α
+            is always one per group.
+        members: The number N of members. ``None``, the default, for parameters without a member axis.
 
     Raises:
-        ValueError: if ``granularity`` is unknown, a parameter lacks the member axis, or ``lr`` is no number
-            and has another shape than α.
+        ValueError: ``granularity`` is unknown, a parameter lacks the member axis, or ``lr`` is neither a
+            number nor a tensor of a shape that α allows.
     """
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {granularity!r}")
@@ -100,32 +101,46 @@ def update(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> Tensor | None:
-    """Take one step in place: move ``params`` and ``state``; leave ``grads`` as they are.
+    """Take one step in place: move ``params`` and ``state``, but not ``grads``.
 
-    A parameter whose gradient is ``None`` rests, state included: it adds 0 to a group's h in this step and in
-    the next, and where α or the rate rule's state is per tensor its entries do not move. With no gradient at
-    all nothing moves, and this is no step. Nothing is read back from a device.
+    A parameter whose gradient is ``None`` rests, and so does its state: it adds 0 to a group's h in this step
+    and in the next, and an α or a lop's state of its own does not move. If no parameter has a gradient,
+    nothing moves and no step counts. The step reads nothing back from a device.
 
     Args:
-        params: T tensors, as given to ``init``. Complex ones count as pairs of real numbers; of a ``DTensor``
-            this rank's part moves, by the h of the whole.
-        grads: their gradients.
-        state: what ``init`` returned.
-        direction: the op, from ``hypergrad.directions``.
-        rate: the lop, from ``hypergrad.rates``; ``None`` keeps α fixed.
-        options: β, weight decay, granularity and the rest.
-        schedule: s, a factor of this step's α: a number, or a tensor that is 0-d or (*members).
-        grad_scale: 0-d; the gradients are divided by it first.
-        found_inf: 0-d; not 0 if a gradient is not finite, and then nothing moves. Needs ``fused=True``.
+        params: The T tensors given to ``init``. A complex tensor counts as pairs of real numbers. Of a
+            ``DTensor`` this rank's part moves, by the h of the whole.
+        grads: The gradient of each tensor, in its shape, or ``None``.
+        state: The state that ``init`` returned. Changes in place.
+        direction: The op, from ``hypergrad.directions``.
+        rate: The lop, from ``hypergrad.rates``. ``None``, the default, keeps α fixed.
+        options: The options of the step, such as β. Default: those of ``StepOptions``, with β 0.
+        schedule: The factor s of this step's α: a number, or a tensor that is 0-d or (*members). ``None``,
+            the default, means 1.
+        grad_scale: A 0-d tensor by which the step first divides the gradients. ``None``, the default, means
+            1.
+        found_inf: A 0-d tensor that is not 0 if a gradient is not finite; then nothing moves. Needs
+            ``fused=True``. ``None``, the default, means 0.
 
     Returns:
-        h_t in the shape of α ("released": the sum over the tensors), in α's dtype and on its device; 0 for a
-        tensor without a gradient. ``None`` if α is fixed or nothing has a gradient.
+        h_t in the shape of α (for ``"released"`` the sum over the tensors), in α's dtype and on its device; 0
+        for a tensor without a gradient. ``None`` if α is fixed or no tensor has a gradient.
 
     Raises:
-        ValueError: for ``found_inf`` without ``fused=True``, or a schedule or fixed α that is no number.
-        TypeError: for a learned α that is no tensor.
-        RuntimeError: for a sparse gradient.
+        ValueError: ``found_inf`` is given without ``fused=True``, a schedule or fixed α is no number, or a
+            kernel finds that a gradient or state has another shape than its parameter.
+        TypeError: A learned α is no tensor.
+        RuntimeError: A gradient is sparse, or ``fused=True`` and torch has no fused kernel for the op.
+
+    Example:
+        >>> import torch
+        >>> from hypergrad import directions, functional, rates
+        >>> theta, lop, options = torch.ones(3), rates.SGD(), functional.StepOptions(hypergrad_lr=0.01)
+        >>> state = functional.init([theta], lop, lr=0.1)
+        >>> for _ in range(2):  # ½‖θ‖² has the gradient θ
+        ...     h = functional.update([theta], [theta.clone()], state, directions.SGD(), lop, options)
+        >>> round(h.item(), 2), round(state.alpha.item(), 3)
+        (-2.7, 0.127)
     """
     if found_inf is not None and not options.fused:
         raise ValueError("found_inf needs fused=True; without it, skip the step")
@@ -146,7 +161,7 @@ def update(
     scaled = grad_scale is not None or found_inf is not None
     use_kernels = not scaled and _wants_kernels(params, options)
     if options.is_traced:
-        # The kernels take one s for all members, which the host has.
+        # The kernels take one s for all members, from the host.
         use_kernels &= not isinstance(schedule, Tensor) or (schedule.is_cpu and schedule.numel() == 1)
         if use_kernels:
             h = _traced_step.repeat_step(params, grads, state, direction, rate, options, alpha, schedule)

@@ -1,10 +1,10 @@
 # ruff: noqa: D102  (the methods are documented once, in Rate)
-"""Rate rules (lops): how the learning rate α is learned from the hypergradients h.
+"""Rate rules, called lops: optimizers that learn the learning rate α from the hypergradients h.
 
-A rule turns h_t into the step that α takes, α ← α − β·update(h_t). The step never depends on α itself, so one
-call serves one α per group, per tensor or per member, and a sequence of steps is a cumulative sum.
+A lop turns h_t into a step of α: α ← α − β·update(h_t). The step never depends on α itself, so one call
+serves one α per group, per tensor or per member, and a sequence of steps is a cumulative sum.
 
-To add a rule, write its class here and name it in ``RATE_RULES``: the optimizers, their validation and their
+To add a lop, write its class here and name it in ``RATE_RULES``: the optimizers, their validation and their
 names follow. Then add a case to ``reference.move`` and a row to ``tests/hypergrad/rules.py``.
 """
 
@@ -22,39 +22,56 @@ RateState = dict[str, Tensor]
 
 
 class Rate(Protocol):
-    """A rate rule. Those in ``RATE_RULES`` are dataclasses whose field ``x`` the option ``lop_x`` sets."""
+    """A lop. Those in ``RATE_RULES`` are dataclasses whose field ``x`` the option ``lop_x`` sets."""
 
     def init(self, h: Tensor) -> RateState:
-        """Return the state before the first step, for hypergradients like ``h``."""
+        """Return the state before the first step.
+
+        Args:
+            h: Any tensor of the shape, dtype and device of the hypergradients.
+        """
 
     def update(self, h: Tensor, state: RateState) -> Tensor:
-        """Move ``state`` by h_t in place and return the step of α, shaped like ``h``."""
+        """Move the state by h_t in place and return the step of α, to be multiplied by β.
+
+        Args:
+            h: The hypergradients h_t, of any shape. Not changed.
+            state: The state that ``init`` returned. Changes in place.
+
+        Returns:
+            The step in the shape of ``h``. It may be ``h`` itself.
+        """
 
 
 class NumberRate(Rate, Protocol):
-    """A rule that also works on Python's numbers, which is faster for a single α on a CPU. Optional."""
+    """A lop that can also work on Python's numbers, which is faster for a single α on a CPU."""
 
     def update_number(self, h: float, state: dict[str, float]) -> float:
-        """Do what ``update`` does, for one α, with a state of the same names."""
+        """Move the state by h_t in place and return the step of one α, as ``update`` does.
+
+        Args:
+            h: The hypergradient h_t.
+            state: The state as numbers, under the names of ``update``. Changes in place.
+        """
 
 
 def _option(default: Any, is_allowed: Callable[[Any], bool], allowed: str) -> Any:
-    """Declare a field with what it may be; ``allowed`` completes "must be ..." in messages."""
+    """Declare a field with its allowed values; ``allowed`` completes "must be ..." in messages."""
     return field(default=default, metadata={"is_allowed": is_allowed, "allowed": allowed})
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is a number of Python's."""
+    """Return whether ``value`` is one of Python's own numbers."""
     return isinstance(value, (float, int))
 
 
 def is_fraction(value: Any) -> bool:
-    """Whether ``value`` is a number from 0 to below 1."""
+    """Return whether ``value`` is a number, at least 0 and below 1."""
     return is_number(value) and 0 <= value < 1
 
 
 def are_fractions(value: Any) -> bool:
-    """Whether ``value`` is a pair of numbers from 0 to below 1."""
+    """Return whether ``value`` is a pair of numbers, each at least 0 and below 1."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_fraction, value))
 
 
@@ -76,7 +93,10 @@ def _eps(default: float) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class SGD:
-    """α ← α − βh: hypergradient descent, HD (Baydin et al. 2018)."""
+    """α ← α − βh: hypergradient descent, HD.
+
+    A. G. Baydin et al., ICLR 2018, https://arxiv.org/abs/1703.04782.
+    """
 
     def init(self, h: Tensor) -> RateState:
         return {}
@@ -90,7 +110,13 @@ class SGD:
 
 @dataclass(frozen=True, slots=True)
 class SGDN:
-    """v ← μv + h; α ← α − β(h + μv) (Mittal 2019, Algorithm 1)."""
+    """v ← μv + h; α ← α − β(h + μv): SGDN on α.
+
+    Algorithm 1 of H. Mittal, "Hypergradient based optimization methods", 2019.
+
+    Args:
+        momentum: The momentum μ, at least 0 and below 1. Default 0.9.
+    """
 
     momentum: float = _momentum(0.9)
 
@@ -108,9 +134,14 @@ class SGDN:
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """m ← β₁m + (1−β₁)h; v ← β₂v + (1−β₂)h²; α ← α − β m̂/(√v̂ + ε) (Mittal 2019, Algorithm 2).
+    """m ← β₁m + (1−β₁)h; v ← β₂v + (1−β₂)h²; α ← α − β m̂/(√v̂ + ε): Adam on α.
 
-    t counts from the first step, h_1 = 0 included, so ``eps`` must be positive.
+    Algorithm 2 of H. Mittal, "Hypergradient based optimization methods", 2019. t counts from the first step,
+    whose h_1 = 0.
+
+    Args:
+        betas: β₁ and β₂, each at least 0 and below 1. Default (0.9, 0.999).
+        eps: ε, above 0, since h_1 = 0. Default 1e-8.
     """
 
     betas: tuple[float, float] = _betas((0.9, 0.999))
@@ -138,9 +169,13 @@ class Adam:
 
 @dataclass(frozen=True, slots=True)
 class AdaGrad:
-    """v ← v + h²; α ← α − β h/(√v + ε): AdaGrad (Duchi et al. 2011) on α.
+    """v ← v + h²; α ← α − β h/(√v + ε): AdaGrad on α.
 
-    Each step is at most β, and steps get smaller as h² adds up. h_1 = 0, so ``eps`` must be positive.
+    Each step is at most β, and steps get smaller as h² adds up. AdaGrad is from J. Duchi et al., 2011,
+    https://jmlr.org/papers/v12/duchi11a.html.
+
+    Args:
+        eps: ε, above 0, since h_1 = 0. Default 1e-8.
     """
 
     eps: float = _eps(1e-8)
@@ -159,9 +194,13 @@ class AdaGrad:
 
 @dataclass(frozen=True, slots=True)
 class Lion:
-    """α ← α − β sign(β₁m + (1−β₁)h), then m ← β₂m + (1−β₂)h: Lion (Chen et al. 2023) on α.
+    """α ← α − β sign(β₁m + (1−β₁)h), then m ← β₂m + (1−β₂)h: Lion on α.
 
-    Every step is β, 0 or −β. With ``betas=(0, 0)`` it is sign descent (Bernstein et al. 2018), sign(h).
+    Every step is β, 0 or −β. Lion is from X. Chen et al., 2023, https://arxiv.org/abs/2302.06675. With
+    ``betas=(0, 0)`` it is sign descent, sign(h): J. Bernstein et al., 2018, https://arxiv.org/abs/1802.04434.
+
+    Args:
+        betas: β₁ and β₂, each at least 0 and below 1. Default (0.9, 0.99).
     """
 
     betas: tuple[float, float] = _betas((0.9, 0.99))
@@ -185,21 +224,27 @@ class Lion:
 
 
 RATE_RULES: dict[str, type[Any]] = {"sgd": SGD, "sgdn": SGDN, "adam": Adam, "adagrad": AdaGrad, "lion": Lion}
-"""The rate rules by the names that the option ``lop`` takes."""
+"""The lops by the names that the option ``lop`` takes."""
 
 OPTIONS = {f"lop_{own.name}": own for rule in RATE_RULES.values() for own in fields(rule)}
-"""The optimizers' options that set a rule's fields, and for each such a field."""
+"""The optimizers' options that set fields of lops, and for each option such a field."""
 
-# Read once: torch.compile cannot.
+# Read here once: torch.compile cannot trace fields().
 _FIELDS = {lop: tuple(own.name for own in fields(rule)) for lop, rule in RATE_RULES.items()}
 
 
 def from_options(lop: str | None, options: Mapping[str, Any]) -> Rate | None:
-    """Make the rate rule of an optimizer.
+    """Make the lop of an optimizer.
 
     Args:
-        lop: a name in ``RATE_RULES``, or ``None`` for a fixed α.
-        options: the optimizer's options; one that is missing or ``None`` leaves the rule its default.
+        lop: A name in ``RATE_RULES``. ``None`` for a fixed α.
+        options: The optimizer's options by name. The lop's default replaces one that is missing or ``None``.
+
+    Returns:
+        The lop, or ``None`` for a fixed α.
+
+    Raises:
+        KeyError: ``lop`` is not in ``RATE_RULES``.
     """
     if lop is None:
         return None
@@ -210,10 +255,13 @@ def from_options(lop: str | None, options: Mapping[str, Any]) -> Rate | None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Check the options of all rules, whichever is used.
+    """Check the options of all lops, whichever the optimizer uses.
+
+    Args:
+        options: The optimizer's options by name. One that is missing or ``None`` passes.
 
     Raises:
-        ValueError: if one is not what its rule allows.
+        ValueError: An option has a value that its lop does not allow.
     """
     for name, own in OPTIONS.items():
         value = options.get(name)
@@ -222,5 +270,12 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def correction(beta: float, step: Tensor) -> Tensor:
-    """1 − β^t. In float32, 1 − 0.999**t loses four of its seven digits at t = 1; expm1 keeps them."""
+    """Return Adam's bias correction 1 − β^t.
+
+    In float32, 1 − 0.999**t loses four of its seven digits at t = 1; expm1 keeps them.
+
+    Args:
+        beta: β, at least 0 and below 1.
+        step: The step count t, of any shape.
+    """
     return torch.expm1(step * (math.log(beta) if beta else -math.inf)).neg_()

@@ -1,6 +1,6 @@
-"""The optimizers in the paper's notation, in slow float64 loops: the tests compare the others with them.
+"""The optimizers in the paper's notation, in slow float64 loops. The tests compare the fast ones with them.
 
-Shares nothing with the fast modules, so that an error would have to be made twice.
+This module shares no code with the fast modules, so an error passes the tests only if both make it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,39 @@ ZERO = torch.zeros((), dtype=torch.float64, device="cpu")
 
 
 class Reference:
-    """One parameter group under ``op-lop``; several groups are several of these.
+    """An optimizer of one parameter group; make one for each of several groups.
+
+    Algorithms 1 and 2 of H. Mittal, "Hypergradient based optimization methods", 2019, and the options of
+    ``hypergrad.SGD``.
 
     Args:
-        name: ``"adam-adam"``, ``"sgd"``, …
-        theta: the initial parameters θ_0, copied to float64.
-        alpha: α_0.
-        beta: β, the learning rate of α.
-        weight_decay: λ: coupled, g + λθ, unless ``decoupled`` or op ``adamw`` or ``muon``.
-        decoupled: θ moves along d = u + λθ instead, and α is learned by that d.
-        granularity: ``"group"``, ``"tensor"`` or ``"released"``.
-        rule: ``"multiplicative"`` and ``"cosine"`` move log α, along its own hypergradient αh, or the cosine.
-            ``"additive-cosine"`` and ``"cosine"`` make h the cosine −⟨g, d⟩ / (‖g‖‖d‖).
-        trace_decay: γ: h is along z ← γ(1 − k⁴)z + d instead of the last d; k is the cosine of −g and z, or 0
-            if that is negative.
-        max_relative_step: the largest α‖d‖/‖θ‖, without the schedule's factor in d.
-        first_relative_step: the smallest and the largest α‖d‖/‖θ‖ as long as z is 0.
-        bounds: the smallest and largest α.
-        nesterov: ``False`` makes op ``sgdn`` a heavy ball, u = v.
-        mu: μ of ops ``sgdn``, by default 0.9, and ``muon``, 0.95.
-        betas: β₁ and β₂ of ops ``adam``, ``adamw`` and ``muon``.
-        eps: ε of ops ``adam``, ``adamw`` and ``muon``.
-        lop_mu: μ of lop ``sgdn``.
-        lop_betas: β₁ and β₂ of lop ``adam``, by default (0.9, 0.999), and ``lion``, (0.9, 0.99).
-        lop_eps: ε of lop ``adam`` and ``adagrad``.
+        name: ``"{op}-{lop}"``, such as ``"adam-adam"``, or ``"{op}"`` for a fixed α.
+        theta: The initial parameters θ_0, of any shapes. The optimizer moves float64 copies of them.
+        alpha: The first learning rate α_0.
+        beta: The learning rate β of α. Default 0.
+        weight_decay: The weight decay λ. It is coupled, g + λθ, unless ``decoupled`` is true or the op is
+            ``"adamw"`` or ``"muon"``. Default 0.
+        decoupled: ``True`` moves θ along d = u + λθ and learns α from that d. Default ``False``.
+        granularity: ``"group"``, the default, ``"tensor"`` or ``"released"``.
+        rule: ``"multiplicative"`` and ``"cosine"`` move log α, by its hypergradient αh or by the cosine.
+            ``"additive-cosine"`` and ``"cosine"`` make h the cosine −⟨g, d⟩ / (‖g‖‖d‖). Default
+            ``"additive"``.
+        trace_decay: γ of the trace z ← γ(1 − k⁴)z + d, which takes the place of the last d in h; k is the
+            cosine of −g and z, or 0 if that is negative. Default 0: z is the last d.
+        max_relative_step: The largest α‖d‖/‖θ‖, without the schedule's factor in d. Default ``math.inf``.
+        first_relative_step: The smallest and the largest α‖d‖/‖θ‖ as long as z is 0. Default
+            ``(0, math.inf)``.
+        bounds: The smallest and the largest α. ``None``, the default, sets no bounds.
+        nesterov: ``False`` makes ops ``"sgdn"`` and ``"muon"`` heavy balls, u = v. Default ``True``.
+        mu: μ of ops ``"sgdn"`` and ``"muon"``. ``None``, the default, means 0.9 and 0.95.
+        betas: β₁ and β₂ of ops ``"adam"``, ``"adamw"`` and ``"muon"``. ``None``, the default, means
+            (0.9, 0.999), and (0.9, 0.95) for ``"muon"``.
+        eps: ε of ops ``"adam"``, ``"adamw"`` and ``"muon"``. ``None``, the default, means 1e-8, and 1e-10 for
+            ``"muon"``.
+        lop_mu: μ of lop ``"sgdn"``. Default 0.9.
+        lop_betas: β₁ and β₂ of lops ``"adam"`` and ``"lion"``. ``None``, the default, means (0.9, 0.999) and
+            (0.9, 0.99).
+        lop_eps: ε of lops ``"adam"`` and ``"adagrad"``. Default 1e-8.
     """
 
     def __init__(
@@ -93,15 +102,18 @@ class Reference:
         self.normalize = rule in ("additive-cosine", "cosine")
         self.bounds = bounds
         self.trace_decay, self.relative = trace_decay, (*first_relative_step, max_relative_step)
-        # The trace of what α multiplied: s(u + λθ), λ = 0 unless decoupled; 0 for a tensor that rested.
+        # The trace of d = s(u + λθ), where λ = 0 unless decoupled, and d = 0 for a tensor that rested.
         self.z = [torch.zeros_like(t) for t in self.theta]
 
     def step(self, gradients: Sequence[Tensor | None], schedule: float = 1.0) -> None:
-        """Take a step; a parameter whose gradient is ``None`` rests, and so does what belongs to it alone.
+        """Take a step.
 
-        If none has a gradient this is no step. Where tensors share an α, one that rests has d = 0.
+        A parameter whose gradient is ``None`` rests, with all state of its own. If no parameter has a
+        gradient, nothing changes. If tensors share an α, one that rests has d = 0.
 
-        ``schedule`` is s, by which α is multiplied in this step.
+        Args:
+            gradients: The gradient g_t of each parameter, or ``None``.
+            schedule: The factor s of this step's α. Default 1.
         """
         coupled = 0.0 if self.decoupled else self.weight_decay
         g = {i: x.double() + coupled * self.theta[i] for i, x in enumerate(gradients) if x is not None}
@@ -119,7 +131,7 @@ class Reference:
                 self.alpha = [alpha for _ in everyone]
         else:
             self.h = [self.hypergradient([i], g) if i in g else ZERO for i in everyone]
-        # Of the tensors of one α that have a gradient, by the norms, whatever the rule.
+        # The tensors of one α that have a gradient share one cosine, whatever the rule.
         shared = self.granularity != "tensor"
         keep = {i: self.trace_decay * (1 - self.opposition(list(g) if shared else [i], g) ** 4) for i in g}
         before = list(self.alpha)
@@ -137,12 +149,12 @@ class Reference:
                 self.z[i] = next(iter(keep.values())) * self.z[i]
 
     def hypergradient(self, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
-        """Return −⟨g, z⟩ over ``tensors``, or the cosine of it; z is the last d unless there is a trace."""
+        """Return −⟨g, z⟩ over ``tensors``, or its cosine; z is the last d unless there is a trace."""
         h = sum((-(g[i] * self.z[i]).sum() for i in tensors), ZERO)
         return self.cosine(h, tensors, g) if self.normalize else h
 
     def cosine(self, h: Tensor, tensors: Sequence[int], g: dict[int, Tensor]) -> Tensor:
-        """Return h over the norms of g and z, or 0 where one is 0."""
+        """Return h divided by the norms of g and z, or 0 if a norm is 0."""
         g_norm = sum(((g[i] ** 2).sum() for i in tensors), ZERO).sqrt()
         z_norm = sum(((self.z[i] ** 2).sum() for i in tensors), ZERO).sqrt()
         return h / (g_norm * z_norm) if g_norm * z_norm > 0 else ZERO
@@ -153,7 +165,7 @@ class Reference:
         return self.cosine(h, tensors, g).clamp(0, 1)
 
     def moved(self, alpha: Tensor, before: Tensor, h: Tensor, memory: dict[str, Any]) -> Tensor:
-        """Return α after a move by h, without bounds; ``before`` is α_{t−1}."""
+        """Return α after one step of the lop along h, without bounds; ``before`` is α_{t−1}."""
         if self.multiplicative:
             alpha = alpha * torch.exp(
                 -self.beta * move(self.lop, h if self.normalize else before * h, memory)
@@ -163,7 +175,7 @@ class Reference:
         return alpha
 
     def held(self, alpha: Tensor, e: dict[int, Tensor], *, first: bool) -> Tensor:
-        """Return α within what a step may be relative to θ; a θ of mean square below 1e-6 counts as that."""
+        """Return α within the relative limits and the bounds; θ's mean square counts as at least 1e-6."""
         low, high, largest = self.relative
         e_norm = sum(((x**2).sum() for x in e.values()), ZERO).sqrt()
         theta_norm = sum(((self.theta[i] ** 2).sum() for i in e), ZERO).sqrt()
@@ -176,7 +188,7 @@ class Reference:
 
 
 def move(kind: dict[str, Any], g: Tensor, memory: dict[str, Any]) -> Any:
-    """Return what ``kind`` moves along at gradient ``g``: an op of θ, and a lop of α where g is h."""
+    """Return the direction of the op or lop ``kind`` at the gradient ``g``; for a lop, ``g`` is h."""
     match kind["rule"]:
         case "sgd":
             return g

@@ -1,7 +1,7 @@
 """N optimizers of one kind as one, over parameters stacked on a leading member axis.
 
-The members' α, β and states are their own, everything else is common. Each member moves as it would with
-its optimizer alone, up to the order in which sums are rounded.
+Each member has its own α, β and state; all else is common. Each member moves as with an optimizer of its own,
+up to the rounding of sums in another order.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from hypergrad.directions import ParamState
 from hypergrad.rates import RateState
 
 BLOCK_BYTES = 1 << 19
-"""On a CPU members are moved a block at a time, of about this many bytes of parameters, so that what one pass
-over them leaves is still in the cache when the next one wants it."""
+"""The approximate size of a block of members' parameters, in bytes. On a CPU a step works block by block, so
+that each pass over a block finds it in the cache, where the pass before left it."""
 
-# Of a member's parameter group: what members have each for themselves.
+# The entries of a parameter group that each member has for itself.
 _OWN = ("params", "param_names", "lr", "hypergrad_lr", "lop_state", "hypergradient", "moves")
 
 
 @dataclass(slots=True)
 class _Block:
-    """Some members: views of the stacked tensors; what members have in common is the block's own, as it moves
-    with every step of a block."""
+    """Some members, as views of the stacked tensors.
+
+    A block has its own copy of the state that members share, such as Adam's step count, since each block's
+    step moves it.
+    """
 
     members: slice
     params: list[Tensor]
@@ -41,21 +44,24 @@ class _Block:
 
 
 class Stacked:
-    """Steps N optimizers at once.
+    """N optimizers that step at once.
 
     Args:
-        optimizers: all ``SGD`` or all ``Adam``, each with one parameter group of T tensors; fresh, or loaded
-            from states of equally many steps. Only ``lr`` and ``hypergrad_lr`` may differ. They are read here
-            and not used again. On a GPU, Adam with ``capturable=True`` counts its steps there.
-        params: T tensors of shape (N, *shape): the members' parameters, stacked in the same order.
+        optimizers: All ``SGD`` or all ``Adam``, each with one parameter group of T tensors; fresh, or loaded
+            from states of equally many steps. Only ``lr`` and ``hypergrad_lr`` may differ. This class reads
+            them here and does not use them again. On a GPU, Adam with ``capturable=True`` counts its steps
+            there.
+        params: T tensors of shape (N, *shape): the members' parameters, stacked in the optimizers' order.
 
     Attributes:
-        params: the stacked parameters, which ``step`` moves in place and ``keep`` replaces.
-        alpha: α of shape (N,), or (T, N) for granularity ``"tensor"``; moves in place.
-        hypergradient: h of the last step in α's shape; 0 before it, and for a fixed α.
+        params: The stacked parameters. ``step`` moves them in place, and ``keep`` replaces them.
+        alpha: α, of shape (N,), or (T, N) for granularity ``"tensor"``. ``step`` moves it in place.
+        hypergradient: h of the last step in α's shape; 0 before the first step and for a fixed α.
 
     Raises:
-        ValueError: the optimizers differ in more than α and β, or ``params`` are not theirs stacked.
+        ValueError: The optimizers differ in more than α, β and their states, have taken different numbers of
+            steps, have several parameter groups or a schedule, or ``params`` are not their parameters
+            stacked.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]) -> None:
@@ -65,7 +71,7 @@ class Stacked:
         self._groups = [_portable(optimizer) for optimizer in optimizers]
         self._options = _param_groups.step_options(own[0])
         if self._options.fused:
-            self._options = replace(self._options, fused=None)  # torch's fused kernels know one α for all
+            self._options = replace(self._options, fused=None)  # torch's fused kernels take one α for all
         self._direction = optimizers[0]._direction(own[0])
         self._rate = _param_groups.rate(own[0])
         dtype, device = alpha_dtype(self.params), self.params[0].device
@@ -83,7 +89,7 @@ class Stacked:
             names = own[0]["lop_state"]
             self._rates = {name: stacked(group["lop_state"][name] for group in own) for name in names}
             if given := [group["moves"] for group in own if "moves" in group]:
-                # A member without has moved all of its tensors by u in its last step.
+                # A member without moves moved all of its tensors by u in its last step.
                 whole = self.alpha.new_ones(len(self.params), *own[0]["lr"].shape[1:])
                 self._moves = {"gain": stacked(group.get("moves", {"gain": whole})["gain"] for group in own)}
                 for decay in [moves["decay"] for moves in given if "decay" in moves][:1]:
@@ -100,7 +106,10 @@ class Stacked:
         """Learn every member's α, then move its parameters by it.
 
         Args:
-            grads: T gradients, shaped as ``params``.
+            grads: The gradients of the T tensors, each in the shape (N, *shape) of its parameter.
+
+        Raises:
+            ValueError: A kernel finds that a gradient has another shape than its parameter.
         """
         for block in self._blocks:
             h = functional.update(
@@ -130,7 +139,11 @@ class Stacked:
         return common + states + gain + own
 
     def keep(self, members: Sequence[int]) -> None:
-        """Go on with these members only, in this order; the tensors are new ones."""
+        """Keep only some members, in new tensors.
+
+        Args:
+            members: The indices of the members to keep, in their new order.
+        """
         self._states = [
             {name: block[name] if name == "step" else value[list(members)] for name, value in state.items()}
             for state, block in zip(self._states, self._blocks[0].state.params, strict=True)
@@ -151,7 +164,11 @@ class Stacked:
         self._blocks = self._in_blocks()
 
     def state_dict(self, member: int) -> dict[str, Any]:
-        """Return a snapshot that the member's own optimizer can load, as its ``state_dict`` would be."""
+        """Return a copy of a member's state, as its own optimizer's ``state_dict`` would return it.
+
+        Args:
+            member: The member's index.
+        """
         group = dict(self._groups[member])
         if self._rate is not None:
             group["lr"] = self.alpha[..., member].clone()
@@ -212,14 +229,14 @@ def _stacked_state(states: Sequence[ParamState]) -> ParamState:
 
 
 def _portable(optimizer: SGD | Adam) -> dict[str, Any]:
-    """Return the parameter group as in a ``state_dict``, but for the tensors that a stack keeps."""
+    """Return the parameter group as in a ``state_dict``, without the tensors that a stack keeps."""
     group: dict[str, Any] = torch.optim.Optimizer.state_dict(optimizer)["param_groups"][0]
     kept = ("lr", "lop_state", "hypergradient", "moves")
     return {name: value for name, value in group.items() if name not in kept or group["lop"] is None}
 
 
 def _alike(optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]) -> list[SGD | Adam]:
-    """Return ``optimizers`` if they differ in nothing but what is a member's own."""
+    """Return ``optimizers`` if they differ only in the entries of ``_OWN``; else raise ``ValueError``."""
     if not optimizers:
         raise ValueError("a stack needs at least one optimizer")
     first, alike = optimizers[0], []

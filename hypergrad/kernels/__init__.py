@@ -1,6 +1,6 @@
-"""Kernels that take a step with a learned α in two passes over memory: the default where there are some.
+"""Kernels that take a step with a learned α in two passes over memory. Steps use them where there are some.
 
-The hook, for ``functional.update``: between the two calls α is learned as it always is::
+``functional.update`` calls them as follows; between the two calls it learns α as without kernels::
 
     kernel = kernels.choose(direction, params, grads, states, weight_decay=..., maximize=...)
     if kernel is not None:
@@ -8,16 +8,16 @@ The hook, for ``functional.update``: between the two calls α is learned as it a
         ...                           # products → h → α, in torch
         kernel.move(alpha)            # pass 2: θ ← θ − α u_t
 
-or, for the paper's three rules with no options, ``kernel.step``, which does it all in one call: at ten
-thousand parameters, calls take most of the time. T tensors may stack members, with an α each.
+For the paper's three lops with no other options ``kernel.step`` does all that in one call: with ten thousand
+parameters, calls take most of the time. The T tensors may stack members, each with its own α.
 
-It takes gradients as they come: pass 1 applies coupled weight decay and the sign of ``maximize``. A kernel
-serves one step; call its two methods once each, in this order. ``None`` means that the caller continues
-without it: for tensors on other devices, of other dtypes or subclasses, with gaps, under
-torch.compile, for a direction that has no kernel, or where none can be compiled (``why_not`` says why).
+Kernels take gradients as given: pass 1 applies coupled weight decay and the sign of ``maximize``. A kernel
+serves one step: call its two methods once each, in this order. ``None`` means that the caller continues
+without a kernel: for tensors on other devices, of other dtypes or subclasses, with gaps, under torch.compile,
+for a direction without a kernel, or where nothing can compile the kernels (``why_not`` says why).
 
 ========================  ==========================================================================
-what the passes touch     reads + writes of a parameter-sized tensor
+op                        reads → writes in pass 1;  in pass 2: number of parameter-sized tensors
 ========================  ==========================================================================
 SGD                       g, u → u;  u, θ → θ: 6
 heavy ball                g, v → v;  v, θ → θ: 6
@@ -29,11 +29,11 @@ A step with a trace (``traced_products``, ``move_traced``) also reads z and θ i
 z in pass 2: 13 for Adam. SGD and Nesterov momentum compute u twice and do not keep it: 8 and 11. A heavy ball
 has 10.
 
-Weight decay adds a read of θ to pass 1. Sums are accumulated in float64 in an order that depends on the sizes
-alone, so a product has the same bits whatever the number of threads and the load of the machine.
+Weight decay adds a read of θ to pass 1. The kernels accumulate sums in float64 in an order that depends on
+the sizes alone, so a product has the same bits whatever the number of threads and the load of the machine.
 
-All this is about CPUs. A GPU has kernels that take the whole step (``gpu``, ``gpu_launcher``) and learn α on
-the device: ``hypergrad._device_step`` calls them.
+These kernels are for CPUs. GPUs have kernels that take the whole step (``gpu``, ``gpu_launcher``) and learn α
+on the device; ``hypergrad._device_step`` calls them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = ["Kernel", "at_hand", "available", "choose", "has_rule", "why_not"]
 
 
 class Kernel(Protocol):
-    """The two passes of one step over T tensors, and after ``renew`` of another."""
+    """The two passes of one step over T tensors, and after ``renew`` those of another step."""
 
     def renew(
         self,
@@ -66,20 +66,26 @@ class Kernel(Protocol):
         members: int | None = None,
         traced: bool = False,
     ) -> bool:
-        """Take up the gradients of another step if all else is where and as it was; return whether it is.
+        """Take the gradients of another step, if all else is unchanged; return whether it is.
 
-        Args: as for ``choose``, but a gradient or a state may be missing, and then it is not.
+        The arguments are those of ``choose``. A gradient or state that is missing counts as a change.
         """
 
     def products(self, *, decays: Tensor | None = None, norms: bool = False) -> Tensor:
-        """Return ⟨g_t, d_{t−1}⟩ of each tensor, d = u + λθ, and move the states to u_t.
+        """Return ⟨g_t, d_{t−1}⟩ of each tensor, with d = u + λθ, and move the states to u_t.
 
         Args:
-            decays: λ of each tensor at its last move, shape (T,), in α's dtype; ``None`` for 0.
-            norms: return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩ of each.
+            decays: The decoupled weight decay λ of each tensor's last move, of shape (T,), on the parameters'
+                device. ``None``, the default, means 0.
+            norms: Whether to return ⟨g, d⟩, ⟨g, g⟩ and ⟨d, d⟩ of each tensor. Default ``False``.
 
         Returns:
-            Shape (T, *members), or (T, 3, *members) with ``norms``, in α's dtype, on the parameters' device.
+            The products, of shape (T, *members), or (T, 3, *members) with ``norms``, in the parameters' dtype
+            and on their device.
+
+        Raises:
+            ValueError: ``decays`` has another shape or device.
+            MemoryError: There is not enough memory for the sums.
         """
 
     def step(
@@ -92,42 +98,62 @@ class Kernel(Protocol):
         granularity: str,
         out: Tensor | None = None,
     ) -> Tensor | None:
-        """Take the whole step, in place of ``products`` and ``move``: without members or other options.
+        """Take the whole step in place, instead of ``products`` and ``move``: additive, without bounds.
 
         Args:
-            rate: the lop.
-            state: its state, with an entry for each tensor unless ``"group"``; moves.
-            alpha: (), or (T,) for ``"tensor"``; moves.
-            hypergrad_lr: β.
-            granularity: see ``hypergrad.functional``; the only option.
-            out: where h goes; like ``alpha``. ``None`` makes a new tensor.
+            rate: The lop.
+            state: The lop's state: one entry per tensor, but one in all for granularity ``"group"``. Changes
+                in place.
+            alpha: α, 0-d, or of shape (T,) for granularity ``"tensor"``. Changes in place.
+            hypergrad_lr: The learning rate β of α.
+            granularity: ``"group"``, ``"tensor"`` or ``"released"``, as in ``hypergrad.functional``.
+            out: A tensor like ``alpha`` for h. ``None``, the default, makes a new tensor.
 
         Returns:
-            h in the shape of ``alpha``; ``None``, and nothing has moved, where the kernel lacks the rule.
+            h in the shape of ``alpha``; ``None``, with nothing moved, if the kernel does not have the lop or
+            cannot take its tensors, if ``params`` stack members, or if β is a tensor.
+
+        Raises:
+            MemoryError: There is not enough memory for the sums.
         """
 
     def traced_products(self, *, decay: float) -> Tensor:
-        """Return what a traced step needs of each tensor, and move the states to u_t.
+        """Return the products of each tensor for a traced step, and move the states to u_t.
 
         Args:
-            decay: λ of e = u_t + λθ.
+            decay: The decoupled weight decay λ in e = u_t + λθ.
 
         Returns:
-            ⟨g, z⟩, ⟨g, g⟩, ⟨z, z⟩, ⟨θ, θ⟩ and ⟨e, e⟩, of shape (T, 5, *members), on the parameters' device.
+            ⟨g, z⟩, ⟨g, g⟩, ⟨z, z⟩, ⟨θ, θ⟩ and ⟨e, e⟩, of shape (T, 5, *members), in the parameters' dtype and
+            on their device.
+
+        Raises:
+            MemoryError: There is not enough memory for the sums.
         """
 
     def move_traced(self, alpha: Tensor, keep: Tensor, *, decay: float, schedule: float) -> None:
-        """z ← keep·z + s·e and θ ← θ − αe; ``alpha`` and ``keep`` of shape (), (T,), (*members) or both.
+        """Move the traces, z ← keep·z + s·e, and the parameters, θ ← θ − αe, with e = u_t + λθ.
 
         Args:
-            alpha: α, times the schedule's factor.
-            keep: what is left of the trace.
-            decay: λ, as in the first pass.
-            schedule: s.
+            alpha: α times the schedule's factor, of shape (*members) or (T, *members).
+            keep: The factor of the trace, of shape (*members) or (T, *members).
+            decay: The decoupled weight decay λ, as in the first pass.
+            schedule: The schedule's factor s.
+
+        Raises:
+            ValueError: ``alpha`` or ``keep`` is on another device.
         """
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
-        """θ ← θ − α (u_t + λθ), for α of shape (*members) or (T, *members) and λ = ``decay``."""
+        """Move the parameters, θ ← θ − α (u_t + λθ).
+
+        Args:
+            alpha: α times the schedule's factor, of shape (*members) or (T, *members).
+            decay: The decoupled weight decay λ. Default 0.
+
+        Raises:
+            ValueError: ``alpha`` has another shape or device.
+        """
 
 
 def choose(
@@ -142,21 +168,24 @@ def choose(
     traced: bool = False,
     last: Kernel | None = None,
 ) -> Kernel | None:
-    """Return a kernel for one step with a learned α, or ``None``.
+    """Return a kernel for one step with a learned α, or ``None`` if there is none.
 
     Args:
-        direction: the op.
-        params: T tensors to move, at least one.
-        grads: their gradients, without weight decay and sign. Not written to.
-        states: what ``direction.init`` made with ``learned=True``.
-        weight_decay: coupled.
-        maximize: climb instead of descend.
-        members: N, if the first axis of every tensor stacks N members with a product and an α each.
-        traced: whether the step is one with a trace, which ``states`` then have.
-        last: that of the last step, returned again if only the gradients are others.
+        direction: The op.
+        params: The T tensors to move, at least one.
+        grads: The gradient of each tensor, without weight decay and not negated to maximize. Not changed.
+        states: The op's state of each tensor, for a learned α, with the trace for a traced step.
+        weight_decay: The coupled weight decay λ. Default 0.
+        maximize: Ascend instead of descend. Default ``False``.
+        members: N, if the first axis of every tensor stacks N members, with a product and an α each.
+            ``None``, the default, means no such axis.
+        traced: Whether the step has a trace. Default ``False``.
+        last: The kernel of the last step. ``choose`` returns it again if only the gradients have changed.
+            ``None``, the default, means that there was none.
 
     Raises:
-        ValueError: if a gradient or state has another shape than its parameter.
+        ValueError: A gradient or state has another shape than its parameter, or a parameter lacks the member
+            axis.
     """
     if torch.compiler.is_compiling() or not params[0].is_cpu:
         return None
@@ -175,22 +204,32 @@ def choose(
 
 
 def at_hand(like: Tensor) -> bool:
-    """Whether there are kernels for plain tensors such as ``like``; compiles them if need be."""
+    """Return whether there are kernels for plain tensors like ``like``. Compile them if need be."""
     return like.is_cpu and not torch.compiler.is_compiling() and build.is_loadable(cpu.REALS.get(like.dtype))
 
 
 def has_rule(rate: Rate) -> bool:
-    """Whether ``Kernel.step`` knows the rate rule."""
+    """Return whether ``Kernel.step`` has the lop."""
     return type(rate) in cpu.RULES
 
 
 def available(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> bool:
-    """Whether there are kernels for plain tensors of ``dtype`` on ``device``; compiles them if need be."""
+    """Return whether there are kernels for plain tensors. Compile those for CPUs if need be.
+
+    Args:
+        device: The tensors' device. Default ``"cpu"``.
+        dtype: The tensors' dtype. Default ``torch.float32``.
+    """
     return why_not(device, dtype) is None
 
 
 def why_not(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str | None:
-    """Return why there are no kernels for ``dtype`` on ``device``, or ``None`` if there are."""
+    """Return why there are no kernels for plain tensors, or ``None`` if there are.
+
+    Args:
+        device: The tensors' device. Default ``"cpu"``.
+        dtype: The tensors' dtype. Default ``torch.float32``.
+    """
     device = torch.device(device)
     if device.type != "cpu":
         reason = gpu.why_not_on(device.type, device.index or 0)

@@ -1,9 +1,9 @@
-"""Compiles ``cpu.c`` with the system's compiler on first use, and loads it.
+"""Compile ``cpu.c`` with the system's compiler on first use, and load it.
 
-The libraries (one per element type, about a second each) are kept in the user's cache folder:
-``HYPERGRAD_CACHE``, else ``hypergrad`` in ``XDG_CACHE_HOME`` or ``~/.cache``. A name there holds the hash of
-all that goes into the library, so that a new source, compiler or processor makes a new one.
-``HYPERGRAD_KERNELS=0`` does without.
+The libraries (one per element type, about a second each) stay in the user's cache folder:
+``HYPERGRAD_CACHE``, else ``hypergrad`` in ``XDG_CACHE_HOME`` or ``~/.cache``. A library's name holds the hash
+of all that goes into it, so that a new source, compiler or processor makes a new one.
+``HYPERGRAD_KERNELS=0`` switches the kernels off.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("cpu.c")
-# No -ffast-math and no contraction: an element's bits do not depend on where in a vector loop it falls.
-# Without errno and traps the compiler may still take square roots of vectors.
+# No -ffast-math and no contraction, so that an element's bits do not depend on its place in a vector loop.
+# Without errno and traps the compiler can still vectorize square roots.
 FLAGS = (
     *("-std=c11", "-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=off"),
     *("-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"),
@@ -32,14 +32,17 @@ FLAGS = (
 
 
 class UnavailableError(RuntimeError):
-    """There are no compiled kernels here; the message says why."""
+    """There are no kernels for these tensors or on this machine; the message says why."""
 
 
 def library(real: str) -> ctypes.CDLL:
-    """Return the compiled kernels for elements of C type ``real``, compiling them if need be.
+    """Return the compiled kernels for one element type. Compile them if need be.
+
+    Args:
+        real: The C type, ``"float"`` or ``"double"``.
 
     Raises:
-        UnavailableError: if that is not possible; every time with the same message.
+        UnavailableError: There is no way to compile or load them. Later calls raise it again without trying.
     """
     outcome = _attempt(real)
     if isinstance(outcome, str):
@@ -48,7 +51,7 @@ def library(real: str) -> ctypes.CDLL:
 
 
 def is_loadable(real: str | None) -> bool:
-    """Whether ``library`` returns one; ``None`` is no C type."""
+    """Return whether ``library`` can return kernels for the C type ``real``; ``None`` is no C type."""
     return real is not None and not isinstance(_attempt(real), str)
 
 
@@ -74,7 +77,7 @@ def _load(real: str) -> ctypes.CDLL:
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError:
-        # Damaged, or made by a system with another C library.
+        # The file is damaged, or comes from a system with another C library.
         _compile(command, real, path)
         loaded = ctypes.CDLL(str(path))
     _share_threads(loaded)
@@ -85,7 +88,7 @@ def compiler() -> list[str]:
     """Return the command of the C compiler: ``CC``, else ``cc``, ``gcc`` or ``clang``.
 
     Raises:
-        UnavailableError: if there is none.
+        UnavailableError: There is no C compiler.
     """
     for command in filter(
         None, (shlex.split(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"))
@@ -96,10 +99,10 @@ def compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels, made if need be.
+    """Return the folder of compiled kernels. Make it if need be.
 
     Raises:
-        UnavailableError: if it cannot be written to, or others could put a library there.
+        UnavailableError: The folder cannot be made, or others could put a library there.
     """
     if named := os.environ.get("HYPERGRAD_CACHE"):
         folder = Path(named)
@@ -131,14 +134,14 @@ def _digest(command: list[str]) -> str:
 
 
 def _processor() -> str:
-    """Return what -march=native may depend on: a home folder may be shared by unlike machines."""
+    """Return the processor's description: unlike machines, which need other code, may share a home folder."""
     lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     wanted = ("vendor_id", "cpu family", "model", "stepping", "flags")
     return "\n".join(line for line in lines if line.startswith(wanted))
 
 
 def _compile(command: list[str], real: str, path: Path) -> None:
-    """Compile to ``path``, which appears whole or not at all, whoever else is doing the same."""
+    """Compile to ``path``, whole or not at all, even if other processes do the same."""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -168,9 +171,9 @@ def _compile(command: list[str], real: str, path: Path) -> None:
 
 
 def _share_threads(loaded: ctypes.CDLL) -> None:
-    """Let the kernels run on torch's own OpenMP threads; on one thread if torch has none."""
+    """Let the kernels run on torch's own OpenMP threads, or on one thread if torch has none."""
     try:
-        # A symbol is looked up in a library and in what that was linked to: this is the runtime torch uses.
+        # Looking up a symbol in torch's library also searches the OpenMP runtime that it is linked to.
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
         addresses = [ctypes.cast(torch_cpu[name], ctypes.c_void_p) for name in names]

@@ -1,6 +1,6 @@
-"""The compiled kernels of ``cpu.c``, for the tensors of one step: checks them and hands over addresses.
+"""The compiled kernels of ``cpu.c``: check the tensors of one step, and pass their addresses to C.
 
-Written for few instructions per step: a model may have a hundred parameters or a hundred million.
+A step takes few instructions here, since a model may have a hundred parameters or a hundred million.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _CALL = struct.Struct("@10q6dq")
 # ``Rule``: kind, granularity, addresses (alpha, h, first, second, step), numbers (hypergrad_lr, beta1, beta2,
 # eps).
 _RULE = struct.Struct("@7q4d")
-# The rate rules that cpu.c knows, and the names of their states for its fields first, second and step. Not
-# subclasses of them, which may have an update of their own.
+# The lops that cpu.c has, and the names of their states for its fields first, second and step. It does not
+# have their subclasses, which may override update.
 RULES: dict[type, tuple[str, ...]] = {
     rates.SGD: (),
     rates.SGDN: ("momentum_buffer",),
@@ -40,9 +40,14 @@ _GRANULARITIES = {"group": 0, "tensor": 1, "released": 2}
 
 
 class CPUKernel:
-    """A step of ``direction``, whose learned α needs its ``previous``; see ``hypergrad.kernels.Kernel``.
+    """One step with a learned α on a CPU, as ``hypergrad.kernels.Kernel`` describes it.
 
-    ``renew`` makes it one of the next step.
+    The arguments are those of ``hypergrad.kernels.choose``.
+
+    Raises:
+        build.UnavailableError: There is no kernel for the tensors or the op.
+        ValueError: A gradient or state has another shape than its parameter, or a parameter lacks the member
+            axis.
     """
 
     __slots__ = (
@@ -62,12 +67,6 @@ class CPUKernel:
         members: int | None = None,
         traced: bool = False,
     ) -> None:
-        """Take the operands of one step.
-
-        Raises:
-            build.UnavailableError: if there is no kernel for them.
-            ValueError: if a gradient or state has another shape than its parameter.
-        """
         name, keys, numbers = _described(direction)
         if traced:
             keys = (None, *keys[1:])
@@ -82,8 +81,8 @@ class CPUKernel:
             own.append([state["step"] for state in states])
             if not _are_real(own[-1], torch.float32) or any(count.numel() != 1 for count in own[-1]):
                 raise build.UnavailableError("they take Adam's step as one float32 on the CPU")
-        # The memory that C reaches through addresses lives as long as this object; that of gradients, until
-        # the step is done.
+        # Keep the memory that C reaches through addresses: that of gradients until the end of the step, all
+        # other as long as this object lives.
         self._written = [*params, *chain.from_iterable(own)]
         self._written_at = list(map(_address, self._written))
         self._sizes = list(map(Tensor.numel, self._written))
@@ -131,7 +130,7 @@ class CPUKernel:
             written += [state.get(key) for state in states]  # type: ignore[misc]
         if not all(map(is_, written, self._written)):
             return False
-        # One address is one memory, which `_storages` keeps: what a tensor makes of it may have changed.
+        # `_storages` keeps the memory at an address. A tensor's view of it may have changed.
         if list(map(Tensor.data_ptr, written)) != self._written_at:
             return False
         if list(map(Tensor.numel, written)) != self._sizes or not _PLAIN.issuperset(map(type, grads)):
@@ -170,7 +169,7 @@ class CPUKernel:
             alpha = self._operand(alpha, (count,) if alpha.ndim else ())
         _check(self._functions.move(self._call, alpha.data_ptr(), min(1, alpha.ndim), decay))
         self._grads = ()
-        # Autograd must hear of writes that it does not see.
+        # Tell autograd of the writes that it does not see.
         torch._C._increment_version(self._written)
 
     def traced_products(self, *, decay: float) -> Tensor:
@@ -196,10 +195,10 @@ class CPUKernel:
         torch._C._increment_version(self._written)
 
     def _operand(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return ``tensor`` as C takes it.
+        """Return ``tensor`` contiguous and in the parameters' dtype, for C.
 
         Raises:
-            ValueError: if it is on another device or of another shape.
+            ValueError: ``tensor`` is on another device or has another shape than ``shape``.
         """
         if not tensor.is_cpu or tensor.shape != shape:
             raise ValueError(
@@ -241,7 +240,7 @@ class CPUKernel:
     def _rule_of(
         self, asked: tuple[rates.Rate, float, str], names: tuple[str, ...], kept: list[Tensor]
     ) -> _Rule | None:
-        """Check the tensors of a rule and pack it for C; return ``None`` if C would write past their ends."""
+        """Pack a lop for C, or return ``None`` if its tensors do not fit: C might write past their ends."""
         rate, hypergrad_lr, granularity = asked
         if not _are_real(kept, self._dtype) or not all(map(Tensor.is_contiguous, kept)):
             return None
@@ -257,11 +256,15 @@ class CPUKernel:
 
 
 Keys = tuple[str | None, str | None, str | None]
-"""The state's names for the fields direction, first and second of ``Call``."""
+"""The op's names of the states in the fields direction, first and second of ``Call``; ``None`` for none."""
 
 
 def _described(direction: directions.Direction) -> tuple[str, Keys, tuple[float, float, float, float]]:
-    """Return the direction's name in cpu.c, its state, and its momentum, β₁, β₂ and ε."""
+    """Return the op's name in cpu.c, the names of its states, and its momentum, β₁, β₂ and ε.
+
+    Raises:
+        build.UnavailableError: cpu.c does not have the op.
+    """
     if type(direction) in (directions.SGD, directions.Momentum, directions.Adam):
         if isinstance(direction, directions.Adam):
             return "adam", (None, "exp_avg", "exp_avg_sq"), (0.0, *direction.betas, direction.eps)
@@ -282,10 +285,10 @@ class _Rule(NamedTuple):
     kept_at: list[int]
     sizes: list[int]
     storages: list[torch.UntypedStorage]
-    """Keep the memory at the addresses in ``packed``."""
+    """These keep the memory at the addresses in ``packed``."""
 
     def is_of(self, kept: list[Tensor]) -> bool:
-        """Whether these are its tensors, where and as large as they were."""
+        """Return whether these are the lop's tensors, unchanged in address and size."""
         return (
             all(map(is_, kept, self.kept))
             and list(map(Tensor.data_ptr, kept)) == self.kept_at
@@ -294,7 +297,7 @@ class _Rule(NamedTuple):
 
 
 def _ruled(rate: rates.Rate) -> tuple[int, float, float, float]:
-    """Return the rule's kind in cpu.c, and its β₁ (or momentum), β₂ and ε."""
+    """Return the lop's kind in cpu.c, and its β₁ (or momentum), β₂ and ε."""
     if isinstance(rate, rates.SGDN):
         return 1, rate.momentum, 0.0, 0.0
     if isinstance(rate, rates.Adam):
@@ -312,7 +315,11 @@ class _Functions(NamedTuple):
 
 @cache
 def _functions(dtype: torch.dtype, name: str) -> _Functions:
-    """Return the functions of cpu.c for one direction."""
+    """Return the functions of cpu.c for the op ``name``.
+
+    Raises:
+        build.UnavailableError: There are no kernels for ``dtype``, or no compiled ones.
+    """
     if dtype not in REALS:
         raise build.UnavailableError(f"there are none for {dtype}")
     library = build.library(REALS[dtype])
@@ -337,12 +344,12 @@ def _check(failed: int) -> None:
 def _suitable(
     params: Sequence[Tensor], grads: Sequence[Tensor], own: dict[str, list[Tensor]], dtype: torch.dtype
 ) -> Sequence[Tensor]:
-    """Return the gradients, copied where their elements do not lie as their parameters' do.
+    """Return the gradients. Copy those that keep their elements in another order than their parameters.
 
     Raises:
-        build.UnavailableError: for other tensors than plain ones of ``dtype`` on the CPU, without gaps, state
-            laid out as its parameter.
-        ValueError: for another shape than the parameter's.
+        build.UnavailableError: A tensor is not plain, of ``dtype``, on the CPU and without gaps, or a state
+            keeps its elements in another order than its parameter.
+        ValueError: A gradient or state has another shape than its parameter.
     """
     tensors = [*params, *grads, *chain.from_iterable(own.values())]
     if not (_PLAIN.issuperset(map(type, tensors)) and _are_real(tensors, dtype)):
@@ -370,16 +377,16 @@ def _suitable(
     ]
 
 
-# Loops over tensors run in C where they can: a model may have a hundred.
+# Loops over tensors run in C where they can, since a model may have a hundred tensors.
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _dtype, _is_cpu, _shape = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("shape")
 
 
 def _address(tensor: Tensor) -> int:
-    """Return where the elements are.
+    """Return the address of the first element.
 
     Raises:
-        build.UnavailableError: if they are nowhere, as those of zeros that autograd does not write out.
+        build.UnavailableError: The tensor has no memory, as zeros that autograd does not write out.
     """
     address: int = tensor.data_ptr()
     if not address and tensor.numel():
@@ -388,5 +395,5 @@ def _address(tensor: Tensor) -> int:
 
 
 def _are_real(tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether all are on the CPU, of ``dtype``."""
+    """Return whether all tensors are on the CPU and of ``dtype``."""
     return {dtype}.issuperset(map(_dtype, tensors)) and all(map(_is_cpu, tensors))

@@ -1,6 +1,6 @@
 """The Triton kernels for a GPU: which devices, ops and lops have them, and how they describe a step.
 
-Triton itself is imported when the first step is taken (``gpu_launcher``), not before.
+The first step imports Triton (``gpu_launcher``), so that importing this module does not need it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hypergrad.kernels.build import UnavailableError
 DEVICES = {"cuda"}
 """The types of devices that have these kernels. Tests add the CPU, for Triton's interpreter."""
 ON_BY_DEFAULT = os.environ.get("HYPERGRAD_TRITON") == "1"
-"""Whether a step takes them without ``fused=True``. Off until they have run on a GPU."""
+"""Whether a step takes these kernels without ``fused=True``. Off by default until they have run on a GPU."""
 NEVER = os.environ.get("HYPERGRAD_TRITON") == "0"
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CAPABILITY = (8, 0)
-"""The lowest compute capability that the kernels are compiled for in the tests."""
+"""The lowest compute capability for which the tests compile the kernels."""
 
 # The names of the lops in the kernels, and of their states lop_first, lop_second and lop_count.
 _LOPS: dict[type, tuple[str, tuple[str | None, str | None, str | None]]] = {
@@ -37,11 +37,25 @@ _LOPS: dict[type, tuple[str, tuple[str | None, str | None, str | None]]] = {
     rates.Lion: ("lion", ("exp_avg", None, None)),
 }
 FAILED: dict[str, str] = {}
-"""Why the kernels could not be compiled, by the type of the device."""
+"""Why Triton could not compile the kernels, by the type of the device."""
 
 
 class Spec(NamedTuple):
-    """What a step is, apart from its tensors and numbers."""
+    """The settings of a step, apart from its tensors and numbers.
+
+    Attributes:
+        op: The op's name in the kernels, as ``op_of`` returns it.
+        lop: The lop's name in the kernels, as ``lop_of`` returns it.
+        granularity: ``"group"``, ``"tensor"`` or ``"released"``.
+        traced: Whether the step has a trace.
+        normalize: Whether h is a cosine.
+        multiplicative: Whether the lop moves log α.
+        held: Whether a limit relative to ‖θ‖ holds for the step.
+        coupled: Whether there is coupled weight decay.
+        bounded: Whether α has bounds.
+        remember: Whether the step writes the moves.
+        members: The number N of members. 0 for parameters without a member axis.
+    """
 
     op: str
     lop: str
@@ -53,23 +67,39 @@ class Spec(NamedTuple):
     coupled: bool
     bounded: bool
     remember: bool
-    """Whether to write the moves."""
     members: int
-    """N, or 0 without."""
 
     @property
     def columns(self) -> int:
-        """How many sums the first pass makes."""
+        """The number of sums that the first pass makes of each tile."""
         return 5 if self.traced else 3 if self.normalize else 1
 
 
 class Operands(NamedTuple):
-    """The tensors of a step: P that have a gradient, then in ``along`` the traces of those that rest."""
+    """The tensors of a step, of which P have a gradient.
+
+    Attributes:
+        params: The P parameters that have a gradient.
+        grads: Their gradients.
+        along: The traces z: of the P parameters, then of those that rest but share the α. Without a trace the
+            last directions of the P, or no tensors if the op computes them.
+        first: The momentum's v or Adam's m of each of the P. Empty for SGD.
+        second: Adam's v of each of the P. Empty for other ops.
+        steps: Adam's step count of each of the P, 0-d float32 tensors. Empty for other ops.
+        alpha: α, of shape (*members), or (T, *members) for granularity ``"tensor"``.
+        h: A tensor like ``alpha`` for h.
+        lop_state: The lop's states, in the order of ``lop_of``.
+        gains: The gains of the last moves, of shape (T, *members). ``None`` means 1.
+        decays: The decays of the last moves, of shape (T,). ``None`` means 0.
+        beta: β, of shape (*members). ``None`` if it is among the numbers of the step.
+        schedule: The schedule's factor s, 0-d or (*members). ``None`` if it is among the numbers.
+        grad_scale: A 0-d tensor that divides the gradients. ``None`` means 1.
+        found_inf: A 0-d tensor. If it is not 0, nothing changes. ``None`` means 0.
+    """
 
     params: Sequence[Tensor]
     grads: Sequence[Tensor]
     along: Sequence[Tensor]
-    """z, or the last direction, or none."""
     first: Sequence[Tensor]
     second: Sequence[Tensor]
     steps: Sequence[Tensor]
@@ -85,7 +115,12 @@ class Operands(NamedTuple):
 
 
 def why_not_on(kind: str, index: int = 0) -> str | None:
-    """Return why no device of this type and number has the kernels, or ``None`` if it has."""
+    """Return why a device does not have the kernels, or ``None`` if it has.
+
+    Args:
+        kind: The device's type, such as ``"cuda"``.
+        index: The device's number among those of its type. Default 0.
+    """
     if kind not in DEVICES:
         return f"there are none for {kind}"
     if NEVER:
@@ -114,7 +149,8 @@ def op_of(direction: directions.Direction) -> tuple[str, tuple[str | None, str |
     """Return the op's name in the kernels, and the names of its states: last direction, first and second.
 
     Raises:
-        UnavailableError: if the kernels do not have it. A subclass may have an update of its own.
+        UnavailableError: The kernels do not have the op. They have no subclasses of ops, which may override
+            ``update``.
     """
     if type(direction) is directions.SGD:
         return "sgd", ("direction", None, None)
@@ -131,7 +167,7 @@ def lop_of(rate: rates.Rate) -> tuple[str, tuple[str | None, str | None, str | N
     """Return the lop's name in the kernels, and the names of its three states.
 
     Raises:
-        UnavailableError: if the kernels do not have it.
+        UnavailableError: The kernels do not have the lop.
     """
     if type(rate) not in _LOPS:
         raise UnavailableError(f"there are none for the lop {type(rate).__name__}")

@@ -1,9 +1,9 @@
 """The launches of one step with a learned α on a GPU, by Triton's kernels.
 
 A step is three launches, four with granularity "released" (``triton_passes``, ``triton_alpha``). It waits for
-no device, and after the first one it allocates nothing there. The kernels find the tensors by a table of
-their addresses, which goes to the device only if one of them has changed. Under a CUDA graph's capture a step
-gets a table of its own, which lives as long as the launcher: the graph copies it again in every replay.
+no device, and only the first step allocates memory there. The kernels find the tensors by a table of their
+addresses, which goes to the device only if one of them has changed. A step that a CUDA graph captures gets a
+table of its own, which lives as long as the launcher: the graph copies it again in every replay.
 """
 
 from __future__ import annotations
@@ -18,37 +18,49 @@ from hypergrad.kernels import gpu
 from hypergrad.kernels.build import UnavailableError
 
 BLOCK = 1024
-"""Elements at a time: with eight warps, 16 bytes of float32 for each thread."""
+"""Elements that a program of the two passes handles at a time: 16 bytes of float32 per thread of 8 warps."""
 BLOCKS = 4
-"""Blocks of a tile, which one program takes."""
+"""Blocks of a tile. One program takes one tile."""
 CHUNK = 1024
-"""Partial sums at a time."""
+"""Partial sums that a program adds at a time."""
 RELEASED_CHUNK = 128
-"""Tensors at a time, by one warp."""
+"""Tensors that ``learn_released`` handles at a time, with one warp."""
 LAYOUTS = 16
-"""As many are kept of tensors with a gradient: some models leave out others in every step."""
+"""Layouts that a launcher keeps. In some models the tensors without a gradient change from step to step."""
 
 Launch = tuple[Any, tuple[int, ...], dict[str, Any]]
 """A kernel, its grid and its arguments by name."""
 
 
 class Layout(NamedTuple):
-    """How the rows are cut into tiles, and room for sums: the same for every step of the same tensors."""
+    """The division of rows into tiles, and memory for sums: the same for every step of the same tensors.
+
+    Attributes:
+        tiles: The row of each tile, as int32.
+        starts: The first tile of each row, then the number of tiles, as int32.
+        sizes: The number of elements of each row, of one member, as int64.
+        row_of: The row of each of the T tensors, or −1 for none; then ``places``; as int32.
+        places: The index of each row's tensor among the T, as int32.
+        sums: The sums of each tile, of shape (columns, members, tiles), as float64.
+        row_sums: The sums of each of the P rows with a gradient, of shape (columns, members, P), as float64.
+            ``None`` unless the granularity is ``"released"``.
+        moved: αs, the factor of the trace, and s, of shape (3, T, members), or (3, 1, members) for
+            granularity ``"group"``, as float64.
+        rows: The number of rows.
+        present: The number P of rows with a gradient, which come first.
+        total: The number T of the group's tensors.
+        tile_count: The number of tiles.
+        elements: The number of elements of the P rows with a gradient, of one member.
+    """
 
     tiles: Tensor
-    """The row of each tile."""
     starts: Tensor
-    """The first tile of each row, and the number of tiles."""
     sizes: Tensor
-    """Elements of a row, of one member."""
     row_of: Tensor
-    """The row of each of the T tensors, or −1; then the place of each row among the T."""
     places: Tensor
-    """The latter alone."""
     sums: Tensor
     row_sums: Tensor | None
     moved: Tensor
-    """αs, what is kept of the trace, and s: for each tensor or for all, and for each member."""
     rows: int
     present: int
     total: int
@@ -57,7 +69,7 @@ class Layout(NamedTuple):
 
 
 class Launcher:
-    """Takes steps of one group of parameters. It keeps what the next step can use again, and no gradients."""
+    """A launcher takes the steps of one group. It keeps tables for the next step, and no gradients."""
 
     def __init__(self) -> None:
         self._layouts: dict[Any, Layout] = {}
@@ -67,7 +79,7 @@ class Launcher:
         self._compiled: set[Any] = set()
 
     def renew(self, *_: Any, **__: Any) -> bool:
-        """Tell the CPU's steps that this is not their kernel."""
+        """Return false: a step on a CPU cannot use this as its kernel."""
         return False
 
     def take(
@@ -81,14 +93,14 @@ class Launcher:
         """Take a step in place.
 
         Args:
-            given: its tensors, all on one device.
-            spec: what the step is.
-            numbers: as in ``triton_numbers``.
-            places: of each row, its tensor's place among the T.
-            total: T.
+            given: The tensors of the step, all on one device.
+            spec: The settings of the step.
+            numbers: The numbers of the step, in the order of ``triton_numbers``.
+            places: The index of each row's tensor among the group's T.
+            total: The number T of the group's tensors.
 
         Raises:
-            UnavailableError: if Triton cannot compile the kernels. Nothing has moved then.
+            UnavailableError: Triton cannot compile the kernels. Nothing has moved then.
         """
         grads = [
             grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
@@ -122,7 +134,7 @@ class Launcher:
         layout = self._layouts.pop(key, None)
         if layout is None:
             layout = _new_layout(sizes, present, places, total, spec, given.alpha.device)
-        self._layouts[key] = layout  # at the end, as the last one used
+        self._layouts[key] = layout  # at the end, as the one used last
         while len(self._layouts) > LAYOUTS:
             del self._layouts[next(iter(self._layouts))]
         if _is_capturing(given.alpha.device):
@@ -171,11 +183,11 @@ def _new_layout(
 
 
 def _launches(given: gpu.Operands, spec: gpu.Spec, layout: Layout, operands: dict[str, Any]) -> list[Launch]:
-    """Return the launches of a step, in order."""
+    """Return the launches of a step, in their order."""
     from hypergrad.kernels import triton_alpha, triton_passes
 
     members = spec.members or 1
-    # Without tiles there is nothing to sum or to move: every tensor is empty.
+    # Without tiles every tensor is empty, and there is nothing to sum or to move.
     tiles = (members * layout.tile_count,)
     common = {
         **operands,
@@ -286,7 +298,7 @@ def _elementwise(dtype: torch.dtype, spec: gpu.Spec) -> dict[str, Any]:
 def _learning(given: gpu.Operands, spec: gpu.Spec) -> dict[str, Any]:
     states = iter(given.lop_state)
     first, second, count = (None if name is None else next(states) for name in gpu.lop_states(spec.lop))
-    # Without tensors of their own the kernels take β and s from the numbers.
+    # Where β or s is no tensor, the kernels take it from the numbers.
     beta_stride, schedule_stride = (
         0 if value is None or not value.ndim else 1 for value in (given.beta, given.schedule)
     )
@@ -311,7 +323,11 @@ def _learning(given: gpu.Operands, spec: gpu.Spec) -> dict[str, Any]:
 
 
 def _compile(launches: Sequence[Launch], device: torch.device) -> None:
-    """Compile all kernels of a step, before one of them moves anything."""
+    """Compile all kernels of a step, before one of them moves anything.
+
+    Raises:
+        UnavailableError: Triton cannot compile the kernels.
+    """
     try:
         for kernel, grid, arguments in launches:
             kernel.warmup(grid=grid, **arguments)
@@ -326,14 +342,14 @@ def _is_capturing(device: torch.device) -> bool:
 
 
 def _sent(values: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Copy host values to the device without waiting; return them there, and where they are copied from."""
+    """Copy host values to the device without waiting. Return the copy and its source, which must live on."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True, copy=True), values
 
 
 class _Upload:
-    """Numbers on a device, which are sent again only if they have changed."""
+    """A copy of numbers on a device, renewed only if they have changed."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -342,10 +358,10 @@ class _Upload:
         self._captured: list[tuple[Tensor, Tensor]] = []
 
     def on(self, device: torch.device, values: Sequence[float]) -> Tensor:
-        """Return ``values`` on ``device``."""
+        """Return ``values`` as a tensor on ``device``."""
         values, there = list(values), self._there
         if _is_capturing(device):
-            # A replay copies them once more: both ends must stay, and no later step may write to them.
+            # A replay copies them again: keep the copy and its source, and let no later step write to them.
             sent = _sent(torch.tensor(values, dtype=self._dtype, device="cpu"), device)
             self._captured.append(sent)
             return sent[0]

@@ -10,7 +10,7 @@ from hypergrad.kernels import gpu, gpu_launcher
 
 _LAUNCHERS: OrderedDict[tuple[int, int], gpu_launcher.Launcher] = OrderedDict()
 _KEPT = 64
-"""Launchers, one for each group of parameters. Another one costs a table of addresses."""
+"""Launchers to keep, one per group of parameters. A group without one must send its table again."""
 
 
 @torch.library.custom_op(
@@ -43,7 +43,9 @@ def learned_step(
 ) -> None:
     """Take a step in place.
 
-    Args: The fields of ``gpu.Operands`` and ``gpu.Spec``, and the others of ``Launcher.take``.
+    The arguments are the fields of ``gpu.Operands`` and ``gpu.Spec``, and the other arguments of
+    ``Launcher.take``. ``moves`` holds the gains and the decays, if there are any, and ``flags`` the settings
+    of ``gpu.Spec`` that are true or false, in their order.
     """
     gains, decays = (*moves, None, None)[:2]
     operands = gpu.Operands(

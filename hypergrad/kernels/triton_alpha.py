@@ -1,8 +1,8 @@
-"""How Triton's kernels learn α: in float64, on the device, from the sums of the first pass.
+"""Triton's kernels that learn α: in float64, on the device, from the sums of the first pass.
 
-learn           h, α and the rate rule's state, for granularities "group" and "tensor"
+learn           h, α and the lop's state, for granularities "group" and "tensor"
 sum_rows        the sums of each tensor, for "released" only
-learn_released  h, α and the rule's state once per tensor, in order
+learn_released  h, α and the lop's state once per tensor, in order
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hypergrad.kernels.triton_numbers import (
 
 @triton.jit
 def _lop(h, first, second, count, numbers, LOP: tl.constexpr):
-    """Return the step of α over β, and the rule's state, as ``hypergrad.rates`` has them."""
+    """Return the step of α before its factor β, and the lop's state, as in ``hypergrad.rates``."""
     beta1 = tl.load(numbers + LOP_BETA1)
     beta2 = tl.load(numbers + LOP_BETA2)
     eps = tl.load(numbers + LOP_EPS)
@@ -76,7 +76,7 @@ def _cosine(dot, g_square, d_square, numbers):
 
 @triton.jit
 def _maybe(pointer, at, mask):
-    """Return state, or 0 where the rule has none."""
+    """Return the lop's state, or 0 if it has none at ``pointer``."""
     if pointer is None:
         return tl.zeros(at.shape, tl.float64)
     else:
@@ -91,7 +91,7 @@ def _keep(pointer, at, value, mask):
 
 @triton.jit
 def _number(pointer, at, numbers, which: tl.constexpr):
-    """Return the number at ``pointer``, or without one that in ``numbers``."""
+    """Return the number at ``pointer``, or without a pointer the one in ``numbers``."""
     if pointer is None:
         return tl.load(numbers + which)
     else:
@@ -113,11 +113,11 @@ def learn(
     NORMALIZE: tl.constexpr, MULTIPLICATIVE: tl.constexpr, HELD: tl.constexpr, REMEMBER: tl.constexpr,
     COUNTED: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Sum the tiles of one α, move it and its rule's state, and write h and what the second pass needs."""
+    """Sum the tiles of one α, update it and the lop's state, and write h, and ``moved`` for the next pass."""
     tensor = tl.program_id(0)  # 0 for "group"
     member = tl.program_id(1)
     stride = members * tile_count
-    here = tl.full([1], 0, tl.int32)  # all that belongs to this α is a vector of one element
+    here = tl.full([1], 0, tl.int32)  # the values of this α are vectors of one element
     entry = here + tensor * members + member
     row = 0
     begin = 0
@@ -171,7 +171,7 @@ def learn(
         count = _maybe(lop_count, entry, part)
         rate = _number(beta, member * beta_stride, numbers, HYPERGRAD_LR)
         factor = _number(schedule, member * schedule_stride, numbers, SCHEDULE)
-        # No thread may write to what another one has not read.
+        # No thread may write a value that another has yet to read.
         tl.debug_barrier()
         cosine = -dot
         if NORMS:
@@ -243,7 +243,7 @@ def sum_rows(
     starts, sums, row_sums, present, tile_count, members,
     COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Sum the tiles of one row and member."""
+    """Sum the tiles of one row and one member."""
     row = tl.program_id(0)
     member = tl.program_id(1)
     begin = tl.load(starts + row)
@@ -265,7 +265,7 @@ def learn_released(
     LOP: tl.constexpr, NORMALIZE: tl.constexpr, MULTIPLICATIVE: tl.constexpr, BOUNDED: tl.constexpr,
     REMEMBER: tl.constexpr, COUNTED: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Move one member's α once per tensor, in order."""
+    """Update one member's α and the lop's states once per tensor, in order, and write h and ``moved``."""
     member = tl.program_id(0)
     go = True
     if found_inf is not None:

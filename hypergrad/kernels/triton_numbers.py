@@ -1,4 +1,4 @@
-"""Where Triton's kernels find their operands: in a table of addresses, and in a list of numbers."""
+"""The places of operands for Triton's kernels: in a table of addresses, and in a list of numbers."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FIRST_STEP_LOW = tl.constexpr(18)
 FIRST_STEP_HIGH = tl.constexpr(19)
 SCHEDULE = tl.constexpr(20)
 TINY = tl.constexpr(21)  # the smallest normal number of α's dtype
-SMALLEST_SQUARE = tl.constexpr(22)  # the mean square of θ below which this counts
+SMALLEST_SQUARE = tl.constexpr(22)  # the smallest mean square of θ; a smaller one counts as this
 
 
 COUNTS = (
     *("rows", "present", "total", "tile_count", "members", "elements", "alphas"),
     *("alpha_stride", "beta_stride", "schedule_stride"),
 )
-"""Arguments for whose values nothing is compiled again."""
+"""Arguments for whose values Triton compiles nothing anew."""

@@ -1,14 +1,14 @@
 """Triton's two passes over the parameters; between them ``triton_alpha`` learns α.
 
-    first_pass      ⟨g_t, d_{t−1}⟩ of each tile, or what a traced step needs; the op's states move to u_t
+    first_pass      ⟨g_t, d_{t−1}⟩ of each tile, or the products of a traced step; the op's states move to u_t
     second_pass     θ ← θ − αs (u_t + λθ), and z ← keep·z + s (u_t + λθ)
 
-A *row* is a tensor that takes part in the step: first those with a gradient, then those that rest but whose
-trace forgets. The rows are cut into *tiles*, one after the other. With N members each tensor stacks N blocks
-of ``sizes[row]`` elements, and program b works on tile b % tiles of member b // tiles.
+A *row* is a tensor that takes part in the step: first those with a gradient, then those that rest but share
+the α, whose traces still fade. The rows consist of *tiles*, one row's after the other's. With N members each
+tensor stacks N blocks of ``sizes[row]`` elements, and program b works on tile b % tiles of member b // tiles.
 
-A whole tile at addresses that 16 divides is read and written 16 bytes at a time. No kernel uses atomics: a
-sum is made of one partial sum per tile, added in an order that depends on the sizes alone. So the same
+A program reads and writes a whole tile 16 bytes at a time if its addresses are multiples of 16. No kernel
+uses atomics: a sum adds one partial sum per tile, in an order that depends on the sizes alone. So the same
 operands give the same bits.
 """
 
@@ -71,7 +71,7 @@ def _product(a, b, start, left, BLOCK: tl.constexpr, FULL: tl.constexpr):
 
 @triton.jit
 def _corrections(count, numbers):
-    """Return scale and shift of u = m / (√v·scale + shift). At step 0, m = 0: any shift but 0 gives u = 0."""
+    """Return the scale and shift of u = m / (√v·scale + shift). At step 0, m = 0: shift 1 gives u = 0."""
     first = 1.0 - tl.exp(count * tl.load(numbers + LOG_BETA1))
     second = 1.0 - tl.exp(count * tl.load(numbers + LOG_BETA2))
     started = count > 0
@@ -120,7 +120,7 @@ def _first_tile(
     factor = factor.to(COMPUTE)
     decay = decay.to(COMPUTE)
     if OP == "adam":
-        # A traced step works with u_t, another one with u_{t−1}.
+        # A traced step needs u_t, any other step u_{t−1}.
         scale, shift = _corrections(count + (1.0 if TRACED else 0.0), numbers)
         scale = scale.to(COMPUTE)
         shift = shift.to(COMPUTE)
@@ -205,7 +205,7 @@ def first_pass(
     OP: tl.constexpr, TRACED: tl.constexpr, NORMS: tl.constexpr, COUPLED: tl.constexpr, RESTING: tl.constexpr,
     DTYPE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Write 1 product of each tile, 3 with ``NORMS`` or 5 with ``TRACED``, and move the states to u_t.
+    """Write the products of each tile, 1, 3 with ``NORMS`` or 5 with ``TRACED``; move the states to u_t.
 
     The products are ⟨g, d⟩, ⟨g, g⟩, ⟨d, d⟩, ⟨θ, θ⟩ and ⟨e, e⟩, as in ``hypergrad.kernels``.
     """
@@ -241,7 +241,7 @@ def first_pass(
             if decays is not None:
                 decay = tl.load(decays + tl.load(places + row))
             factor = _gradient_factor(numbers, grad_scale)
-            # Addresses that are absent are 0. The device can then load and store 16 bytes at once.
+            # The device loads 16 bytes at once if all addresses are multiples of 16. Absent ones are 0.
             aligned = ((theta | grad | along | first | second) & 15) == 0
             if (left >= BLOCK * BLOCKS) & aligned:
                 _first_tile(
@@ -306,7 +306,7 @@ def second_pass(
     OP: tl.constexpr, TRACED: tl.constexpr, COUPLED: tl.constexpr, RESTING: tl.constexpr,
     DTYPE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Move θ, and with ``TRACED`` z; the last tiles first, which may still be in the cache."""
+    """Move θ, and z with ``TRACED``. Begin with the last tiles, which may still be in the cache."""
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     member = program // tile_count
     tile = program % tile_count
@@ -336,7 +336,7 @@ def second_pass(
             schedule = tl.load(moved + 2 * alphas + entry)
             theta = _place(addresses, rows, row, origin, DTYPE, THETA)
             grad = theta
-            if TRACED:  # else it is not read
+            if TRACED:  # no other step reads it
                 grad = _place(addresses, rows, row, origin, DTYPE, GRAD)
             first = _place(addresses, rows, row, origin, DTYPE, FIRST)
             second = _place(addresses, rows, row, origin, DTYPE, SECOND)
