@@ -22,8 +22,8 @@ def show(
 ) -> None:
     """Print a study's table, write its report, store it with the tracker, and print the paths.
 
-    If no trial has finished an epoch, print only that there is nothing to report. While another program writes
-    the report, wait for it.
+    If no trial has finished an epoch, print only that there is nothing to report. While another program
+    writes the report, wait for it.
 
     Args:
         study: The study.
