@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,10 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from study.config.study import Study
+
+# Before torch is imported, here and in processes that tests start. The products here are too small for two
+# threads, which wait for each other many times as long as they compute when tests share the processor.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Hypothesis would fail an example for being slow; how fast things are is the benchmarks' affair.
 settings.register_profile("untimed", deadline=None)
