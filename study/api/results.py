@@ -17,6 +17,7 @@ from study.analysis.claims import claims
 from study.analysis.curves import CURVES, curve_rows
 from study.analysis.formatting import join_names
 from study.analysis.progress_text import describe
+from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.api import notebook
 from study.api.selection import select
 from study.api.stored import fetch, find_run
@@ -132,6 +133,22 @@ class Results:
         The baselines that the study file names under ``against`` are included.
         """
         return claim_table(claims(self._trials, named=self.study.named_baselines()))
+
+    @property
+    def untuned_claims(self) -> pd.DataFrame:
+        """One row per claim that an optimizer needs no tuning, with ratio, p and verdict.
+
+        These are the claims that the study file makes under ``untuned``; without that section there are no
+        rows. ``claim`` is one of "needs no tuning", "reaches the tuned loss at its default" and "better at
+        its default". ``optimizer`` claims it, and ``against`` is the other optimizer. ``ratio`` is the loss
+        over the other's, ``bar`` what it has to stay below, and ``below`` the seeds where it does.
+
+        ::
+
+            results = study.load("no-tuning")
+            results.untuned_claims.groupby(["claim", "optimizer"])["verdict"].value_counts()
+        """
+        return untuned_claim_table(untuned_claims(self._trials, self.study.untuned))
 
     def curves(
         self,

@@ -170,6 +170,44 @@ def test_claims_include_the_baselines_that_the_study_file_names(ran, runs, tmp_p
     assert "against what the study names" not in set(ran.claims["family"])
 
 
+def test_untuned_claims_are_those_of_the_losses_in_the_journals(ran, runs, tmp_path):
+    """The numbers are worked out here from ``epochs``, seed by seed."""
+    content = yaml.safe_load((runs / "small" / "study.yaml").read_text())
+    content["optimizers"] = [{"name": name, "default_alpha0": 0.01} for name in ("sgd", "sgd-sgd")]
+    content["untuned"] = {"optimizers": "sgd-sgd", "against": "sgd", "within": 1.2, "rivals": "sgd"}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(content))
+    results = study.load(file, runs=runs)
+    claims = results.untuned_claims
+    questions = ["needs no tuning", "reaches the tuned loss at its default", "better at its default"]
+    assert claims["claim"].tolist() == questions * 2
+    assert set(claims["optimizer"]) == {"sgd-sgd"}
+    assert set(claims["against"]) == {"sgd"}
+    last = ran.epochs().query("epoch == 2").set_index(["workload", "optimizer", "alpha0", "seed"])["val_loss"]
+    best = ran.epochs().groupby(["workload", "optimizer", "alpha0", "seed"])["val_loss"].min()
+    for workload, rows in claims.set_index("claim").groupby("workload"):
+        plain = last[workload, "sgd"].unstack("alpha0")
+        tuned = np.array([plain.loc[seed, plain.drop(seed).mean().idxmin()] for seed in (0, 1, 2)])
+        at_default = best[workload, "sgd-sgd", 0.01].to_numpy() / tuned
+        rival = (last[workload, "sgd-sgd", 0.01] / last[workload, "sgd", 0.01]).to_numpy()
+        untuned = {alpha0: last[workload, "sgd-sgd", alpha0].to_numpy() / tuned for alpha0 in (0.01, 0.1)}
+        worst = untuned[rows.loc["needs no tuning", "alpha0"]]
+        assert (worst < 1.2).sum() == min((ratios < 1.2).sum() for ratios in untuned.values())
+        for question, bar, ratios in zip(questions, (1.2, 1, 1), (worst, at_default, rival), strict=True):
+            row = rows.loc[question]
+            assert (row["bar"], row["seeds"], row["below"]) == (bar, 3, (ratios < bar).sum())
+            assert row["ratio"] == pytest.approx(np.exp(np.log(ratios).mean()))
+            assert row["p"] == {0: 1, 1: 7 / 8, 2: 4 / 8, 3: 1 / 8}[(ratios < bar).sum()]
+            assert row["verdict"] == "undecided"  # three seeds decide nothing
+    written = pd.read_csv(results.report(tmp_path / "report").parent / "untuned_claims.csv")
+    pd.testing.assert_frame_equal(written, claims.replace("", np.nan), check_dtype=False)
+
+
+def test_a_study_that_claims_nothing_about_tuning_has_no_untuned_claims(ran):
+    assert ran.untuned_claims.empty
+    assert {"claim", "optimizer", "against", "ratio", "p", "verdict", "text"} <= {*ran.untuned_claims}
+
+
 def test_what_is_not_there_is_said(runs, tmp_path):
     with pytest.raises(study.ConfigError, match="none: no study of that name was run under"):
         study.load("none", runs=tmp_path)
