@@ -24,7 +24,7 @@ MEASURES = Measures(metrics.SUMMARIES, metrics.summarise, (Path(str(metrics.__fi
 
 
 def read(study: Study, folder: StudyFolder, state: SearchState | None = None) -> StoredRecords:
-    """Return the records of a study's trials, in its order.
+    """Return the records of a study's trials, in its order. Their epochs are read when they are first used.
 
     Args:
         study: The study.
@@ -37,13 +37,18 @@ def read(study: Study, folder: StudyFolder, state: SearchState | None = None) ->
     return _read(study, folder, folder.search_state() if state is None else state, ahead=False)
 
 
-def read_planned(study: Study, folder: StudyFolder) -> StoredRecords:
-    """Return the records of all that a study comes to: its trials, and those its search has ahead.
+def read_planned(study: Study, folder: StudyFolder, state: SearchState | None = None) -> StoredRecords:
+    """Return the records of a study's trials, and then empty ones for those that its search has yet to find.
+
+    Args:
+        study: See ``read``.
+        folder: See ``read``.
+        state: See ``read``.
 
     Raises:
         OSError: A journal cannot be read.
     """
-    return _read(study, folder, folder.search_state(), ahead=True)
+    return _read(study, folder, folder.search_state() if state is None else state, ahead=True)
 
 
 def outcomes(records: Sequence[TrialRecord], study: Study) -> list[Outcome]:

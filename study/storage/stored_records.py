@@ -5,6 +5,9 @@ was measured of them. The summary, ``summary.npz`` in the study's folder, keeps 
 ended: a row per trial, in columns. It is never the truth. A row counts only while its journal has the same
 size and time of last change, and if the same code measured the trial for the same threshold. All other
 journals are read. Without a summary, or with a damaged one, all are read.
+
+Epochs are read from a journal when they are first used, and as far as the journal went when its record was
+read. So records stay as they were read while a study runs on.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 from study.config.trial import Trial
 from study.storage import journal, records
 from study.storage.records import EpochRecord, Status, TrialRecord
+from study.storage.trial_files import JournalOnDisk
 
 if TYPE_CHECKING:
     from study.storage.study_folder import StudyFolder
@@ -76,17 +80,26 @@ class Measures:
         return f"{FORMAT} {digest.hexdigest()}"
 
 
+class ChangedJournalError(OSError):
+    """A journal has lost epochs that it had when its record was read."""
+
+
 class StoredRecord(TrialRecord):
-    """A record whose epochs are read from its journal when they are asked for."""
+    """A record whose epochs are read from its journal when they are first used."""
 
     def __init__(self, row: int, table: StoredRecords, values: dict[str, Any]) -> None:
         self.__dict__.update(values, _row=row, _table=table)
 
     @cached_property
     def epochs(self) -> tuple[EpochRecord, ...]:
-        """The epochs, as the journal has them now."""
+        """The epochs that the journal had when the record was read.
+
+        Raises:
+            ChangedJournalError: The journal no longer has them.
+            OSError: The journal cannot be read.
+        """
         table: StoredRecords = self.__dict__["_table"]
-        return table.whole(self.trial).epochs if self.iterations else ()
+        return table.whole(self.__dict__["_row"]).epochs if self.iterations else ()
 
     def measures(self, threshold: float | None) -> Mapping[str, float] | None:
         """Return what was measured of the trial, unless that was for another threshold."""
@@ -106,8 +119,9 @@ class StoredRecords(Sequence[TrialRecord]):
         folder: The study's folder.
         columns: By name, an entry per trial: ``status``, a place in ``STATUSES``; ``started_ms``,
             ``resumed_ms``, ``ended_ms``, ``last_ms``, ``iterations``, ``epoch_length``, ``seconds`` and
-            ``best_val_loss`` as of ``TrialRecord``; ``threshold``, for which the trial was measured; and the
-            measures as ``measured.NAME``. NaN is none.
+            ``best_val_loss`` as of ``TrialRecord``; ``size``, the bytes of the journal when it was read, −1
+            for none; ``threshold``, for which the trial was measured; and the measures as
+            ``measured.NAME``. NaN is none.
         details: What ``columns["details"]`` counts.
         names: Names of the measures.
     """
@@ -129,9 +143,12 @@ class StoredRecords(Sequence[TrialRecord]):
     @overload
     def __getitem__(self, place: int) -> TrialRecord: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[TrialRecord]: ...
-    def __getitem__(self, place: int | slice) -> TrialRecord | Sequence[TrialRecord]:
-        if isinstance(place, int) and "_records" not in self.__dict__:
+    def __getitem__(self, place: slice) -> StoredRecords: ...
+    def __getitem__(self, place: int | slice) -> TrialRecord | StoredRecords:
+        if isinstance(place, slice):
+            columns = {name: column[place] for name, column in self.columns.items()}
+            return StoredRecords(self.trials[place], self._folder, columns, self._details, self._names)
+        if "_records" not in self.__dict__:
             return self._one(place)  # does not make all the others
         return self._records[place]
 
@@ -143,9 +160,21 @@ class StoredRecords(Sequence[TrialRecord]):
         wanted = np.isin(self.columns["status"], [STATUSES.index(status) for status in statuses])
         return [self._one(row) for row in np.flatnonzero(wanted).tolist()]
 
-    def whole(self, trial: Trial) -> TrialRecord:
-        """Return the record of a trial with its epochs, from its journal."""
-        return journal.read(self._folder.journal(trial), trial)
+    def whole(self, row: int) -> TrialRecord:
+        """Return the record of a trial with its epochs, from the part of its journal that was read.
+
+        Raises:
+            ChangedJournalError: The journal no longer has the same epochs there.
+            OSError: The journal cannot be read.
+        """
+        trial, path = self.trials[row], self._folder.journal(self.trials[row])
+        record = _read(path, trial, self.columns["size"][row].item())
+        for name in ("attempt", "iterations", "last_ms"):
+            if self.columns[name][row] != np.array(getattr(record, name), dtype=_TYPES[name]):
+                raise ChangedJournalError(
+                    f"{path}: this journal has lost epochs since the study was loaded; load the study again"
+                )
+        return record
 
     def measures(self, row: int, threshold: float | None) -> Mapping[str, float] | None:
         """Return the measures that a trial has; None if they were taken for another threshold."""
@@ -207,10 +236,12 @@ def read(
     columns = {name: np.zeros(count + len(ahead), kind) for name, kind in _TYPES.items()}
     columns |= {name: np.full(count + len(ahead), math.nan) for name in measures.columns}
     columns["best_val_loss"][:] = columns["threshold"][:] = math.nan
+    columns["size"] = np.full(count + len(ahead), -1)
     wanted = np.array([math.nan if limit is None else limit for limit in thresholds], dtype=np.float64)
     keys = np.array([trial.key for trial in trials], dtype="S16")
     now = time.time_ns()
     size, changed = _stamps(folder, trials)
+    columns["size"][:count] = size
     details = {_details(TrialRecord(trial)): 0 for trial in [*trials, *ahead][:1]}
     kept = _load(folder.summary, measures) or {"key": keys[:0]}
     place = _places(kept["key"], keys)
@@ -228,7 +259,7 @@ def read(
     is_kept[known] = True
     new = 0
     for row in np.flatnonzero(~is_kept & (size >= 0)).tolist():
-        record = journal.read(folder.journal(trials[row]), trials[row])
+        record = _read(folder.journal(trials[row]), trials[row], size[row].item())
         _fill(columns, row, record, wanted[row], details)
         for name, value in measures.of(record, thresholds[row]).items():
             columns[f"measured.{name}"][row] = value
@@ -273,6 +304,23 @@ def _stamps(folder: StudyFolder, trials: Sequence[Trial]) -> tuple[Column, Colum
             continue
         sizes[row], times[row] = found.st_size, found.st_mtime_ns
     return np.array(sizes, dtype="i8"), np.array(times, dtype="i8")
+
+
+class _Beginning(JournalOnDisk):
+    """The first bytes of a journal. Any beginning of a journal can be read as a journal."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        super().__init__(path)
+        self._length = length
+
+    def read(self, offset: int = 0) -> bytes:
+        """Return the bytes from ``offset`` to the end of this beginning."""
+        return super().read(offset)[: max(0, self._length - offset)]
+
+
+def _read(path: Path, trial: Trial, length: int) -> TrialRecord:
+    """Return a trial's record from the first ``length`` bytes of its journal."""
+    return journal.read(_Beginning(path, length), trial)
 
 
 def _places(kept: Column, keys: Column) -> Column:

@@ -15,6 +15,7 @@ from study.storage import journal, search_journal
 from study.storage.journal import Journal
 from study.storage.progress import progress_of
 from study.storage.records import EpochRecord
+from study.storage.stored_records import ChangedJournalError
 from study.storage.study_folder import StudyFolder
 
 FIELDS = (
@@ -266,6 +267,55 @@ def test_a_search_has_its_trials_and_those_ahead(searched, tmp_path):
     for _ in range(2):
         assert_same(stored_trials.read_planned(study, folder), folder.planned_records(study))
         assert_same(stored_trials.read(study, folder), folder.records(known))
+
+
+def train_on(path, trial):
+    """Append epochs to the journal of a trial under way."""
+    with Journal(path, trial, {"device": "cpu"}, repeatable=True) as file:
+        file.epoch(epoch(2, 3.0))
+        file.epoch(epoch(3, 2.0))
+        file.end("finished")
+
+
+def train_anew(path, trial):
+    """Start an attempt that keeps none of the epochs."""
+    with Journal(path, trial, {"device": "another"}, repeatable=True) as file:
+        file.epoch(epoch(1, 9.0))
+
+
+@pytest.mark.parametrize(("change", "epochs"), [(train_on, 3), (train_anew, 1)])
+@pytest.mark.parametrize("summarised", [False, True])
+def test_epochs_are_those_of_the_record_also_if_its_trial_runs_on(study, folder, change, epochs, summarised):
+    if summarised:
+        stored_trials.read(study, folder)
+    found, expected = stored_trials.read(study, folder), folder.records(study.trials())
+    for place in (0, 4):  # a finished trial, and one under way
+        trial = study.trials()[place]
+        change(folder.journal(trial), trial)
+    assert_same(found, expected)
+    again = stored_trials.read(study, folder)
+    assert (len(again[0].epochs), len(again[4].epochs)) == (epochs, epochs)
+
+
+@pytest.mark.parametrize("change", [remove, damage, replace])
+def test_a_journal_that_lost_the_epochs_of_a_record_is_an_error(study, folder, change):
+    found = stored_trials.read(study, folder)
+    trial = study.trials()[0]
+    change(folder.journal(trial), trial)
+    with pytest.raises(ChangedJournalError, match=rf"{trial.key}\.journal: .* load the study again"):
+        _ = found[0].epochs
+    assert found[0].best_val_loss == 3.0
+    assert len(found[1].epochs) == 2
+
+
+def test_a_part_of_the_records_is_measured_without_reading_journals(study, folder, keys_read):
+    stored_trials.read(study, folder)
+    found, whole = stored_trials.read(study, folder)[:3], folder.records(study.trials())
+    keys_read.clear()
+    table = tables.trial_table(found, study)
+    assert keys_read == []
+    pd.testing.assert_frame_equal(table, tables.trial_table(whole[:3], study))
+    assert_same(found, whole[:3])
 
 
 def test_a_record_travels_to_another_process_whole_and_alone(study, folder):
