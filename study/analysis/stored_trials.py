@@ -15,10 +15,11 @@ from study.analysis.metrics import Outcome
 from study.config.search_space import SearchState
 from study.config.study import Study
 from study.config.trial import Trial
-from study.storage import stored_records
+from study.storage import summary_file
 from study.storage.records import TrialRecord
-from study.storage.stored_records import STATUSES, Measures, StoredRecords, trials_of
+from study.storage.stored_records import STATUSES, StoredRecords, trials_of
 from study.storage.study_folder import StudyFolder
+from study.storage.summary_file import Measures
 
 MEASURES = Measures(metrics.SUMMARIES, metrics.summarise, (Path(str(metrics.__file__)),))
 
@@ -107,4 +108,4 @@ def _read(study: Study, folder: StudyFolder, state: SearchState, *, ahead: bool)
     trials = study.trials(state)
     further = study.placeholder_trials(state) if ahead else []
     limits = thresholds(study, trials)
-    return stored_records.read(folder, trials, limits, MEASURES, further)
+    return summary_file.read_records(folder, trials, limits, MEASURES, further)

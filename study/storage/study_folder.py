@@ -79,7 +79,7 @@ class StudyFolder:
 
     @property
     def summary(self) -> Path:
-        """What the journals of trials that have ended come to; see ``study.storage.stored_records``."""
+        """What the journals of trials that have ended come to; see ``study.storage.summary_file``."""
         return self.path / "summary.npz"
 
     @property

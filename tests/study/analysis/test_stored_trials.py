@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -228,6 +229,17 @@ def test_a_summary_of_other_code_does_not_count(study, folder, keys_read, monkey
     )
     stored_trials.read(study, folder)
     assert len(keys_read) == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["summary_file", "stored_records", "journal", "records", "trial_files", "metrics"]
+)
+def test_a_change_of_any_code_that_makes_a_summary_gives_another_version(name, monkeypatch):
+    before = dataclasses.replace(stored_trials.MEASURES).version
+    assert dataclasses.replace(stored_trials.MEASURES).version == before
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.stem == name))
+    assert dataclasses.replace(stored_trials.MEASURES).version != before
 
 
 def test_another_threshold_measures_anew(study, folder, write_study):
