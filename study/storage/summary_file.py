@@ -178,7 +178,7 @@ def _fill(
 
 
 def _details(record: TrialRecord) -> str:
-    return json.dumps({name: getattr(record, name) for name in _DETAILS}, sort_keys=True)
+    return json.dumps({name: getattr(record, name) for name in _DETAILS})
 
 
 def _parsed(text: str) -> dict[str, Any]:

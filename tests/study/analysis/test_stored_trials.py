@@ -35,6 +35,7 @@ FIELDS = (
     *("is_final", "is_complete"),
 )
 OLD = 1_700_000_000
+MACHINE = {"python": "3.11", "device": "cpu"}
 
 
 def epoch(number: int, loss: float, *, val_loss: float | None = None) -> EpochRecord:
@@ -52,7 +53,7 @@ def epoch(number: int, loss: float, *, val_loss: float | None = None) -> EpochRe
 
 
 def write(path, trial, *losses, end="finished", error=None, **more):
-    with Journal(path, trial, {"device": "cpu"}, repeatable=True, **more) as file:
+    with Journal(path, trial, MACHINE, repeatable=True, **more) as file:
         for number, loss in enumerate(losses, start=1):
             file.epoch(epoch(number, loss, val_loss=loss))
         if end:
@@ -105,6 +106,7 @@ def assert_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         for name in FIELDS:
             assert getattr(one, name) == getattr(other, name), name
+        assert list(one.machine) == list(other.machine)  # the page shows it in this order
         assert len(one.epochs) == len(other.epochs)
         np.testing.assert_array_equal(one.train_loss, other.train_loss)
 
@@ -283,7 +285,7 @@ def test_a_search_has_its_trials_and_those_ahead(searched, tmp_path):
 
 def train_on(path, trial):
     """Append epochs to the journal of a trial under way."""
-    with Journal(path, trial, {"device": "cpu"}, repeatable=True) as file:
+    with Journal(path, trial, MACHINE, repeatable=True) as file:
         file.epoch(epoch(2, 3.0))
         file.epoch(epoch(3, 2.0))
         file.end("finished")
