@@ -1,4 +1,4 @@
-"""Reads the records of a study's trials, with what was measured of them, without reading every journal."""
+"""Reads the records of a study's trials and what was measured of them, without reading every journal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ def read_planned(study: Study, folder: StudyFolder, state: SearchState | None = 
 
 
 def outcomes(records: Sequence[TrialRecord], study: Study) -> list[Outcome]:
-    """Return the outcome of each trial; see ``metrics.outcome``."""
+    """Return the outcome of each trial; see ``metrics.outcome``.
+
+    Args:
+        records: The records of the trials, with or without a summary.
+        study: The study, whose thresholds count.
+    """
     limits = thresholds(study, trials_of(records))
     if not is_measured(records, limits):
         return [metrics.outcome(record, limit) for record, limit in zip(records, limits, strict=True)]
@@ -69,12 +74,22 @@ def outcomes(records: Sequence[TrialRecord], study: Study) -> list[Outcome]:
 
 
 def is_measured(records: Sequence[TrialRecord], limits: Sequence[float | None]) -> TypeGuard[StoredRecords]:
-    """Return whether the measures of records for these thresholds are at hand, in columns."""
+    """Return whether the records have columns of measures, taken for these thresholds.
+
+    Args:
+        records: The records of trials.
+        limits: The threshold of each trial; None for none.
+    """
     return isinstance(records, StoredRecords) and records.is_measured_for(np.array(limits, dtype=np.float64))
 
 
 def measured(records: Sequence[TrialRecord], study: Study) -> dict[str, NDArray[Any]]:
-    """Return the columns ``outcome``, ``budget`` and ``metrics.SUMMARIES`` of records; NaN is none."""
+    """Return the columns ``outcome``, ``budget`` and ``metrics.SUMMARIES``, an entry per trial; NaN is none.
+
+    Args:
+        records: The records of the trials, with or without a summary.
+        study: The study, whose thresholds count.
+    """
     trials = trials_of(records)
     limits = thresholds(study, trials)
     if is_measured(records, limits):
@@ -96,7 +111,12 @@ def measured(records: Sequence[TrialRecord], study: Study) -> dict[str, NDArray[
 
 
 def thresholds(study: Study, trials: Sequence[Trial]) -> list[float | None]:
-    """Return the threshold of each trial."""
+    """Return the threshold of each trial; None for none.
+
+    Args:
+        study: The study.
+        trials: Its trials, in any order.
+    """
     known: dict[tuple[str, str], float | None] = {}
     for trial in trials:
         if (use := (trial.workload, trial.optimizer)) not in known:

@@ -114,12 +114,19 @@ class StoredRecords(Sequence[TrialRecord]):
         return iter(self._records)
 
     def having(self, *statuses: Status) -> list[TrialRecord]:
-        """Return the records with one of these statuses."""
+        """Return the records with one of these statuses, in the order of the trials.
+
+        Args:
+            statuses: At least one.
+        """
         wanted = np.isin(self.columns["status"], [STATUSES.index(status) for status in statuses])
         return [self._one(row) for row in np.flatnonzero(wanted).tolist()]
 
     def whole(self, row: int) -> TrialRecord:
         """Return the record of a trial with its epochs, from the part of its journal that was read.
+
+        Args:
+            row: The trial's place.
 
         Raises:
             ChangedJournalError: The journal no longer has the same epochs there.
@@ -135,7 +142,12 @@ class StoredRecords(Sequence[TrialRecord]):
         return record
 
     def measures(self, row: int, threshold: float | None) -> Mapping[str, float] | None:
-        """Return the measures that a trial has; None if they were taken for another threshold."""
+        """Return the measures that a trial has; None if they were taken for another threshold.
+
+        Args:
+            row: The trial's place.
+            threshold: The training loss that it is timed to; None for none.
+        """
         if not self.columns["iterations"][row]:
             return {}
         if not same(self.columns["threshold"][row], math.nan if threshold is None else threshold):
@@ -144,7 +156,11 @@ class StoredRecords(Sequence[TrialRecord]):
         return {name: value for name, value in values if value == value}
 
     def is_measured_for(self, thresholds: Column) -> bool:
-        """Return whether each trial was measured for its threshold in ``thresholds``; NaN is none."""
+        """Return whether the trials were measured for these thresholds.
+
+        Args:
+            thresholds: The threshold of each trial; NaN for none.
+        """
         is_measured = same(self.columns["threshold"], thresholds) | (self.columns["iterations"] == 0)
         return bool(is_measured.all())
 
