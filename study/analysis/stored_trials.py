@@ -1,4 +1,4 @@
-"""Reads the records of a study's trials, with what was measured of them, without reading every journal."""
+"""Reads the records of a study's trials and what was measured of them, without reading every journal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from study.analysis.metrics import Outcome
 from study.config.search_space import SearchState
 from study.config.study import Study
 from study.config.trial import Trial
-from study.storage import stored_records
+from study.storage import summary_file
 from study.storage.records import TrialRecord
-from study.storage.stored_records import STATUSES, Measures, StoredRecords, trials_of
+from study.storage.stored_records import STATUSES, StoredRecords, trials_of
 from study.storage.study_folder import StudyFolder
+from study.storage.summary_file import Measures
 
 MEASURES = Measures(metrics.SUMMARIES, metrics.summarise, (Path(str(metrics.__file__)),))
 
 
 def read(study: Study, folder: StudyFolder, state: SearchState | None = None) -> StoredRecords:
-    """Return the records of a study's trials, in its order.
+    """Return the records of a study's trials, in its order. Their epochs are read when they are first used.
 
     Args:
         study: The study.
@@ -37,17 +38,27 @@ def read(study: Study, folder: StudyFolder, state: SearchState | None = None) ->
     return _read(study, folder, folder.search_state() if state is None else state, ahead=False)
 
 
-def read_planned(study: Study, folder: StudyFolder) -> StoredRecords:
-    """Return the records of all that a study comes to: its trials, and those its search has ahead.
+def read_planned(study: Study, folder: StudyFolder, state: SearchState | None = None) -> StoredRecords:
+    """Return the records of a study's trials, and then empty ones for those that its search has yet to find.
+
+    Args:
+        study: See ``read``.
+        folder: See ``read``.
+        state: See ``read``.
 
     Raises:
         OSError: A journal cannot be read.
     """
-    return _read(study, folder, folder.search_state(), ahead=True)
+    return _read(study, folder, folder.search_state() if state is None else state, ahead=True)
 
 
 def outcomes(records: Sequence[TrialRecord], study: Study) -> list[Outcome]:
-    """Return the outcome of each trial; see ``metrics.outcome``."""
+    """Return the outcome of each trial; see ``metrics.outcome``.
+
+    Args:
+        records: The records of the trials, with or without a summary.
+        study: The study, whose thresholds count.
+    """
     limits = thresholds(study, trials_of(records))
     if not is_measured(records, limits):
         return [metrics.outcome(record, limit) for record, limit in zip(records, limits, strict=True)]
@@ -63,12 +74,22 @@ def outcomes(records: Sequence[TrialRecord], study: Study) -> list[Outcome]:
 
 
 def is_measured(records: Sequence[TrialRecord], limits: Sequence[float | None]) -> TypeGuard[StoredRecords]:
-    """Return whether the measures of records for these thresholds are at hand, in columns."""
+    """Return whether the records have columns of measures, taken for these thresholds.
+
+    Args:
+        records: The records of trials.
+        limits: The threshold of each trial; None for none.
+    """
     return isinstance(records, StoredRecords) and records.is_measured_for(np.array(limits, dtype=np.float64))
 
 
 def measured(records: Sequence[TrialRecord], study: Study) -> dict[str, NDArray[Any]]:
-    """Return the columns ``outcome``, ``budget`` and ``metrics.SUMMARIES`` of records; NaN is none."""
+    """Return the columns ``outcome``, ``budget`` and ``metrics.SUMMARIES``, an entry per trial; NaN is none.
+
+    Args:
+        records: The records of the trials, with or without a summary.
+        study: The study, whose thresholds count.
+    """
     trials = trials_of(records)
     limits = thresholds(study, trials)
     if is_measured(records, limits):
@@ -90,7 +111,12 @@ def measured(records: Sequence[TrialRecord], study: Study) -> dict[str, NDArray[
 
 
 def thresholds(study: Study, trials: Sequence[Trial]) -> list[float | None]:
-    """Return the threshold of each trial."""
+    """Return the threshold of each trial; None for none.
+
+    Args:
+        study: The study.
+        trials: Its trials, in any order.
+    """
     known: dict[tuple[str, str], float | None] = {}
     for trial in trials:
         if (use := (trial.workload, trial.optimizer)) not in known:
@@ -102,4 +128,4 @@ def _read(study: Study, folder: StudyFolder, state: SearchState, *, ahead: bool)
     trials = study.trials(state)
     further = study.placeholder_trials(state) if ahead else []
     limits = thresholds(study, trials)
-    return stored_records.read(folder, trials, limits, MEASURES, further)
+    return summary_file.read_records(folder, trials, limits, MEASURES, further)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from study.analysis import tables
+from study.analysis import stored_trials, tables
 from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
 from study.analysis.curves import CURVES, curve_rows
 from study.analysis.formatting import join_names
 from study.analysis.progress_text import describe
+from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.api import notebook
 from study.api.selection import select
 from study.api.stored import fetch, find_run
@@ -52,6 +54,7 @@ def load(name: str | Path, *, runs: str | Path | None = None, tracking: str | No
 
     Raises:
         ConfigError: There is no such study, or its file is not valid.
+        OSError: A journal cannot be read.
         TrackingError: The server cannot be reached or used.
     """
     if tracking is None:
@@ -69,13 +72,21 @@ def load(name: str | Path, *, runs: str | Path | None = None, tracking: str | No
 
 
 class Results:
-    """The results of one study, read once; load them again to see newer ones.
+    """The results of one study as they stood when they were loaded; load them again to see newer ones.
+
+    Loading reads how every trial stands and what was measured of it, and with that all tables are made. Of
+    trials that have ended it keeps a summary in the study's folder, ``summary.npz``, so that later loads read
+    no journal of theirs. ``curves``, ``epochs``, ``figure1``, ``figures`` and ``report`` read the journals of
+    the trials that they show, each journal once, and only as far as it went when the results were loaded:
+    the epochs that a running study has trained since are left out. If a journal has been removed, replaced
+    or damaged since, they raise ``OSError``.
 
     Args:
         study: The study.
         folder: Its folder.
-        elsewhere: The share done, by key, of trials that run where their journals cannot be read.
-        temporary: The folder that holds ``folder``, to be removed with these results.
+        elsewhere: The share done, by key, of trials that run where their journals cannot be read. None for
+            no trials.
+        temporary: The folder that holds ``folder``, to be removed with these results. None to keep it.
     """
 
     def __init__(
@@ -89,7 +100,9 @@ class Results:
         self.study = study
         self._folder, self._elsewhere, self._temporary = folder, elsewhere, temporary
         self._state = folder.search_state()
-        self._planned = folder.planned_records(study)
+        self._planned = stored_trials.read_planned(study, folder, self._state)
+        ahead = len(study.placeholder_trials(self._state))
+        self._known = self._planned[: len(self._planned) - ahead]
 
     @property
     def name(self) -> str:
@@ -104,12 +117,16 @@ class Results:
     @property
     def progress(self) -> Progress:
         """How the study stands: counts of trials by how they ended."""
-        return progress_of(self._planned, self._elsewhere)
+        progress = progress_of(self._planned, self._elsewhere)
+        if self._temporary is None or progress.best is None:
+            return progress
+        # Users may keep the best trial longer than the folder with its journal.
+        return replace(progress, best=self._planned.whole(self._planned.trials.index(progress.best.trial)))
 
     @property
     def failures(self) -> list[Failure]:
         """Why trials failed, each cause once."""
-        return list(failures(self._planned))
+        return failures(self._planned.having("failed"))
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -123,7 +140,7 @@ class Results:
     @property
     def summary(self) -> pd.DataFrame:
         """One row per workload, optimizer, α₀ and β: medians over seeds, with their ranges."""
-        return tables.summary_table(self._trials)
+        return self._summary.copy()
 
     @property
     def claims(self) -> pd.DataFrame:
@@ -131,7 +148,23 @@ class Results:
 
         The baselines that the study file names under ``against`` are included.
         """
-        return claim_table(claims(self._trials, named=self.study.named_baselines()))
+        return self._claims.copy()
+
+    @property
+    def untuned_claims(self) -> pd.DataFrame:
+        """One row per claim that an optimizer needs no tuning, with ratio, p and verdict.
+
+        These are the claims that the study file makes under ``untuned``; without that section there are no
+        rows. ``claim`` is one of "needs no tuning", "reaches the tuned loss at its default" and "better at
+        its default". ``optimizer`` claims it, and ``against`` is the other optimizer. ``ratio`` is the loss
+        over the other's, ``bar`` what it has to stay below, and ``below`` the seeds where it does.
+
+        ::
+
+            results = study.load("no-tuning")
+            results.untuned_claims.groupby(["claim", "optimizer"])["verdict"].value_counts()
+        """
+        return untuned_claim_table(untuned_claims(self._trials, self.study.untuned))
 
     def curves(
         self,
@@ -162,6 +195,7 @@ class Results:
 
         Raises:
             ValueError: No trial has such a value; the message lists those that there are.
+            OSError: A journal cannot be read, or has lost epochs since the results were loaded.
         """
         found = self._matching(workload=workload, optimizer=optimizer, alpha0=alpha0, beta=beta, seed=seed)
         parts = [curve_rows(record) for record in found if record.iterations]
@@ -193,6 +227,7 @@ class Results:
 
         Raises:
             ValueError: No trial has such a value; the message lists those that there are.
+            OSError: See ``curves``.
         """
         settings = ("key", "workload", "label", "alpha0", "beta", "seed")
         columns = ("key", "workload", "optimizer", "alpha0", "beta", "seed", "epoch", "iteration", "alpha")
@@ -217,6 +252,7 @@ class Results:
 
         Raises:
             ValueError: No trial has finished an epoch, or the study has no such α₀.
+            OSError: See ``curves``.
         """
         from study.report.figures import training_curves
 
@@ -269,30 +305,37 @@ class Results:
 
         Raises:
             ValueError: No trial has finished an epoch.
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written, or see ``curves``.
         """
         from study.report import builder
 
         place = self._folder.report if folder is None else Path(folder)
-        return builder.write_report(self._records, self.study, place, state=self._state).page
+        return builder.write_report(self._known, self.study, place, state=self._state).page
 
     def __repr__(self) -> str:
         return f"<Results of {self.name}: {describe(self.progress)}>"
 
     def _repr_html_(self) -> str:
         """Return how the study stands and its summary, for notebooks."""
-        return notebook.study_html(self.study, self.progress, self.summary)
+        return notebook.study_html(self.study, self.progress, self._summary)
 
     @cached_property
     def _trials(self) -> pd.DataFrame:
-        records = {record.trial.key: record for record in self._planned}
-        return tables.trial_table(list(records.values()), self.study, self._state)
+        return tables.trial_table(self._known, self.study, self._state)
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
+        return tables.summary_table(self._trials)
+
+    @cached_property
+    def _claims(self) -> pd.DataFrame:
+        return claim_table(claims(self._trials, named=self.study.named_baselines()))
 
     @cached_property
     def _records(self) -> list[TrialRecord]:
         """The records of the trials in ``trials``, in their order."""
-        known = {record.trial.key: record for record in self._planned}
-        return [known[key] for key in self._trials["key"] if key in known]
+        known = {record.trial.key: record for record in self._known}
+        return [known[key] for key in self._trials["key"]]
 
     def _matching(self, **wanted: object) -> list[TrialRecord]:
         """Return the records of the trials that have these settings; None for any."""
@@ -314,7 +357,7 @@ class Results:
 
         keys = set(rows["key"])
         records = [record for record in self._records if record.trial.key in keys]
-        return Evidence(self.study, records, rows, self._state)
+        return Evidence(self.study, records, rows, self._state, self._known)
 
 
 def _path(runs: str | Path | None) -> Path | None:

@@ -16,13 +16,13 @@ from study.analysis.pairing import baselines
 from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND, SearchState
-from study.report import claim_rows, page
+from study.report import claim_rows, page, run_facts, table_rows
 from study.report.caveats import limits
 from study.report.figures import registry
 from study.report.figures.base import Evidence
 from study.report.links import Links, NoLinks
-from study.report.page import Tables
 from study.report.stamp import CONCLUSION
+from study.report.table_rows import Tables
 from study.storage import provenance
 from study.storage.records import TrialRecord
 
@@ -33,7 +33,7 @@ class ReportFiles:
 
     page: Path
     tables: Mapping[str, Path]
-    """The files of ``page.Tables``, by name; tables without rows have none."""
+    """The files of ``table_rows.Tables``, by name; tables without rows have none."""
     figures: tuple[Path, ...]
     conclusion: Path
     """The file with the result in one sentence."""
@@ -87,22 +87,22 @@ def write_report(
     early = pilot(found, untuned_found)
     content = page.render(
         study=study,
-        what_ran=page.what_ran(study, trials),
+        what_ran=run_facts.what_ran(study, trials),
         pilot=early.text if early else "",
         headlines=headlines(found, untuned_found, results.summary),
-        facts=page.facts(study, trials),
+        facts=run_facts.facts(trials),
         claims=claim_rows.claim_groups(found, links, judged=early is None),
         not_judged=claim_rows.not_judged(found),
         glance=claim_rows.glance(found, judged=early is None),
         no_claims=_no_claims(trials, claimed=bool(untuned_found)),
         pictures=registry.by_section(pictures),
-        widths=page.widths(results.alpha0_widths),
-        untuned=page.untuned(results),
+        widths=table_rows.widths(results.alpha0_widths),
+        untuned=table_rows.untuned(results.untuned),
         untuned_claims=claim_rows.untuned_claims(untuned_found),
-        workloads=page.workloads(results, links),
-        machine=page.machine(own),
+        workloads=table_rows.workloads(results, links),
+        machine=run_facts.machine(own),
         limits=limits(trials, results.summary, results.alpha0_widths, own),
-        failures=page.failures(own),
+        failures=run_facts.failures(own),
         yaml=study.to_yaml(),
         files=[path.name for path in written.values()],
         release=provenance.release(),

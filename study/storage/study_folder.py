@@ -79,7 +79,7 @@ class StudyFolder:
 
     @property
     def summary(self) -> Path:
-        """Summary of the journals of trials that have ended; see ``study.storage.stored_records``."""
+        """Summary of the journals of trials that have ended; see ``study.storage.summary_file``."""
         return self.path / "summary.npz"
 
     @property

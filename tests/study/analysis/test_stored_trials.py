@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from study.storage import journal, search_journal
 from study.storage.journal import Journal
 from study.storage.progress import progress_of
 from study.storage.records import EpochRecord
+from study.storage.stored_records import ChangedJournalError
 from study.storage.study_folder import StudyFolder
 
 FIELDS = (
@@ -33,6 +35,7 @@ FIELDS = (
     *("is_final", "is_complete"),
 )
 OLD = 1_700_000_000
+MACHINE = {"python": "3.11", "device": "cpu"}
 
 
 def epoch(number: int, loss: float, *, val_loss: float | None = None) -> EpochRecord:
@@ -50,7 +53,7 @@ def epoch(number: int, loss: float, *, val_loss: float | None = None) -> EpochRe
 
 
 def write(path, trial, *losses, end="finished", error=None, **more):
-    with Journal(path, trial, {"device": "cpu"}, repeatable=True, **more) as file:
+    with Journal(path, trial, MACHINE, repeatable=True, **more) as file:
         for number, loss in enumerate(losses, start=1):
             file.epoch(epoch(number, loss, val_loss=loss))
         if end:
@@ -103,6 +106,7 @@ def assert_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         for name in FIELDS:
             assert getattr(one, name) == getattr(other, name), name
+        assert list(one.machine) == list(other.machine)  # the page shows it in this order
         assert len(one.epochs) == len(other.epochs)
         np.testing.assert_array_equal(one.train_loss, other.train_loss)
 
@@ -229,6 +233,17 @@ def test_a_summary_of_other_code_does_not_count(study, folder, keys_read, monkey
     assert len(keys_read) == 7
 
 
+@pytest.mark.parametrize(
+    "name", ["summary_file", "stored_records", "journal", "records", "trial_files", "metrics"]
+)
+def test_a_change_of_any_code_that_makes_a_summary_gives_another_version(name, monkeypatch):
+    before = dataclasses.replace(stored_trials.MEASURES).version
+    assert dataclasses.replace(stored_trials.MEASURES).version == before
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.stem == name))
+    assert dataclasses.replace(stored_trials.MEASURES).version != before
+
+
 def test_another_threshold_measures_anew(study, folder, write_study):
     stored_trials.read(study, folder)
     other = write_study(seeds=3, threshold=3.9)[0]
@@ -266,6 +281,55 @@ def test_a_search_has_its_trials_and_those_ahead(searched, tmp_path):
     for _ in range(2):
         assert_same(stored_trials.read_planned(study, folder), folder.planned_records(study))
         assert_same(stored_trials.read(study, folder), folder.records(known))
+
+
+def train_on(path, trial):
+    """Append epochs to the journal of a trial under way."""
+    with Journal(path, trial, MACHINE, repeatable=True) as file:
+        file.epoch(epoch(2, 3.0))
+        file.epoch(epoch(3, 2.0))
+        file.end("finished")
+
+
+def train_anew(path, trial):
+    """Start an attempt that keeps none of the epochs."""
+    with Journal(path, trial, {"device": "another"}, repeatable=True) as file:
+        file.epoch(epoch(1, 9.0))
+
+
+@pytest.mark.parametrize(("change", "epochs"), [(train_on, 3), (train_anew, 1)])
+@pytest.mark.parametrize("summarised", [False, True])
+def test_epochs_are_those_of_the_record_also_if_its_trial_runs_on(study, folder, change, epochs, summarised):
+    if summarised:
+        stored_trials.read(study, folder)
+    found, expected = stored_trials.read(study, folder), folder.records(study.trials())
+    for place in (0, 4):  # a finished trial, and one under way
+        trial = study.trials()[place]
+        change(folder.journal(trial), trial)
+    assert_same(found, expected)
+    again = stored_trials.read(study, folder)
+    assert (len(again[0].epochs), len(again[4].epochs)) == (epochs, epochs)
+
+
+@pytest.mark.parametrize("change", [remove, damage, replace])
+def test_a_journal_that_lost_the_epochs_of_a_record_is_an_error(study, folder, change):
+    found = stored_trials.read(study, folder)
+    trial = study.trials()[0]
+    change(folder.journal(trial), trial)
+    with pytest.raises(ChangedJournalError, match=rf"{trial.key}\.journal: .* load the study again"):
+        _ = found[0].epochs
+    assert found[0].best_val_loss == 3.0
+    assert len(found[1].epochs) == 2
+
+
+def test_a_part_of_the_records_is_measured_without_reading_journals(study, folder, keys_read):
+    stored_trials.read(study, folder)
+    found, whole = stored_trials.read(study, folder)[:3], folder.records(study.trials())
+    keys_read.clear()
+    table = tables.trial_table(found, study)
+    assert keys_read == []
+    pd.testing.assert_frame_equal(table, tables.trial_table(whole[:3], study))
+    assert_same(found, whole[:3])
 
 
 def test_a_record_travels_to_another_process_whole_and_alone(study, folder):

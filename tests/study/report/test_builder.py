@@ -445,9 +445,9 @@ def test_nothing_to_report_is_said(tmp_path):
 
 
 def test_of_many_configurations_the_page_shows_the_best_and_the_tables_have_all(write, monkeypatch):
-    monkeypatch.setattr(builder.page, "MOST_CELLS", 10)
-    monkeypatch.setattr(builder.page, "BEST_CELLS", 2)
-    monkeypatch.setattr(builder.page, "MOST_TRIALS", 30)
+    monkeypatch.setattr(builder.table_rows, "MOST_CELLS", 10)
+    monkeypatch.setattr(builder.table_rows, "BEST_CELLS", 2)
+    monkeypatch.setattr(builder.table_rows, "MOST_TRIALS", 30)
     alphas = [round(0.001 * n, 3) for n in range(1, 9)]
     study = make_study(optimizers=["adam", "adam-sgd"], alpha0=alphas)
     best = {0.003: 0.1, 0.007: 0.2}
@@ -462,7 +462,7 @@ def test_of_many_configurations_the_page_shows_the_best_and_the_tables_have_all(
 
 
 def test_of_many_failed_trials_the_page_names_the_first(write, monkeypatch):
-    monkeypatch.setattr(builder.page, "MOST_FAILURES", 2)
+    monkeypatch.setattr(builder.run_facts, "MOST_FAILURES", 2)
     study = make_study(seeds=6)
     first, *others = study.trials()
     failed = [TrialRecord(trial, status="failed", error="ValueError: no") for trial in others[:5]]
