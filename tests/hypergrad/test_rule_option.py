@@ -16,6 +16,7 @@ from hypergrad.reference import Reference
 from .rules import ONE_STEP
 
 RULES = ("additive", "additive-cosine", "multiplicative", "cosine")
+KNOWN_RULES = ", ".join(map(repr, RULES))
 CLASSES = (hypergrad.SGD, hypergrad.Adam, hypergrad.AdamW)
 
 
@@ -60,6 +61,19 @@ def test_a_rule_whose_beta_has_the_unit_of_the_loss_needs_one(param, lop):
     with pytest.raises(ValueError, match=r"needs a hypergrad_lr.* rule='cosine'"):
         hypergrad.Adam([param], lop=lop, rule="multiplicative")
     hypergrad.Adam([param], lop=lop, rule="multiplicative", hypergrad_lr=0.1)
+
+
+def test_an_unknown_rule_has_no_default_beta():
+    with pytest.raises(ValueError, match=rf"^rule must be one of {KNOWN_RULES}, got 'nonsense'$"):
+        hypergrad.default_hypergrad_lr("nonsense", "adam", "sgdn")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_unknown_ops_and_lops_have_no_default_beta(rule):
+    with pytest.raises(ValueError, match=r"^op must be one of 'sgd', .*'muon', got 'rmsprop'$"):
+        hypergrad.default_hypergrad_lr(rule, "rmsprop", "adam")
+    with pytest.raises(ValueError, match=r"^lop must be one of 'sgd', .*'lion', got None$"):
+        hypergrad.default_hypergrad_lr(rule, "adam", None)
 
 
 def test_a_group_may_have_a_rule_of_its_own(param):
