@@ -192,6 +192,19 @@ def test_a_pickle_of_version_0_1_loads(problem):
     assert "multiplicative" not in other.defaults
 
 
+@pytest.mark.parametrize("name", ["sgd-sgd", "adam-adam", "adamw-sgdn"])
+def test_a_pickle_that_names_the_module_of_version_0_1_loads(problem, name):
+    params = problem.initial()
+    optimizer = hypergrad.create(name, params)
+    problem.train(optimizer, params, range(3))
+    module = type(optimizer).__module__.encode()
+    pickled = pickle.dumps(optimizer, protocol=2)
+    assert pickled.count(module + b"\n") == 1
+    other = pickle.loads(pickled.replace(module + b"\n", b"hypergrad._optimizers\n"))
+    assert type(other) is type(optimizer)
+    assert torch.equal(other.learning_rates[0], optimizer.learning_rates[0])
+
+
 def test_adamw_with_a_fixed_rate_is_torchs(problem):
     a, b = problem.initial(), problem.initial()
     problem.train(hypergrad.AdamW(a, lr=0.01, lop=None), a, range(30))
