@@ -12,7 +12,7 @@ import torch
 
 import hypergrad
 from hypergrad import directions, kernels, rates
-from hypergrad.kernels import build, cpu
+from hypergrad.kernels import build, cpu_interface
 from hypergrad.reference import Reference
 
 from .rules import RULES
@@ -445,7 +445,7 @@ def test_processes_that_build_at_once_leave_one_library(tmp_path):
 def forget():
     """What a new process would not know."""
     build._attempt.cache_clear()
-    cpu._functions.cache_clear()
+    cpu_interface.functions.cache_clear()
 
 
 @pytest.fixture
