@@ -6,9 +6,11 @@
 along one axis.
 """
 
+from hypergrad._adam import Adam, AdamW
 from hypergrad._muon import Muon
-from hypergrad._optimizers import NAMES, SGD, Adam, AdamW, create
+from hypergrad._optimizers import NAMES, create
 from hypergrad._rules import default_hypergrad_lr
+from hypergrad._sgd import SGD
 
 __all__ = ["NAMES", "SGD", "Adam", "AdamW", "Muon", "__version__", "create", "default_hypergrad_lr"]
 

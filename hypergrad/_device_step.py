@@ -18,14 +18,12 @@ from hypergrad._hypergradients import begin
 from hypergrad._operands import init_state
 from hypergrad._state import TRACE, State, StepOptions
 from hypergrad._tensor_views import PLAIN, is_dense, lie_alike
+from hypergrad._traced_step import SMALLEST
 from hypergrad.directions import Direction
 from hypergrad.kernels import gpu
 from hypergrad.kernels.build import UnavailableError
 from hypergrad.kernels.gpu_launcher import Launcher
 from hypergrad.rates import Rate
-
-SMALLEST = 1e-3
-"""The smallest root mean square of θ that limits a step, as in ``_traced_step``."""
 
 
 def wanted(param: Tensor, options: StepOptions) -> bool:

@@ -55,9 +55,8 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
         lop: A name in ``hypergrad.rates.RATE_RULES``.
 
     Raises:
-        KeyError: The lop is unknown, or the op is, for rule ``"additive"``.
-        ValueError: The rule is ``"multiplicative"`` and the lop ``"sgd"`` or ``"sgdn"``: β is then per unit
-            of the loss, so there is no default.
+        ValueError: The rule, the op or the lop is unknown. Or the rule is ``"multiplicative"`` and the lop
+            ``"sgd"`` or ``"sgdn"``: β is then per unit of the loss, so there is no default.
 
     References:
         A. G. Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018,
@@ -71,6 +70,9 @@ def default_hypergrad_lr(rule: str, op: str, lop: str) -> float:
         >>> hypergrad.default_hypergrad_lr("additive", "adam", "adam")
         1e-07
     """
+    for name, given, known in (("rule", rule, RULES), ("op", op, _PAPERS), ("lop", lop, _COSINE)):
+        if given not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {given!r}")
     match rule:
         case "additive":
             return _NOT_IN_PAPERS[lop] if lop in _NOT_IN_PAPERS else _PAPERS[op]

@@ -81,11 +81,14 @@ def lie_alike(a: Tensor, b: Tensor) -> bool:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements fill memory without gaps, whatever the order of dimensions."""
+    """Return whether the elements fill memory without gaps, whatever the order of dimensions.
+
+    A tensor without elements has no gaps, whatever its strides.
+    """
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
             if stride != expected:
-                return False
+                return tensor.numel() == 0
             expected *= size
     return True

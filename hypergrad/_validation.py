@@ -13,6 +13,7 @@ from hypergrad import _rules, rates
 from hypergrad._numbers import as_float, as_floats
 from hypergrad._rules import RULES
 from hypergrad._state import GRANULARITIES
+from hypergrad._tensor_views import is_dense
 from hypergrad.rates import are_fractions, is_fraction, is_number
 
 OPS = ("sgd", "sgdn", "adam", "adamw", "muon")
@@ -139,18 +140,8 @@ def check_params(group: dict[str, Any]) -> None:
                 "fused=True needs floating-point parameters of one dtype on one device in each group, got "
                 + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
             )
-        if any(map(_has_gaps, params)):
+        if not all(map(is_dense, params)):
             raise ValueError("fused=True needs parameters without gaps in memory: give fused=False")
         if group["lop"] is not None and dtype == torch.float64 and device != "cpu":
             # The kernel reads a tensor learning rate as float32.
             raise ValueError("fused=True cannot learn α for float64 parameters on a GPU: give fused=False")
-
-
-def _has_gaps(tensor: Tensor) -> bool:
-    """Return whether the elements leave gaps in memory, whatever the order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride != expected and tensor.numel():
-            return True
-        expected *= size
-    return False

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from hypergrad import _param_groups, functional
+from hypergrad._adam import Adam
 from hypergrad._alpha_update import alpha_dtype
 from hypergrad._operands import init_state
-from hypergrad._optimizers import SGD, Adam
+from hypergrad._sgd import SGD
 from hypergrad._state import Moves
 from hypergrad.directions import ParamState
 from hypergrad.rates import RateState

@@ -46,6 +46,7 @@ from torch import Tensor
 
 from hypergrad import directions
 from hypergrad.kernels import build, cpu, gpu
+from hypergrad.kernels.cpu_interface import LOP_STATES, REALS
 from hypergrad.rates import Rate, RateState
 
 __all__ = ["Kernel", "at_hand", "available", "choose", "has_rule", "why_not"]
@@ -205,12 +206,12 @@ def choose(
 
 def at_hand(like: Tensor) -> bool:
     """Return whether there are kernels for plain tensors like ``like``. Compile them if need be."""
-    return like.is_cpu and not torch.compiler.is_compiling() and build.is_loadable(cpu.REALS.get(like.dtype))
+    return like.is_cpu and not torch.compiler.is_compiling() and build.is_loadable(REALS.get(like.dtype))
 
 
 def has_rule(rate: Rate) -> bool:
     """Return whether ``Kernel.step`` has the lop."""
-    return type(rate) in cpu.RULES
+    return type(rate) in LOP_STATES
 
 
 def available(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> bool:
@@ -234,10 +235,10 @@ def why_not(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float
     if device.type != "cpu":
         reason = gpu.why_not_on(device.type, device.index or 0)
         return f"there are none for {dtype}" if reason is None and dtype not in gpu.DTYPES else reason
-    if dtype not in cpu.REALS:
+    if dtype not in REALS:
         return f"there are none for {dtype}"
     try:
-        build.library(cpu.REALS[dtype])
+        build.library(REALS[dtype])
     except build.UnavailableError as error:
         return str(error)
     return None

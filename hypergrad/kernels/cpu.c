@@ -17,7 +17,8 @@
 
 enum { BLOCK = 16384, BLOCKS_PER_THREAD = 2 };
 
-/* The operands of a step, packed by kernels/cpu.py. Pointers are to one entry per tensor, or NULL. */
+/* The operands of a step. kernels/cpu_interface.py states the layouts of Call and Rule too. Pointers are to one entry per
+ * tensor, or NULL. */
 typedef struct {
     int64_t tensors;
     int64_t members;      /* of each tensor */

@@ -5,11 +5,8 @@ A step takes few instructions here, since a model may have a hundred parameters 
 
 from __future__ import annotations
 
-import ctypes
-import struct
 from array import array
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from itertools import chain, compress
 from operator import attrgetter, is_, not_
 from typing import NamedTuple
@@ -20,23 +17,16 @@ from torch import Tensor
 from hypergrad import directions, rates
 from hypergrad._tensor_views import is_dense, lie_alike
 from hypergrad.kernels import build
-
-REALS = {torch.float32: "float", torch.float64: "double"}
-
-# ``Call`` in cpu.c: counts (tensors, members), addresses (sizes, theta, grad, direction, first, second,
-# step, trace), numbers (momentum, beta1, beta2, eps, weight_decay, sign), threads.
-_CALL = struct.Struct("@10q6dq")
-# ``Rule``: kind, granularity, addresses (alpha, h, first, second, step), numbers (hypergrad_lr, beta1, beta2,
-# eps).
-_RULE = struct.Struct("@7q4d")
-# The lops that cpu.c has, and the names of their states for its fields first, second and step. It does not
-# have their subclasses, which may override update.
-RULES: dict[type, tuple[str, ...]] = {
-    rates.SGD: (),
-    rates.SGDN: ("momentum_buffer",),
-    rates.Adam: ("exp_avg", "exp_avg_sq", "step"),
-}
-_GRANULARITIES = {"group": 0, "tensor": 1, "released": 2}
+from hypergrad.kernels.cpu_interface import (
+    CALL,
+    GRANULARITIES,
+    LOP_STATES,
+    RULE,
+    check,
+    describe_lop,
+    describe_op,
+    functions,
+)
 
 
 class CPUKernel:
@@ -67,12 +57,12 @@ class CPUKernel:
         members: int | None = None,
         traced: bool = False,
     ) -> None:
-        name, keys, numbers = _described(direction)
+        name, keys, numbers = describe_op(direction)
         if traced:
             keys = (None, *keys[1:])
         self._described = (direction, weight_decay, maximize, members, traced)
         self._dtype, self._members = params[0].dtype, members
-        self._functions = _functions(self._dtype, name)
+        self._functions = functions(self._dtype, name)
         self._keys = (*filter(None, keys), *(("trace",) if traced else ()))
         own = [[state[key] for state in states] for key in self._keys]
         self._grads = _suitable(params, grads, dict(zip(self._keys, own, strict=True)), self._dtype)
@@ -101,7 +91,7 @@ class CPUKernel:
         trace = next(places) if traced else 0
         step = next(places) if name == "adam" else 0
         self._threads = torch.get_num_threads()
-        self._call = _CALL.pack(
+        self._call = CALL.pack(
             *(count, members or 1, next(places), start + column, start, *fields, step, trace),
             *(*numbers, weight_decay, -1.0 if maximize else 1.0, self._threads),
         )
@@ -157,7 +147,7 @@ class CPUKernel:
         if decays is not None:
             decays = self._operand(decays, (count,))
         address = None if decays is None else decays.data_ptr()
-        _check(self._functions.products(self._call, address, products.data_ptr(), 3 if norms else 1))
+        check(self._functions.products(self._call, address, products.data_ptr(), 3 if norms else 1))
         return products.movedim(-1, 1) if norms else products
 
     def move(self, alpha: Tensor, *, decay: float = 0.0) -> None:
@@ -167,7 +157,7 @@ class CPUKernel:
             alpha = self._operand(alpha.expand(count, self._members), (count, self._members))
         else:
             alpha = self._operand(alpha, (count,) if alpha.ndim else ())
-        _check(self._functions.move(self._call, alpha.data_ptr(), min(1, alpha.ndim), decay))
+        check(self._functions.move(self._call, alpha.data_ptr(), min(1, alpha.ndim), decay))
         self._grads = ()
         # Tell autograd of the writes that it does not see.
         torch._C._increment_version(self._written)
@@ -176,7 +166,7 @@ class CPUKernel:
         """See ``hypergrad.kernels.Kernel``."""
         axis = () if self._members is None else (self._members,)
         products = torch.empty((len(self._shapes), *axis, 5), dtype=self._dtype, device="cpu")
-        _check(self._functions.traced(self._call, decay, products.data_ptr()))
+        check(self._functions.traced(self._call, decay, products.data_ptr()))
         return products.movedim(-1, 1)
 
     def move_traced(self, alpha: Tensor, keep: Tensor, *, decay: float, schedule: float) -> None:
@@ -186,7 +176,7 @@ class CPUKernel:
         if self._members is not None:
             shape = (count, self._members)
         alpha, keep = (self._operand(each.expand(shape), shape) for each in (alpha, keep))
-        _check(
+        check(
             self._functions.move_traced(
                 self._call, alpha.data_ptr(), keep.data_ptr(), min(1, len(shape)), decay, schedule
             )
@@ -223,7 +213,7 @@ class CPUKernel:
         rule, asked = self._rule, (rate, hypergrad_lr, granularity)
         if rule is not None and rule.asked != asked:
             rule = None
-        names = RULES.get(type(rate)) if rule is None else rule.names
+        names = LOP_STATES.get(type(rate)) if rule is None else rule.names
         if names is None:
             return None
         h = torch.empty_like(alpha) if out is None else out
@@ -232,7 +222,7 @@ class CPUKernel:
             rule = self._rule = self._rule_of(asked, names, kept)
             if rule is None:
                 return None
-        _check(self._functions.step(self._call, rule.packed))
+        check(self._functions.step(self._call, rule.packed))
         self._grads = ()
         torch._C._increment_version(self._written + kept)
         return h
@@ -250,31 +240,9 @@ class CPUKernel:
         if 0 in kept_at or sizes != [alphas, alphas, *[entries] * len(names)]:
             return None
         addresses = (*kept_at, 0, 0, 0)[:5]
-        kind, *numbers = _ruled(rate)
-        packed = _RULE.pack(kind, _GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
+        kind, *numbers = describe_lop(rate)
+        packed = RULE.pack(kind, GRANULARITIES[granularity], *addresses, hypergrad_lr, *numbers)
         return _Rule(packed, asked, names, kept, kept_at, sizes, list(map(Tensor.untyped_storage, kept)))
-
-
-Keys = tuple[str | None, str | None, str | None]
-"""The op's names of the states in the fields direction, first and second of ``Call``; ``None`` for none."""
-
-
-def _described(direction: directions.Direction) -> tuple[str, Keys, tuple[float, float, float, float]]:
-    """Return the op's name in cpu.c, the names of its states, and its momentum, β₁, β₂ and ε.
-
-    Raises:
-        build.UnavailableError: cpu.c does not have the op.
-    """
-    if type(direction) in (directions.SGD, directions.Momentum, directions.Adam):
-        if isinstance(direction, directions.Adam):
-            return "adam", (None, "exp_avg", "exp_avg_sq"), (0.0, *direction.betas, direction.eps)
-        if not isinstance(direction, directions.Momentum):
-            return "sgd", ("direction", None, None), (0.0, 0.0, 0.0, 0.0)
-        numbers = (direction.momentum, 0.0, 0.0, 0.0)
-        if direction.nesterov:
-            return "nesterov", ("direction", "momentum_buffer", None), numbers
-        return "heavy_ball", (None, "momentum_buffer", None), numbers
-    raise build.UnavailableError(f"there are none for {type(direction).__name__}")
 
 
 class _Rule(NamedTuple):
@@ -294,51 +262,6 @@ class _Rule(NamedTuple):
             and list(map(Tensor.data_ptr, kept)) == self.kept_at
             and list(map(Tensor.numel, kept)) == self.sizes
         )
-
-
-def _ruled(rate: rates.Rate) -> tuple[int, float, float, float]:
-    """Return the lop's kind in cpu.c, and its β₁ (or momentum), β₂ and ε."""
-    if isinstance(rate, rates.SGDN):
-        return 1, rate.momentum, 0.0, 0.0
-    if isinstance(rate, rates.Adam):
-        return 2, *rate.betas, rate.eps
-    return 0, 0.0, 0.0, 0.0
-
-
-class _Functions(NamedTuple):
-    products: Callable[..., int]
-    move: Callable[..., int]
-    step: Callable[..., int]
-    traced: Callable[..., int]
-    move_traced: Callable[..., int]
-
-
-@cache
-def _functions(dtype: torch.dtype, name: str) -> _Functions:
-    """Return the functions of cpu.c for the op ``name``.
-
-    Raises:
-        build.UnavailableError: There are no kernels for ``dtype``, or no compiled ones.
-    """
-    if dtype not in REALS:
-        raise build.UnavailableError(f"there are none for {dtype}")
-    library = build.library(REALS[dtype])
-    products, move, step = library[f"products_{name}"], library["move"], library[f"step_{name}"]
-    products.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-    move.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_double)
-    step.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
-    traced, move_traced = library[f"traced_{name}"], library[f"move_traced_{name}"]
-    traced.argtypes = (ctypes.c_char_p, ctypes.c_double, ctypes.c_void_p)
-    move_traced.argtypes = (
-        *(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),
-        *(ctypes.c_double, ctypes.c_double),
-    )
-    return _Functions(products, move, step, traced, move_traced)
-
-
-def _check(failed: int) -> None:
-    if failed:
-        raise MemoryError("not enough memory for the sums of a hypergradient step")
 
 
 def _suitable(

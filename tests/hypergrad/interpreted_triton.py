@@ -470,7 +470,7 @@ def test_large_tensors_and_odd_ones(monkeypatch):
     """With the sizes of the GPU: whole tiles, parts of them, tensors of one element and of none."""
     monkeypatch.undo()
     monkeypatch.setattr(gpu, "DEVICES", {"cpu"})
-    shapes = [(129, 65), (0,), (), (4096,), (4095,), (7,)]
+    shapes = [(129, 65), (0,), (3, 0, 5), (), (4096,), (4095,), (7,)]
     generator = torch.Generator().manual_seed(0)
     params = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     states = [functional.init(params, rates.Adam(), lr=0.1, granularity="tensor") for _ in range(2)]

@@ -12,7 +12,7 @@ import torch
 
 import hypergrad
 from hypergrad import directions, kernels, rates
-from hypergrad.kernels import build, cpu
+from hypergrad.kernels import build, cpu_interface
 from hypergrad.reference import Reference
 
 from .rules import RULES
@@ -211,6 +211,16 @@ def test_layouts(layout):
         runs.append((param, products))
     assert torch.equal(runs[0][0], runs[1][0])
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-12, atol=1e-12)
+
+
+def test_empty_tensors_are_taken_beside_tensors_laid_out_otherwise():
+    """The strides of an empty tensor may seem to leave gaps."""
+    params = [torch.ones(2, 3).T, torch.ones(3, 0), torch.ones(3, 0, 5)]
+    grads = list(map(torch.ones_like, params))
+    kernel = kernels.choose(directions.SGD(), params, grads, states_for(directions.SGD(), params))
+    assert kernel.products().tolist() == [0, 0, 0]
+    kernel.move(torch.tensor(0.25))
+    assert torch.equal(params[0], torch.full((3, 2), 0.75))
 
 
 class Other(torch.Tensor):
@@ -435,7 +445,7 @@ def test_processes_that_build_at_once_leave_one_library(tmp_path):
 def forget():
     """What a new process would not know."""
     build._attempt.cache_clear()
-    cpu._functions.cache_clear()
+    cpu_interface.functions.cache_clear()
 
 
 @pytest.fixture

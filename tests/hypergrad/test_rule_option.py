@@ -16,6 +16,7 @@ from hypergrad.reference import Reference
 from .rules import ONE_STEP
 
 RULES = ("additive", "additive-cosine", "multiplicative", "cosine")
+KNOWN_RULES = ", ".join(map(repr, RULES))
 CLASSES = (hypergrad.SGD, hypergrad.Adam, hypergrad.AdamW)
 
 
@@ -60,6 +61,19 @@ def test_a_rule_whose_beta_has_the_unit_of_the_loss_needs_one(param, lop):
     with pytest.raises(ValueError, match=r"needs a hypergrad_lr.* rule='cosine'"):
         hypergrad.Adam([param], lop=lop, rule="multiplicative")
     hypergrad.Adam([param], lop=lop, rule="multiplicative", hypergrad_lr=0.1)
+
+
+def test_an_unknown_rule_has_no_default_beta():
+    with pytest.raises(ValueError, match=rf"^rule must be one of {KNOWN_RULES}, got 'nonsense'$"):
+        hypergrad.default_hypergrad_lr("nonsense", "adam", "sgdn")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_unknown_ops_and_lops_have_no_default_beta(rule):
+    with pytest.raises(ValueError, match=r"^op must be one of 'sgd', .*'muon', got 'rmsprop'$"):
+        hypergrad.default_hypergrad_lr(rule, "rmsprop", "adam")
+    with pytest.raises(ValueError, match=r"^lop must be one of 'sgd', .*'lion', got None$"):
+        hypergrad.default_hypergrad_lr(rule, "adam", None)
 
 
 def test_a_group_may_have_a_rule_of_its_own(param):
@@ -176,6 +190,19 @@ def test_a_pickle_of_version_0_1_loads(problem):
     assert other.param_groups[0]["rule"] == other.defaults["rule"] == "cosine"
     problem.train(other, other.param_groups[0]["params"], range(3, 5))
     assert "multiplicative" not in other.defaults
+
+
+@pytest.mark.parametrize("name", ["sgd-sgd", "adam-adam", "adamw-sgdn"])
+def test_a_pickle_that_names_the_module_of_version_0_1_loads(problem, name):
+    params = problem.initial()
+    optimizer = hypergrad.create(name, params)
+    problem.train(optimizer, params, range(3))
+    module = type(optimizer).__module__.encode()
+    pickled = pickle.dumps(optimizer, protocol=2)
+    assert pickled.count(module + b"\n") == 1
+    other = pickle.loads(pickled.replace(module + b"\n", b"hypergrad._optimizers\n"))
+    assert type(other) is type(optimizer)
+    assert torch.equal(other.learning_rates[0], optimizer.learning_rates[0])
 
 
 def test_adamw_with_a_fixed_rate_is_torchs(problem):
