@@ -167,7 +167,8 @@ def test_a_place_where_no_file_can_be_made(write_study, tmp_path):
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_database_that_may_only_be_read(write_study, tmp_path, capfd):
+def test_a_database_that_may_only_be_read(write_study, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)  # MLflow makes a folder "file:" in the current one
     study, _ = write_study()
     path = tmp_path / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
