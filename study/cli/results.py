@@ -132,7 +132,7 @@ def export(
     """Write a study's tables or curves as a file for other programs."""
     from study.analysis import stored_trials, tables
     from study.report import export as exports
-    from study.storage import journal
+    from study.storage import journal_reader
 
     if form not in exports.SUFFIXES:
         refuse(f"--format {form}: no such format; choose {', '.join(exports.SUFFIXES)}")
@@ -147,7 +147,7 @@ def export(
                 spec.trials(state), "curves", console=err, disable=not err.is_terminal, transient=True
             )
             rows = exports.write_curves(
-                (journal.read(folder.journal(trial), trial) for trial in trials), form, path
+                (journal_reader.read(folder.journal(trial), trial) for trial in trials), form, path
             )
         else:
             table = tables.trial_table(stored_trials.read(spec, folder, state), spec, state)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from study.storage.journal import read
+from study.storage.journal_reader import read
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri
 from study.training.worker import run_bundle
