@@ -24,9 +24,9 @@ DEAD_SECONDS = 1.5
 PRELUDE = f"""
 import os, signal, sys, time
 from pathlib import Path
-from study.storage import driver_lock
+from study.storage import driver_lock, lock_holder
 if elsewhere := os.environ.get("ELSEWHERE"):
-    driver_lock._place = lambda: elsewhere
+    lock_holder.this_place = lambda: elsewhere
 driver_lock.DriverLock.__init__.__kwdefaults__.update(every=0.1, dead_after={DEAD_SECONDS})
 """
 HOLD = """
