@@ -121,7 +121,11 @@ def export(
     name: NameArgument,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="csv, parquet or latex.")] = "csv",
     what: Annotated[
-        str, typer.Option(metavar="WHAT", help="summary, trials, curves (every iteration of each) or claims.")
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="summary, trials, claims, untuned_claims or curves (every iteration of each).",
+        ),
     ] = "summary",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="./NAME-WHAT.FORMAT")
@@ -158,6 +162,10 @@ def export(
                 from study.analysis.claims import claims
 
                 table = claim_table(claims(table, named=spec.named_baselines()))
+            elif what == "untuned_claims":
+                from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
+
+                table = untuned_claim_table(untuned_claims(table, spec.untuned))
             exports.write_table(table, what, form, path)
             rows = len(table)
     except (ValueError, OSError) as error:
