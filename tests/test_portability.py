@@ -36,8 +36,8 @@ def test_linux_is_hidden():
     said = run("""
         import os, signal, time
         print(hasattr(os, "sched_getaffinity"), hasattr(signal, "SIGRTMIN"), hasattr(time, "CLOCK_BOOTTIME"))
-        from study.storage import driver_lock
-        print(driver_lock._place())  # on Linux, told by /proc
+        from study.storage import lock_holder
+        print(lock_holder.this_place())  # on Linux, told by /proc
     """)
     assert said.split() == ["False", "False", "False", os.uname().nodename]
 
@@ -88,7 +88,8 @@ LOCK = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from study.storage.driver_lock import DriverLock, DriverLockError, Holder
+from study.storage.driver_lock import DriverLock, DriverLockError
+from study.storage.lock_holder import Holder
 
 here = asdict(Holder.here())
 lease = Path(sys.argv[3])

@@ -221,12 +221,9 @@ def claims(
         optimizer: [base for base in bases if base not in against.get(optimizer, ())]
         for optimizer, bases in (named or {}).items()
     }
-    observed = [
-        _observe(kind, pair, Family.NAMED if bases is further else None)
-        for kind in Kind
-        for bases in (against, further)
-        for pair in method_pairs(trials, bases)
-    ]
+    pairs: list[tuple[MethodPair, Family | None]] = [(pair, None) for pair in method_pairs(trials, against)]
+    pairs += [(pair, Family.NAMED) for pair in method_pairs(trials, further)]
+    observed = [_observe(kind, pair, family) for kind in Kind for pair, family in pairs]
     families: dict[tuple[str, ...], list[int]] = {}
     for place, claim in enumerate(observed):
         # As text, since NaN does not equal itself.
@@ -256,7 +253,7 @@ def _observe(kind: Kind, pair: MethodPair, family: Family | None) -> Claim:
         family or (Family.HYPERGRADIENT if fixed else Family.NEW_RULES),
         diverged=int((pair.new["outcome"] == "diverged").sum()),
         baseline_diverged=int((pair.base["outcome"] == "diverged").sum()),
-        pruned=int((pd.concat([pair.new, pair.base])["outcome"] == "pruned").sum()),
+        pruned=sum(int((rows["outcome"] == "pruned").sum()) for rows in (pair.new, pair.base)),
     )
     shared = set(pair.new["alpha0"]) & set(pair.base["alpha0"])
     if reason := _unanswerable(kind, pair, shared):

@@ -137,6 +137,7 @@ def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
         value = np.where(none_above & none_below, 0.0, logs[0] - logs[1])
         low = np.where(none_below & ~none_above, -math.inf, value).mean(axis=1)
         high = np.where(none_above & ~none_below, math.inf, value).mean(axis=1)
+        by_alpha0 = tuple(map(float, value.mean(axis=0))) if len(seeds) else ()
     both = np.isfinite(logs[0]) & np.isfinite(logs[1])
     return Seeds(
         seeds=list(seeds),
@@ -149,7 +150,7 @@ def seed_ratios(pair: MethodPair, measure: str, cap: float = math.inf) -> Seeds:
         missed=int((none_above & ~none_below).sum()),
         baseline_missed=int((none_below & ~none_above).sum()),
         both_missed=int((none_above & none_below).sum()),
-        by_alpha0=tuple(map(float, value.mean(axis=0))) if len(seeds) else (),
+        by_alpha0=by_alpha0,
     )
 
 

@@ -1,4 +1,4 @@
-"""Groups trials into cells, and pairs each method with its baseline. Needs only pandas."""
+"""Groups trials into cells, and pairs each method with its baseline. Needs only numpy and pandas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from study.analysis.metrics import MEASURED
 from study.config.loader import LOPS, OPS
@@ -54,9 +56,16 @@ def ended(trials: pd.DataFrame) -> pd.DataFrame:
     Trials that failed, were pruned, or have yet to run have no rows here.
     """
     rows = trials[trials["outcome"].isin(MEASURED)].sort_index()
-    late = {hit: rows[hit] > rows["budget"] for hit in HITS}
-    censored = {name: rows[name].mask(late[hit]) for hit in HITS if late[hit].any() for name in HITS[hit]}
-    return rows.assign(**censored) if censored else rows
+    return rows.assign(**{name: censored(rows, name) for names in HITS.values() for name in names})
+
+
+def censored(trials: pd.DataFrame, measure: str) -> NDArray[np.float64]:
+    """Return a measure of every trial; a hit after the budget becomes NaN."""
+    values = trials[measure].to_numpy(dtype=np.float64)
+    for hit, names in HITS.items():
+        if measure in names:
+            return np.where(trials[hit].to_numpy() > trials["budget"].to_numpy(), math.nan, values)
+    return values
 
 
 class MethodPair(NamedTuple):

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from study.analysis.pairing import METHOD, SETUP, cells, ended
+from study.analysis.metrics import MEASURED
+from study.analysis.pairing import METHOD, SETUP, cells, censored, ended
 
 FACTOR = 2.0
 """An α₀ works for a method if N ≤ FACTOR × the method's best N."""
@@ -41,13 +42,14 @@ def costs(trials: pd.DataFrame, measure: str, by: list[str]) -> pd.DataFrame:
     """
     point = trials[by[0]] if len(by) == 1 else trials.groupby(by, dropna=False).ngroup()
     points = np.unique(point.to_numpy())
-    done = ended(trials)
-    seeds, row = np.unique(done["seed"].to_numpy(), return_inverse=True)
-    column = np.searchsorted(points, point.loc[done.index].to_numpy())
-    if len(np.unique(row * len(points) + column)) < len(done):
+    is_done = trials["outcome"].isin(MEASURED).to_numpy()
+    seeds, row = np.unique(trials["seed"].to_numpy()[is_done], return_inverse=True)
+    column = np.searchsorted(points, point.to_numpy()[is_done])
+    if len(np.unique(row * len(points) + column)) < len(row):
         raise ValueError("two trials of one seed at one point")
     table = np.full((len(seeds), len(points)), math.nan)
-    table[row, column] = done[measure].fillna(math.inf).to_numpy(dtype=np.float64)
+    value = censored(trials, measure)[is_done]
+    table[row, column] = np.where(np.isnan(value), math.inf, value)
     whole = ~np.isnan(table).any(axis=1)
     index, columns = pd.Index(seeds[whole], name="seed"), pd.Index(points, name="point")
     return pd.DataFrame(table[whole], index=index, columns=columns)
@@ -62,7 +64,7 @@ def seed_widths(trials: pd.DataFrame) -> pd.DataFrame:
     table = costs(trials[trials["alpha0"] > 0], "iterations_to_threshold", ["alpha0"])
     alphas = table.columns.to_numpy(dtype=np.float64)
     rows = [_width(alphas, row, trials["budget"].iloc[0]) for row in table.to_numpy(dtype=np.float64)]
-    return pd.DataFrame(rows, index=table.index, columns=list(WIDTH_COLUMNS)).astype(WIDTH_COLUMNS)
+    return pd.DataFrame(np.array(rows, dtype=list(WIDTH_COLUMNS.items())), index=table.index)
 
 
 def alpha0_widths(trials: pd.DataFrame) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from study.cli.options import (
 from study.cli.passwords import hide_password
 from study.config import plugins
 from study.config.loader import ConfigError, load_study, preset_names, preset_path
-from study.storage.journal import OtherTrialError
+from study.storage.journal_reader import OtherTrialError
 from study.storage.object_store import ObjectStore
 from study.storage.study_folder import StudyFolder, runs_folder
 

@@ -121,7 +121,11 @@ def export(
     name: NameArgument,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="csv, parquet or latex.")] = "csv",
     what: Annotated[
-        str, typer.Option(metavar="WHAT", help="summary, trials, curves (every iteration of each) or claims.")
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="summary, trials, claims, untuned_claims or curves (every iteration of each).",
+        ),
     ] = "summary",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="./NAME-WHAT.FORMAT")
@@ -132,7 +136,7 @@ def export(
     """Write a study's tables or curves as a file for other programs."""
     from study.analysis import stored_trials, tables
     from study.report import export as exports
-    from study.storage import journal
+    from study.storage import journal_reader
 
     if form not in exports.SUFFIXES:
         refuse(f"--format {form}: no such format; choose {', '.join(exports.SUFFIXES)}")
@@ -147,7 +151,7 @@ def export(
                 spec.trials(state), "curves", console=err, disable=not err.is_terminal, transient=True
             )
             rows = exports.write_curves(
-                (journal.read(folder.journal(trial), trial) for trial in trials), form, path
+                (journal_reader.read(folder.journal(trial), trial) for trial in trials), form, path
             )
         else:
             table = tables.trial_table(stored_trials.read(spec, folder, state), spec, state)
@@ -158,6 +162,10 @@ def export(
                 from study.analysis.claims import claims
 
                 table = claim_table(claims(table, named=spec.named_baselines()))
+            elif what == "untuned_claims":
+                from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
+
+                table = untuned_claim_table(untuned_claims(table, spec.untuned))
             exports.write_table(table, what, form, path)
             rows = len(table)
     except (ValueError, OSError) as error:

@@ -12,7 +12,7 @@ from study.config.loader import Study, Trial
 from study.config.search_space import Arm, Point
 from study.execution import samplers
 from study.execution.asha import SuccessiveHalving
-from study.storage import journal, search_journal
+from study.storage import journal, journal_reader, search_journal
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 
@@ -118,7 +118,7 @@ class ArmSearch:
         score = self._score(point)
         if score.state == "open" and stopped and self._halving is not None:
             for trial in self.search_trials(point):
-                if not journal.read(self.folder.journal(trial), trial).is_complete:
+                if not journal_reader.read(self.folder.journal(trial), trial).is_complete:
                     journal.mark_pruned(self.folder.journal(trial), trial)
             score = self._score(point)
         return score if score.state != "open" else PointScore(point, "failed")

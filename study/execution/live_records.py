@@ -7,7 +7,7 @@ from contextlib import suppress
 from study.analysis import stored_trials
 from study.config.loader import Study
 from study.config.search_space import NOTHING_FOUND
-from study.storage.journal import JournalReader
+from study.storage.journal_reader import JournalReader
 from study.storage.records import TrialRecord
 from study.storage.study_folder import StudyFolder
 

@@ -20,6 +20,7 @@ from study.analysis.formatting import (
     format_number,
     format_range,
     method_label,
+    paper_name,
     workload_label,
 )
 from study.analysis.pairing import METHOD
@@ -27,7 +28,7 @@ from study.storage.records import TrialRecord
 
 _label = partial(method_label, in_prose=True)
 
-WHATS = ("summary", "trials", "curves", "claims")
+WHATS = ("summary", "trials", "curves", "claims", "untuned_claims")
 """The tables that can be exported."""
 SUFFIXES: dict[str, str] = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
 """The formats, with the suffixes of their files."""
@@ -37,7 +38,8 @@ def write_table(table: pd.DataFrame, what: str, form: str, path: Path) -> None:
     """Write the table of a study's summary, trials or claims, completely or not at all.
 
     Args:
-        table: From ``tables.summary_table``, ``tables.trial_table`` or ``claim_table.claim_table``.
+        table: From ``tables.summary_table``, ``tables.trial_table``, ``claim_table.claim_table`` or
+            ``untuned_claims.untuned_claim_table``.
         what: The kind of the table, one of ``WHATS``.
         form: The format, one of ``SUFFIXES``. CSV and Parquet contain every column, LaTeX the columns that a
             paper prints.
@@ -156,6 +158,10 @@ def _iterations(row: Mapping[Any, Any]) -> str:
     return format_iterations(math.inf if missed else row["iterations_to_threshold"], row["budget"])
 
 
+def _ratio(row: Mapping[Any, Any]) -> str:
+    return _with_range(*(format_number(row[name]) for name in ("ratio", "ratio_low", "ratio_high")))
+
+
 def _baseline(row: Mapping[Any, Any]) -> str:
     settings = {name: row[f"baseline_{name}"] for name in METHOD[1:]}
     return _label({**settings, "optimizer": row["baseline"]})
@@ -193,14 +199,24 @@ _LATEX: dict[str, _Columns] = {
         "optimizer": _label,
         "against": _baseline,
         "pairs": lambda row: row["pairs"],
-        "ratio": lambda row: _with_range(
-            *(format_number(row[name]) for name in ("ratio", "ratio_low", "ratio_high"))
-        ),
+        "ratio": _ratio,
         "p, corrected": lambda row: float(f"{row['p_adjusted']:.2g}"),
         "verdict": lambda row: row["verdict"],
     },
+    "untuned_claims": {
+        "claim": lambda row: row["claim"],
+        "workload": workload_label,
+        "optimizer": _label,
+        "against": lambda row: paper_name(row["against"]),
+        "α₀": lambda row: row["alpha0"],
+        "ratio": _ratio,
+        "bar": lambda row: row["bar"],
+        "below": lambda row: f"{row['below']}/{row['seeds']}" if row["seeds"] else "–",
+        "p": lambda row: float(f"{row['p']:.2g}"),
+        "verdict": lambda row: row["verdict"],
+    },
 }
-_NUMBERS = ("α₀", "β", "p, corrected")
+_NUMBERS = ("α₀", "β", "bar", "p", "p, corrected")
 _LEFT = ("workload", "optimizer", "outcome", "claim", "against", "verdict")
 # Characters that LaTeX cannot print, beyond those that pandas escapes.
 _MATHEMATICS = str.maketrans(

@@ -14,86 +14,27 @@ local disk, NFS or Lustre, but not a bucket that is mounted as a folder.
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import json
 import os
-import re
-import shlex
-import socket
-import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from study.storage import interrupt
+from study.storage import interrupt, lock_holder
+from study.storage.lock_holder import Holder
 
 HEARTBEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
-_COMMAND_LENGTH = 200
 _SIZE = 4096
 
 
 class DriverLockError(RuntimeError):
     """Another driver holds the lock, or has taken it over."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A driver, as its lock file describes it.
-
-    ``pid`` and ``process_start`` belong to the machine, and the container on it, that ``place`` identifies.
-    """
-
-    id: str
-    host: str = ""
-    place: str = ""
-    pid: int = 0
-    process_start: str = ""
-    user: str = ""
-    command: str = ""
-    since: str = ""
-    heartbeat: int = 0
-    released: bool = False
-
-    @classmethod
-    def here(cls) -> Holder:
-        """Return a description of this process."""
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):
-            user = str(os.getuid())
-        # The lock file must not contain a password that is part of an address.
-        command = re.sub(r"//[^/@\s]*@", "//", shlex.join(sys.argv))
-        return cls(
-            id=uuid.uuid4().hex,
-            host=socket.gethostname(),
-            place=_place(),
-            pid=os.getpid(),
-            process_start=_process(os.getpid())[1],
-            user=user,
-            command=command if len(command) <= _COMMAND_LENGTH else command[:_COMMAND_LENGTH] + "…",
-            since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        )
-
-    @property
-    def since_ms(self) -> int:
-        """When the driver began, in Unix milliseconds; 0 if the lock file does not say."""
-        with suppress(ValueError):
-            return int(datetime.strptime(self.since, "%Y-%m-%d %H:%M:%S %z").timestamp() * 1000)
-        return 0
-
-    def __str__(self) -> str:
-        if not self.host:
-            return "a driver that the lock file does not name"
-        return f"{self.user} on {self.host} (process {self.pid}: {self.command}), since {self.since}"
 
 
 class DriverLock:
@@ -220,8 +161,8 @@ class DriverLock:
         if holder.released:
             return True
         if holder.place == self._holder.place:
-            state, process_start = _process(holder.pid)
-            if not state or (process_start and process_start != holder.process_start):
+            state = lock_holder.process_state(holder)
+            if not state:
                 return True
             suspended = "; that process is suspended" if state == "T" else ""
             raise DriverLockError(f"is being run by {holder}{suspended}")
@@ -231,7 +172,7 @@ class DriverLock:
         deadline = time.monotonic() + self._dead_after
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._every / 2))
-            now = _read(place)
+            now = lock_holder.read(place)
             if now is None or (now.host and now.id != holder.id):
                 return False
             if now.released:
@@ -284,14 +225,11 @@ def runner(path: Path) -> Holder | None:
     if not chain or chain[-1][1].released or not chain[-1][1].host:
         return None
     place, holder = chain[-1]
-    if holder.place == _place():
-        state, process_start = _process(holder.pid)
-        lives = bool(state) and process_start in ("", holder.process_start)
-    else:
-        with suppress(OSError):
-            return holder if time.time() - place.stat().st_mtime < DEAD_SECONDS else None
-        return None
-    return holder if lives else None
+    if holder.place == lock_holder.this_place():
+        return holder if lock_holder.process_state(holder) else None
+    with suppress(OSError):
+        return holder if time.time() - place.stat().st_mtime < DEAD_SECONDS else None
+    return None
 
 
 def _successor(path: Path, holder: Holder) -> Path:
@@ -302,58 +240,12 @@ def _chain(path: Path) -> list[tuple[Path, Holder]]:
     """Return the lock file and the successors not yet renamed to it; the last one holds the lock."""
     chain: list[tuple[Path, Holder]] = []
     place = path
-    while (holder := _read(place)) is not None:
+    while (holder := lock_holder.read(place)) is not None:
         chain.append((place, holder))
         place = _successor(path, holder)
     return chain
 
 
-def _read(path: Path) -> Holder | None:
-    """Return the holder that the file describes: None without a file, one without a host if damaged."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):
-        # Two damaged files must not have the same successor.
-        return Holder(id=f"damaged-{hashlib.sha256(text).hexdigest()[:32]}")
-
-
 def _now() -> float:
     """Return seconds on a clock that runs while the machine sleeps, if the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _place() -> str:
-    """Return an identifier of this machine since its last start, and of this container on it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _process(pid: int) -> tuple[str, str]:
-    """Return the state of a process on this machine, and when it started; an empty state if it is gone.
-
-    "T" is the state of a suspended process. The start is empty if the system does not give it.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return "", ""
-    else:
-        return ("" if fields[0] in "ZX" else fields[0]), fields[19]
-    import psutil  # only here, without /proc, as on macOS: a bare GPU machine may lack it
-
-    try:
-        process = psutil.Process(pid)
-        state = {psutil.STATUS_ZOMBIE: "", psutil.STATUS_STOPPED: "T"}.get(process.status(), "?")
-        return state, str(process.create_time())
-    except psutil.NoSuchProcess:
-        return "", ""
-    except psutil.AccessDenied:
-        return "?", ""

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from study.config.search_space import Point, SearchState
-from study.storage import journal
+from study.storage import journal, journal_reader
 
 
 def read(path: Path) -> SearchState:
@@ -51,7 +51,7 @@ def _read(path: Path) -> tuple[SearchState, int]:
     taken = 0
     points: dict[tuple[str, int], Point] = {}
     chosen: dict[str, int] = {}
-    for event, length in journal.events_in(data):
+    for event, length in journal_reader.events_in(data):
         try:
             match event["event"] if event else None:
                 case "asked" if event:

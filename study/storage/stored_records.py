@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.config.trial import Trial
-from study.storage import journal
+from study.storage import journal_reader
 from study.storage.records import EpochRecord, Status, TrialRecord
 from study.storage.trial_files import JournalOnDisk
 
@@ -223,7 +223,7 @@ def read_beginning(path: Path, trial: Trial, length: int) -> TrialRecord:
         OSError: The journal cannot be read.
         OtherTrialError: The journal is that of another trial.
     """
-    return journal.read(_Beginning(path, length), trial)
+    return journal_reader.read(_Beginning(path, length), trial)
 
 
 def same(one: Any, other: Any) -> Any:

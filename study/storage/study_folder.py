@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.config.trial import Trial
-from study.storage import journal
+from study.storage import journal_reader
 from study.storage.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class StudyFolder:
 
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return the records of ``trials``, in their order, from their journals."""
-        return [journal.read(self.journal(trial), trial) for trial in trials]
+        return [journal_reader.read(self.journal(trial), trial) for trial in trials]
 
     def flush(self) -> None:
         """Do nothing: a journal on a disk keeps a line when it is appended."""

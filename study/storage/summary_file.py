@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from study.config.trial import Trial
-from study.storage import journal, records, stored_records, trial_files
+from study.storage import journal, journal_reader, records, stored_records, trial_files
 from study.storage.records import TrialRecord
 from study.storage.stored_records import STATUSES, TYPES, Column, StoredRecords, read_beginning, same
 
@@ -63,7 +63,8 @@ class Measures:
     @cached_property
     def version(self) -> str:
         """Identifies the code that makes a summary."""
-        own = [Path(str(module.__file__)) for module in (stored_records, journal, records, trial_files)]
+        modules = (stored_records, journal, journal_reader, records, trial_files)
+        own = [Path(str(module.__file__)) for module in modules]
         digest = hashlib.sha256()
         for path in (Path(__file__), *own, *self.code):
             digest.update(path.read_bytes())

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from study.config.trial import Trial
-from study.storage import journal
+from study.storage import journal_reader
 from study.storage.journal import Journal
 from study.storage.records import EpochRecord, Status
 from study.storage.trial_files import TrialFolder
@@ -100,7 +100,7 @@ class Loop:
         found: dict[str, tuple[State | None, list[str]]] = {}
         together: dict[int, list[Trial]] = {}
         for trial in trials:
-            recorded = len(journal.read(self.folder.journal(trial), trial).epochs)
+            recorded = len(journal_reader.read(self.folder.journal(trial), trial).epochs)
             state, problems = Checkpoints(self.folder.checkpoint(trial)).newest(trial.key, recorded)
             found[trial.key] = state, [*problems, *notes]
             together.setdefault(0 if state is None else state["iterations"], []).append(trial)

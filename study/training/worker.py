@@ -19,7 +19,7 @@ import torch
 
 from study.config.messages import describe_error
 from study.config.trial import Trial
-from study.storage import journal
+from study.storage import journal, journal_reader
 from study.storage.failures import Failure
 from study.storage.journal import Journal
 from study.storage.object_store import ObjectStore, WithCheckpointsIn
@@ -240,7 +240,7 @@ class _Worker:
 
     def train_alone(self, trial: Trial, note: str | None = None) -> Iterator[Step]:
         """Train ``trial`` by itself to its end; again after an error, if ``retries`` allows it."""
-        record = journal.read(self._folder.journal(trial), trial)
+        record = journal_reader.read(self._folder.journal(trial), trial)
         if self._has_ended(record):
             yield Step(trial, None, record.status)
             return

@@ -15,7 +15,7 @@ import ray
 
 from study.config.loader import Trial
 from study.execution.ray_backend.folder_actor import Chunk
-from study.storage import journal
+from study.storage.journal_reader import JournalReader
 from study.storage.records import TrialRecord
 from study.storage.trial_files import JournalFile
 
@@ -51,7 +51,7 @@ class RemoteFolder:
             now, left = left[:READ_TOGETHER], left[READ_TOGETHER:]
             contents = self._link.ask("read_journals", [trial.key for trial in now])
             for trial, content in zip(now, contents, strict=True):
-                reader = journal.JournalReader(_RemoteJournal(self._link, trial.key, content), trial)
+                reader = JournalReader(_RemoteJournal(self._link, trial.key, content), trial)
                 reader.poll()
                 found.append(reader.record)
         return found

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from study.execution.executor import ExecutorError
 from study.execution.ray_backend.folder_actor import FolderActor
 from study.execution.ray_backend.remote_folder import RemoteFolder
-from study.storage.driver_lock import Holder
+from study.storage.lock_holder import Holder
 from study.storage.study_folder import StudyFolder
 from study.storage.trial_files import TrialFolder
 

@@ -322,6 +322,7 @@ def test_a_trial_that_did_not_end_makes_its_seed_incomplete(outcome):
     assert ("1 trial pruned by a search" in row["notes"]) == (outcome == "pruned")
 
 
+@pytest.mark.filterwarnings("error")  # the logarithms of infinite ratios are no mistake
 def test_a_trial_that_diverged_before_its_first_validation_is_worse_than_any():
     row = row_of(losses([INF, 0.2, 0.2, 0.2, 0.2, 0.2], [0.3, 0.3, 0.3, 0.3, INF, INF]), BETTER)
     assert (row["better"], row["worse"], row["unclear"]) == (5, 1, 0)

@@ -12,7 +12,7 @@ import pytest
 
 from study.analysis import metrics, stored_trials, tables
 from study.config.search_space import Point
-from study.storage import journal, search_journal
+from study.storage import journal_reader, search_journal
 from study.storage.journal import Journal
 from study.storage.progress import progress_of
 from study.storage.records import EpochRecord
@@ -91,13 +91,13 @@ def folder(study, tmp_path):
 def keys_read(monkeypatch):
     """The keys of the trials whose journals are read, in the order in which they are."""
     keys = []
-    read = journal.read
+    read = journal_reader.read
 
     def noting(place, trial):
         keys.append(trial.key)
         return read(place, trial)
 
-    monkeypatch.setattr(journal, "read", noting)
+    monkeypatch.setattr(journal_reader, "read", noting)
     return keys
 
 
@@ -234,7 +234,8 @@ def test_a_summary_of_other_code_does_not_count(study, folder, keys_read, monkey
 
 
 @pytest.mark.parametrize(
-    "name", ["summary_file", "stored_records", "journal", "records", "trial_files", "metrics"]
+    "name",
+    ["summary_file", "stored_records", "journal", "journal_reader", "records", "trial_files", "metrics"],
 )
 def test_a_change_of_any_code_that_makes_a_summary_gives_another_version(name, monkeypatch):
     before = dataclasses.replace(stored_trials.MEASURES).version

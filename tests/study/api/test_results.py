@@ -14,7 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 
 import study
-from study.storage import journal
+from study.storage import journal_reader
 from study.storage.study_folder import StudyFolder
 from study.tracking.mlflow_backend.ui_server import serving
 
@@ -61,13 +61,13 @@ def again(ran, tmp_path):
 def keys_read(monkeypatch):
     """The keys of the trials whose journals are read."""
     keys = []
-    read = journal.read
+    read = journal_reader.read
 
     def noting(place, trial):
         keys.append(trial.key)
         return read(place, trial)
 
-    monkeypatch.setattr(journal, "read", noting)
+    monkeypatch.setattr(journal_reader, "read", noting)
     return keys
 
 
@@ -86,7 +86,7 @@ def test_a_study_of_version_0_1_is_loaded_as_its_journals_have_it(kept):
     assert results.trials["outcome"].value_counts()["pending"] == 2
     folder = StudyFolder(kept, "kept-grid")
     for trial in results.study.trials():
-        record = journal.read(folder.journal(trial), trial)
+        record = journal_reader.read(folder.journal(trial), trial)
         if record.epochs:
             rows = results.curves(optimizer=trial.label, seed=trial.seed)
             for name in ("alpha", "train_loss", "hypergradient"):

@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+import yaml
 
 from study.cli import commands
 from study.config.loader import load_study
@@ -145,6 +146,24 @@ def test_export_writes_a_file_and_says_where(say, tmp_path, what):
     target = tmp_path / "elsewhere.parquet"
     assert say("export", "small", "--what", what, "--format", "parquet", "-o", target)[0] == 0
     assert len(pd.read_parquet(target)) == rows
+
+
+def test_export_writes_the_claims_about_tuning_that_the_study_file_makes(say, runs, tmp_path):
+    assert say("export", "small", "--what", "untuned_claims")[1] == "small-untuned_claims.csv: 0 rows\n"
+    file = runs / "small" / "study.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["untuned"] = {"optimizers": "adam-sgd", "against": "adam", "within": 1.5, "rivals": "adam"}
+    content["optimizers"] = [{"name": name, "default_alpha0": 0.003} for name in ("adam", "adam-sgd")]
+    file.write_text(yaml.safe_dump(content))
+    for form in ("csv", "parquet", "latex"):
+        code, out, err = say("export", "small", "--what", "untuned_claims", "--format", form)
+        assert code == 0, err
+        assert out.endswith(": 3 rows\n")
+    assert say("report", "small")[0] == 0
+    reported = pd.read_csv(runs / "small" / "report" / "untuned_claims.csv")
+    assert reported["claim"][0] == "needs no tuning"
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "small-untuned_claims.csv"), reported)
+    assert (tmp_path / "small-untuned_claims.tex").read_text().count("Adam-HD") == 3
 
 
 def test_commands_tell_of_a_search_its_best_points_alone(say, runs, tmp_path):

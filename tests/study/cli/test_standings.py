@@ -15,7 +15,8 @@ import pytest
 
 from study.cli import commands
 from study.config.loader import load_study
-from study.storage.driver_lock import DriverLock, Holder, runner
+from study.storage.driver_lock import DriverLock, runner
+from study.storage.lock_holder import Holder
 from study.storage.study_folder import StudyFolder
 from study.training.worker import run_bundle
 

@@ -9,7 +9,7 @@ import pytest
 from study.config.loader import ConfigError, load_study
 from study.execution import driver
 from study.execution.in_process import InProcessExecutor
-from study.storage import journal
+from study.storage import journal_reader
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, open_tracker
 from study.training.checkpoints import Checkpoints
@@ -43,7 +43,7 @@ def train_some(write, folder, epochs=0):
 
 
 def checkpoint(folder, trial):
-    recorded = len(journal.read(folder.journal(trial), trial).epochs)
+    recorded = len(journal_reader.read(folder.journal(trial), trial).epochs)
     state, _ = Checkpoints(folder.checkpoint(trial)).newest(trial.key, recorded)
     return state
 
@@ -60,7 +60,7 @@ def test_a_trial_under_way_ends_at_a_checkpoint_and_resumes_from_it(write_study,
     assert [bool(record.epochs) for record in records] == [True, False]
     assert checkpoint(folder, first)["epoch"] == len(records[0].epochs), "no epoch is trained twice"
     train_some(write, folder, epochs=len(records[0].epochs))
-    again = journal.read(folder.journal(first), first)
+    again = journal_reader.read(folder.journal(first), first)
     assert again.attempt == records[0].attempt
     assert [epoch.time_ms for epoch in again.epochs[: len(records[0].epochs)]] == [
         epoch.time_ms for epoch in records[0].epochs
@@ -106,7 +106,7 @@ def test_a_trial_that_is_nearly_done_ends(write_study, tmp_path):
 
         @staticmethod
         def time():
-            return float(len(journal.read(folder.journal(trial), trial).epochs) >= 9)
+            return float(len(journal_reader.read(folder.journal(trial), trial).epochs) >= 9)
 
         monotonic = time
 

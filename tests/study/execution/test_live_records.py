@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from study.execution.live_records import LiveRecords
-from study.storage import journal
-from study.storage.journal import Journal, JournalReader
+from study.storage import journal_reader
+from study.storage.journal import Journal
+from study.storage.journal_reader import JournalReader
 from study.storage.records import EpochRecord
 from study.storage.study_folder import StudyFolder
 
@@ -68,4 +69,5 @@ def test_a_journal_that_ended_long_ago_is_not_read(write_study, folder, monkeypa
     assert [record.iterations for record in records] == [6, 6]
     monkeypatch.undo()
     assert [len(record.epochs) for record in records] == [2, 2]
-    assert journal.read(folder.journal(records[0].trial), records[0].trial).attempt == records[0].attempt
+    trial = records[0].trial
+    assert journal_reader.read(folder.journal(trial), trial).attempt == records[0].attempt

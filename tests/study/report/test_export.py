@@ -12,6 +12,7 @@ import pytest
 from study.analysis.claim_table import claim_table
 from study.analysis.claims import claims
 from study.analysis.tables import summary_table, trial_table
+from study.analysis.untuned_claims import untuned_claim_table, untuned_claims
 from study.config.loader import Study
 from study.report import export
 from study.storage.records import EpochRecord, TrialRecord
@@ -25,12 +26,13 @@ def study() -> Study:
         {
             "name": "made-up",
             "workloads": [{"use": "digits-mlp", "kind": HOSTILE}],
-            "optimizers": ["sgd", "sgd-sgd"],
+            "optimizers": [{"name": name, "default_alpha0": 0.01} for name in ("sgd", "sgd-sgd")],
             "alpha0": [0.01, 1e-7],
             "beta": 1e-7,
             "seeds": 6,
             "epochs": 2,
             "threshold": 0.5,
+            "untuned": {"optimizers": "sgd-sgd", "against": "sgd", "within": 2, "rivals": "sgd"},
         }
     )
 
@@ -51,6 +53,18 @@ def records(study):
             epochs.append(EpochRecord(epoch, 3 * epoch - 2, alpha, h, loss, float(loss[-1]), 0.5, 1.0))
         made.append(TrialRecord(trial, status="finished", epochs=tuple(epochs)))
     return made
+
+
+@pytest.fixture(scope="module")
+def tables(study, records):
+    """The tables of the study by name, each with rows."""
+    trials = trial_table(records, study)
+    return {
+        "trials": trials,
+        "summary": summary_table(trials),
+        "claims": claim_table(claims(trials)),
+        "untuned_claims": untuned_claim_table(untuned_claims(trials, study.untuned)),
+    }
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
@@ -107,13 +121,10 @@ def test_an_export_that_fails_leaves_the_old_file_as_it_was(records, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_tables_come_back_as_they_were(study, records, tmp_path, form):
-    trials = trial_table(records, study)
-    for what, table in (
-        ("trials", trials),
-        ("summary", summary_table(trials)),
-        ("claims", claim_table(claims(trials))),
-    ):
+def test_tables_come_back_as_they_were(tables, tmp_path, form):
+    assert {*tables} == {*export.WHATS} - {"curves"}
+    for what, table in tables.items():
+        assert len(table)
         path = tmp_path / f"{what}.{form}"
         export.write_table(table, what, form, path)
         back = pd.read_csv(path) if form == "csv" else pd.read_parquet(path)
@@ -136,26 +147,37 @@ def test_the_latex_summary_says_medians_intervals_and_what_was_not_reached(study
         assert text.count(rule) == 1
 
 
-@pytest.mark.parametrize("what", ["summary", "trials", "claims"])
-def test_latex_tables_use_the_names_of_papers(study, records, what):
-    trials = trial_table(records, study)
-    table = {"summary": summary_table, "trials": lambda t: t, "claims": lambda t: claim_table(claims(t))}[
-        what
-    ](trials)
-    text = export.latex(table, what)
+def test_the_latex_claims_about_tuning_say_ratio_bar_and_seeds(tables):
+    """In every seed and from both α₀, sgd-sgd ends near the loss of sgd tuned, so below 2 × it."""
+    text = export.latex(tables["untuned_claims"], "untuned_claims")
+    (row,) = (line for line in text.splitlines() if line.startswith("needs no tuning"))
+    _, _, optimizer, against, alpha0, ratio, *rest = row.removesuffix(r" \\").split(" & ")[-10:]
+    assert (optimizer, against) == ("SGD-HD", "SGD")
+    assert alpha0 in ("0.01", "$10^{-7}$")
+    assert 0.9 < float(ratio.partition(" ")[0]) < 1.1
+    assert rest == ["2", "6/6", "0.016", "supported"]  # p = 1 / 2⁶
+
+
+def test_the_latex_table_of_a_claim_that_is_not_judged_has_dashes(study, records):
+    """One seed decides nothing."""
+    trials = trial_table(records, study).query("seed == 0")
+    text = export.latex(untuned_claim_table(untuned_claims(trials, study.untuned)), "untuned_claims")
+    (row,) = (line for line in text.splitlines() if line.startswith("needs no tuning"))
+    assert row.endswith(r" & SGD-HD & SGD & -- & -- & 2 & -- & -- & undecided \\")
+
+
+@pytest.mark.parametrize("what", ["summary", "trials", "claims", "untuned_claims"])
+def test_latex_tables_use_the_names_of_papers(tables, what):
+    text = export.latex(tables[what], what)
     assert " & SGD-HD & " in text
     assert " & SGD & " in text
     assert " sgd" not in text
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX; Debian: texlive-latex-recommended")
-@pytest.mark.parametrize("what", ["summary", "trials", "claims"])
-def test_latex_compiles(study, records, tmp_path, what):
-    trials = trial_table(records, study)
-    table = {"summary": summary_table, "trials": lambda t: t, "claims": lambda t: claim_table(claims(t))}[
-        what
-    ](trials)
-    export.write_table(table, what, "latex", tmp_path / "table.tex")
+@pytest.mark.parametrize("what", ["summary", "trials", "claims", "untuned_claims"])
+def test_latex_compiles(tables, tmp_path, what):
+    export.write_table(tables[what], what, "latex", tmp_path / "table.tex")
     document = (
         "\\documentclass{article}\\usepackage{booktabs,longtable}"
         "\\begin{document}\\input{table}\\end{document}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from study.storage.journal import read
+from study.storage.journal_reader import read
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri
 from study.training.worker import run_bundle
@@ -24,9 +24,9 @@ DEAD_SECONDS = 1.5
 PRELUDE = f"""
 import os, signal, sys, time
 from pathlib import Path
-from study.storage import driver_lock
+from study.storage import driver_lock, lock_holder
 if elsewhere := os.environ.get("ELSEWHERE"):
-    driver_lock._place = lambda: elsewhere
+    lock_holder.this_place = lambda: elsewhere
 driver_lock.DriverLock.__init__.__kwdefaults__.update(every=0.1, dead_after={DEAD_SECONDS})
 """
 HOLD = """

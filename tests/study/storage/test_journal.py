@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from study.config.loader import Trial
-from study.storage.journal import Journal, JournalReader, OtherTrialError, mark_failed, read
+from study.storage.journal import Journal, mark_failed
+from study.storage.journal_reader import JournalReader, OtherTrialError, read
 from study.storage.records import EpochRecord
 
 TRIAL = Trial("digits-logreg", "adam-adam", 0.001, 1e-7, seed=0, epochs=3)

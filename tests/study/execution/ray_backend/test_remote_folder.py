@@ -28,7 +28,7 @@ from study.execution.ray_backend.executor import RayExecutor
 from study.execution.ray_backend.folder_actor import Chunk, FolderActor
 from study.execution.ray_backend.shared_places import NAMESPACE
 from study.execution.users_code import modules_to_send
-from study.storage.journal import JournalReader
+from study.storage.journal_reader import JournalReader
 from study.storage.study_folder import StudyFolder
 from study.training.worker import WorkerOptions, run_bundle
 
