@@ -19,7 +19,7 @@ HAS = {
     *("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "typing_extensions", "packaging"),
     *("pytest", "_pytest", "py", "pluggy", "iniconfig", "pygments", "pytest_timeout"),
     *("hypothesis", "_hypothesis_ftz_detector", "_hypothesis_globals", "_hypothesis_pytestplugin"),
-    *("sortedcontainers",),
+    *("sortedcontainers", "attr", "attrs"),
 }
 """torch, torchvision, pytest, hypothesis and what they need: a part of what such a machine has."""
 

@@ -6,6 +6,7 @@ minutes to open a file that it may not read.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sqlite3
@@ -30,6 +31,8 @@ from study.tracking.mlflow_backend.address import without_password
 from study.tracking.mlflow_backend.diagnosis import Problem
 
 _SECONDS = 10
+# Older versions of MLflow say on the terminal that they make their tables.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 
 def problem(uri: str) -> Problem | None:

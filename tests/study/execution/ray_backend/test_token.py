@@ -1,4 +1,4 @@
-"""Ray's token, with real clusters: one that wants it, as `ray start` makes them, and one that does not."""
+"""Ray's token, with real clusters: one that wants it, and one that does not."""
 
 import os
 import shutil
@@ -53,14 +53,15 @@ def environment(folder, **variables):
 
 @pytest.fixture(scope="module")
 def clusters(tmp_path_factory):
-    """Addresses of two heads: one that has found a token in its home folder, one without."""
+    """Addresses of two heads: one that wants the token in its home folder, one that wants none."""
     started, sockets = {}, []
     for name, secret in (("closed", SECRET), ("open", None)):
         place, port = home(tmp_path_factory.mktemp(name) / "home", secret), free_port()
         sockets.append(tempfile.mkdtemp(prefix="ray-test-"))  # short enough for the names of sockets
         head = [*RAY, "start", "--head", "--block", "--port", str(port), "--num-cpus", "1"]
         head += ["--include-dashboard=false", "--disable-usage-stats", "--temp-dir", sockets[-1]]
-        variables = {} if secret else {"RAY_AUTH_MODE": "disabled"}
+        # Newer versions of Ray want a token by themselves if they find one, Ray 2.55 does not.
+        variables = {"RAY_AUTH_MODE": "token" if secret else "disabled"}
         log = (place / "head.log").open("wb")
         process = subprocess.Popen(
             head, env=environment(place, **variables), stdout=log, stderr=log, start_new_session=True

@@ -14,11 +14,17 @@ from study.tracking.mlflow_backend import server, views
 from study.tracking.mlflow_backend.backend import runs_page
 from study.tracking.mlflow_backend.ui_server import serving
 
+seen = pytest.mark.skipif(
+    tuple(map(int, mlflow.__version__.split(".")[:2])) < min(views.KEPT_BY),
+    reason="opens the plain list: the views were not looked at in an MLflow as old as this",
+)
+
 
 def state(study, view):
     return json.loads(json.loads(views.tags(study, 1000)[views.TAG + view])["state"])
 
 
+@seen
 def test_the_installed_mlflow_was_looked_at():
     """If this fails, look at both views in a browser, then add the version to KEPT_BY."""
     assert views.are_kept_by(mlflow.__version__)
@@ -39,7 +45,7 @@ def test_a_view_fits_into_a_tag(write_study):
     made = views.tags(study, 1000)
     assert len(made) == 2
     # A database of an earlier MLflow has room for 5000.
-    assert max(map(len, made.values())) < 5000 < MAX_EXPERIMENT_TAG_VAL_LENGTH
+    assert max(map(len, made.values())) < 5000 <= MAX_EXPERIMENT_TAG_VAL_LENGTH
 
 
 def test_columns_are_what_tells_trials_of_this_study_apart(write_study, searched):
@@ -66,6 +72,7 @@ def test_parallel_coordinates_ask_for_nothing_that_no_run_has(write_study):
     assert "log10_beta" not in second["selectedParams"]
 
 
+@seen
 def test_the_driver_stores_the_views_and_the_page_opens_the_first(write_study, tmp_path):
     study, _ = write_study()
     uri = embedded_uri(tmp_path)
@@ -92,6 +99,7 @@ def test_a_study_that_grows_has_its_views_replaced(write_study, tmp_path):
         assert {name: experiment.tags[name] for name in wanted} == wanted
 
 
+@seen
 def test_a_server_says_its_version_and_is_linked_to_by_it(write_study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
     study, _ = write_study()
