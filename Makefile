@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
+# Two files of tests at a time, in the order of tests/conftest.py.
+PYTEST_OPTIONS = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 STUDY ?= quickstart
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	-p hypergrad-study -f docker/compose.yaml $(if $(GPUS),-f docker/compose.gpu.yaml)
@@ -12,19 +14,19 @@ study: .venv/.ready  ## run the main job on the embedded data and say where to l
 	$(BIN)/hypergrad-study run quickstart
 
 test: .venv/.ready  ## all tests but those of test-triton, test-cluster and test-chaos, two at a time: they often wait
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 test-unit: .venv/.ready  ## of these, those that need neither Ray nor a browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not (ray or browser or cluster or chaos or triton)'
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m 'not (ray or browser or cluster or chaos or triton)'
 
 test-lowest:  ## tests without a browser, with the lowest versions of all dependencies, in .venv-lowest*
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not (browser or cluster or chaos or triton)'
+	.venv-lowest/bin/python -m pytest $(PYTEST_OPTIONS) -m 'not (browser or cluster or chaos or triton)'
 	$(PYTHON) -m venv .venv-lowest-hypergrad
 	.venv-lowest-hypergrad/bin/python -m pip install --quiet --constraint constraints-lowest-hypergrad.txt \
 		--editable . numpy scikit-learn hypothesis pytest pytest-timeout pytest-xdist
-	.venv-lowest-hypergrad/bin/python -m pytest --numprocesses 2 --dist loadfile tests/hypergrad
+	.venv-lowest-hypergrad/bin/python -m pytest $(PYTEST_OPTIONS) tests/hypergrad
 
 test-examples: .venv/.ready  ## examples in Lightning, the HF Trainer, Accelerate, TensorBoard and W&B
 	$(BIN)/python tools/install.py '.[examples,dev]'

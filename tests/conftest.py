@@ -24,6 +24,11 @@ settings.load_profile("untimed")
 CHROMIUM = shutil.which("chromium")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests with a Ray first: they take longest, and one at the end would keep one process waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory, monkeypatch):
     """No test reads or writes the runs, caches or tracking server of whoever runs the tests."""
