@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests with a Ray first: they take longest, and one at the end would keep one process waiting."""
+    """Put the tests with a Ray first: they take longest, and the last one keeps the other process waiting."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
