@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import filelock
@@ -26,15 +26,12 @@ def only_writer(folder: Path, say: Callable[[str], None] = lambda line: None) ->
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        say("another program writes this report; waiting for it")
-        lock.acquire()
-    except NotImplementedError:
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.acquire(blocking=False))
+        except filelock.Timeout:
+            say("another program writes this report; waiting for it")
+            held.enter_context(lock.acquire())
+        except (OSError, NotImplementedError):
+            pass  # no locks here; if the folder cannot be written either, writing the report says so
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()

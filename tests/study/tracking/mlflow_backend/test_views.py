@@ -14,7 +14,7 @@ from study.tracking.mlflow_backend import server, views
 from study.tracking.mlflow_backend.backend import runs_page
 from study.tracking.mlflow_backend.ui_server import serving
 
-seen = pytest.mark.skipif(
+needs_views = pytest.mark.skipif(
     tuple(map(int, mlflow.__version__.split(".")[:2])) < min(views.KEPT_BY),
     reason="opens the plain list: the views were not looked at in an MLflow as old as this",
 )
@@ -24,7 +24,7 @@ def state(study, view):
     return json.loads(json.loads(views.tags(study, 1000)[views.TAG + view])["state"])
 
 
-@seen
+@needs_views
 def test_the_installed_mlflow_was_looked_at():
     """If this fails, look at both views in a browser, then add the version to KEPT_BY."""
     assert views.are_kept_by(mlflow.__version__)
@@ -72,7 +72,7 @@ def test_parallel_coordinates_ask_for_nothing_that_no_run_has(write_study):
     assert "log10_beta" not in second["selectedParams"]
 
 
-@seen
+@needs_views
 def test_the_driver_stores_the_views_and_the_page_opens_the_first(write_study, tmp_path):
     study, _ = write_study()
     uri = embedded_uri(tmp_path)
@@ -99,7 +99,7 @@ def test_a_study_that_grows_has_its_views_replaced(write_study, tmp_path):
         assert {name: experiment.tags[name] for name in wanted} == wanted
 
 
-@seen
+@needs_views
 def test_a_server_says_its_version_and_is_linked_to_by_it(write_study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the server keeps artifacts by default
     study, _ = write_study()
