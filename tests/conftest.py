@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests with a Ray first: they take longest, and the last one keeps the other process waiting."""
+    """Run the tests that start a Ray first: they are the longest, and a last one leaves a process idle."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 

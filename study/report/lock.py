@@ -30,7 +30,7 @@ def only_writer(folder: Path, say: Callable[[str], None] = lambda line: None) ->
         try:
             held.enter_context(lock.acquire(blocking=False))
         except filelock.Timeout:
-            say("another program writes this report; waiting for it")
+            say("another program is writing this report; waiting for it")
             held.enter_context(lock.acquire())
         except (OSError, NotImplementedError):
             pass  # no locks here; if the folder cannot be written either, writing the report says so

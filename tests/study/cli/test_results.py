@@ -229,7 +229,7 @@ def test_a_report_waits_for_another_program_that_writes_it(runs):
     report = runs / "small" / "report"
     with only_writer(report):
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert "another program writes this report; waiting for it\n" in iter(waiting.stdout.readline, "")
+        assert "another program is writing this report; waiting for it\n" in iter(waiting.stdout.readline, "")
         assert not report.exists()
     waiting.communicate()
     assert waiting.returncode == 0
