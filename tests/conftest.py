@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,21 @@ def _own_folders(tmp_path_factory, monkeypatch):
         monkeypatch.delenv(variable)
     monkeypatch.setenv("HYPERGRAD_STUDY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HYPERGRAD_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path_factory):
+    """No test sees a module that another one wrote, nor a workload made from it."""
+    before = set(sys.modules)
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
+            del sys.modules[name]
+    if registry := sys.modules.get("study.workloads.registry"):
+        for key in list(registry._resolved):
+            if ":" in json.loads(key)[0]:
+                del registry._resolved[key]
 
 
 @pytest.fixture

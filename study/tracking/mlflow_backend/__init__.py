@@ -19,5 +19,3 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-# This logger also logs the traceback of every database error that MLflow raises.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

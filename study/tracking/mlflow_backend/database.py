@@ -31,8 +31,9 @@ from study.tracking.mlflow_backend.address import without_password
 from study.tracking.mlflow_backend.diagnosis import Problem
 
 _SECONDS = 10
-# Older versions of MLflow say on the terminal that they make their tables.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+# MLflow logs the traceback of every database error that it raises, and older versions that they make their
+# tables. Set after MLflow is imported, which sets levels of its own.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def problem(uri: str) -> Problem | None:

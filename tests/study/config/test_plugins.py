@@ -39,8 +39,7 @@ def mine(tmp_path, monkeypatch):
         + "    from study.workloads.digits import logreg\n"
         + "    return logreg()\n"
     )
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES_CODE)

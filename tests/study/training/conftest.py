@@ -1,7 +1,6 @@
 """Workloads as users write them: a file in the current folder."""
 
 import itertools
-import sys
 
 import pytest
 
@@ -68,7 +67,6 @@ def users_workload(tmp_path, monkeypatch):
     folder = tmp_path / "users"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    made = []
 
     def write(model="nn.Sequential(nn.Linear(8, 3))", prepared=False, **statements):
         module = f"users_workload_{next(_numbers)}"
@@ -77,9 +75,6 @@ def users_workload(tmp_path, monkeypatch):
             model=model, prepared=", prepare" if prepared else "", **(lines | statements)
         )
         (folder / f"{module}.py").write_text(text)
-        made.append(module)
         return f"{module}:work"
 
-    yield write
-    for module in made:
-        sys.modules.pop(module, None)
+    return write

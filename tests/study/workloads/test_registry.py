@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -34,15 +33,12 @@ OWN = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder; modules that a test imports from it are forgotten afterwards."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     monkeypatch.setattr(registry, "_resolved", {})
-    yield tmp_path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
+    return tmp_path
 
 
 def message(name: str, **args: object) -> str:
@@ -73,7 +69,6 @@ def test_catalogue_name_gives_a_workload_whose_model_takes_its_inputs(name: str)
 def test_example_in_the_documentation_is_a_workload_that_learns(folder: Path) -> None:
     source = inspect.getdoc(base) or ""
     example = source.split("started from::\n")[1].split("\nA study then names it")[0]
-    sys.modules.pop("spirals", None)  # the tutorial's, if its test ran before
     (folder / "spirals.py").write_text(textwrap.dedent(example), encoding="utf-8")
     before = sys.path.copy()
 
