@@ -94,7 +94,7 @@ def searched(write_study):
     }
 
     def write(**overrides):
-        from study.config.sections import Search
+        from study.config.search_section import Search
 
         own = {name: overrides.pop(name) for name in list(overrides) if name in Search.model_fields}
         return write_study(**{**settings, "search": {"points": 4, **own}, **overrides})[0]

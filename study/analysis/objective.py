@@ -81,7 +81,7 @@ def epoch_value(objective: str, trials: Sequence[Sequence[EpochRecord]]) -> floa
     objective the mean training loss of the last epoch, which also replaces iterations to a threshold.
 
     Args:
-        objective: One of ``study.config.sections.OBJECTIVES``.
+        objective: One of ``study.config.search_section.OBJECTIVES``.
         trials: The epochs so far of each trial, at least one; a trial that has diverged may have fewer.
     """
     return float(np.median([_epoch_value(objective, epochs) for epochs in trials]))

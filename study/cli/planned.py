@@ -19,7 +19,7 @@ from study.analysis.progress_text import duration
 from study.cli.options import out, refuse
 from study.config import plugins
 from study.config.loader import Study
-from study.config.sections import Search
+from study.config.search_section import Search
 from study.config.trial import Trial
 from study.execution import order
 from study.execution.planning import Plan

@@ -15,7 +15,8 @@ from pydantic_core import ErrorDetails
 
 from study.config import messages, overrides, yaml_reader
 from study.config.optimizer_name import LOPS, OPS, OPTIMIZERS
-from study.config.sections import Asha, OptimizerSection, Range, Resources, Search
+from study.config.search_section import Asha, Search
+from study.config.sections import OptimizerSection, Range, Resources
 from study.config.study import Study
 from study.config.trial import Trial
 from study.config.validators import TAGS

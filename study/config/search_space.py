@@ -16,7 +16,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from study.config.sections import Range, Search
+from study.config.search_section import Search
+from study.config.sections import Range
 from study.config.trial import Trial
 
 

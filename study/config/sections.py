@@ -1,4 +1,4 @@
-"""The parts of a study file that are mappings themselves: workloads, optimizers, resources, the search."""
+"""The parts of a study file that are mappings themselves; those of a search are in ``search_section``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pydantic import (
     Discriminator,
     Field,
     SerializerFunctionWrapHandler,
-    StrictInt,
     StrictStr,
     Tag,
     ValidationError,
@@ -27,19 +26,18 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from study.config import schedules, validators
-from study.config.messages import show, suggest
 from study.config.optimizer_name import (
     ADDITIVE,
     INERT,
-    LOPS,
     MOVES_LOG_ALPHA,
     OPTIMIZERS,
     RULES,
     OptimizerName,
     is_dotted,
 )
+from study.config.optimizer_options import OF_VERSION_0_1, misfit
 from study.config.trial import default_label
-from study.config.validators import Arguments, Granularity, Number, Option, Rate, Seeds, Several
+from study.config.validators import Arguments, Granularity, Number, Option, Rate, Several
 
 
 class Model(BaseModel):
@@ -247,131 +245,3 @@ def refuse(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
     ]
     if details:
         raise ValidationError.from_exception_data("Study", details)
-
-
-# Options of hypergrad.create for which a study file has no key, and the ops or lops that they belong to.
-OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "momentum": ("op", ("sgdn", "muon")),
-    "betas": ("op", ("adam", "adamw", "muon")),
-    "eps": ("op", ("adam", "adamw", "muon")),
-    "decoupled_weight_decay": ("op", ("sgd", "sgdn", "adam")),
-    "lop_momentum": ("lop", ("sgdn",)),
-    "lop_betas": ("lop", ("adam", "lion")),
-    "lop_eps": ("lop", ("adam", "adagrad")),
-    "trace_decay": ("lop", LOPS),
-    "max_relative_step": ("lop", LOPS),
-    "first_relative_step": ("lop", LOPS),
-    "lr_bounds": ("lop", LOPS),
-}
-
-OF_VERSION_0_1 = ("multiplicative", "normalize")
-"""Options by which version 0.1 set the rule. Its studies' files and keys have them, so they stay."""
-OPTIONS |= dict.fromkeys(OF_VERSION_0_1, ("lop", LOPS))
-
-
-ELSEWHERE = {
-    "lr": "alpha0",
-    "hypergrad_lr": "beta",
-    "weight_decay": "the study's weight_decay",
-    "granularity": "the optimizer's granularity",
-    "lop": "the optimizer's name",
-    "rule": "the optimizer's rule",
-    "nesterov": "the optimizer's name",
-}
-
-
-def misfit(option: str, value: object, optimizer: str) -> str | None:
-    """Return why an optimizer cannot have this value of an option; ``None`` if it can, as far as known."""
-    if is_dotted(optimizer):
-        return f"not an option here; set it by {ELSEWHERE['lr']}" if option == "lr" else None
-    if option in ELSEWHERE:
-        return f"not an option here; set it by {ELSEWHERE[option]}"
-    if option not in OPTIONS:
-        return f"unknown option; {suggest(option, OPTIONS)}"
-    part, names = OPTIONS[option]
-    if getattr(OptimizerName.parse(optimizer), part) not in names:
-        return f"{optimizer} does not use it; it is for {part} {' or '.join(names)}"
-    return f"{show(value)} is not a number; write one such as 0.9" if isinstance(value, str) else None
-
-
-SAMPLERS = {
-    "tpe": "TPESampler",
-    "gp": "GPSampler",
-    "random": "RandomSampler",
-    "qmc": "QMCSampler",
-    "cmaes": "CmaEsSampler",
-    "nsgaii": "NSGAIISampler",
-    "nsgaiii": "NSGAIIISampler",
-}
-"""Samplers: their names in study files, and their classes in ``optuna.samplers``."""
-
-
-OBJECTIVES = (
-    "best_val_loss",
-    "best_val_accuracy",
-    "final_val_loss",
-    "final_train_loss",
-    "iterations_to_threshold",
-)
-"""Measures that a search can optimise; ``study.analysis.objective`` says how each scores a point."""
-
-
-FIRST_SEED = 1000
-"""First of a search's seeds if only their number is given, far from a study's own 0, 1, …"""
-
-
-class Search(Model):
-    """The search of a study: ``optuna``, a sampler's name, or a mapping with these keys."""
-
-    sampler: Annotated[str, BeforeValidator(validators.one_of("a sampler", SAMPLERS))] = "tpe"
-    args: Arguments = {}
-    """Further arguments of the sampler's constructor."""
-    points: Annotated[StrictInt, Field(ge=1, le=10_000)] = 20
-    """Points per arm: per optimizer and workload."""
-    seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] = 0
-    """The sampler's seed."""
-    seeds: Annotated[Seeds, BeforeValidator(validators.seeds_from(FIRST_SEED))] = (
-        FIRST_SEED,
-        FIRST_SEED + 1,
-    )
-    """The seeds on which every point is trained: a count, or a list; none of them is one of the study's."""
-    objective: Annotated[str, BeforeValidator(validators.one_of("an objective", OBJECTIVES))] = (
-        "best_val_loss"
-    )
-    parallel: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
-    """Number of an arm's points that are asked for together, before any of them has a result."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        known = validators.one_of("a search or a sampler", ("optuna", *SAMPLERS))(value)
-        return {} if known == "optuna" else {"sampler": known}
-
-    @field_validator("args", mode="after")
-    @classmethod
-    def _not_the_seed(cls, args: dict[str, Any]) -> dict[str, Any]:
-        if "seed" in args:
-            raise ValueError("the sampler's seed is not an argument here; set it by search.seed")
-        return args
-
-
-class Asha(Model):
-    """Asynchronous successive halving (ASHA): ``asha``, or a mapping with these keys.
-
-    After ``grace`` epochs, then ``reduction`` times as many, and so on, it stops a point on all its seeds
-    unless the point is among the best 1 / ``reduction`` of its arm so far.
-
-    Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning,
-    https://arxiv.org/abs/1810.05934
-    """
-
-    name: Annotated[str, BeforeValidator(validators.one_of("a scheduler", ("asha",)))] = "asha"
-    grace: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
-    reduction: Annotated[StrictInt, Field(ge=2, le=100)] = 3
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value

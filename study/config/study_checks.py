@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from study.config.messages import show, suggest
 from study.config.optimizer_name import MOVES_LOG_ALPHA, OPS, OPTIMIZERS, RULES, OptimizerName
-from study.config.sections import OptimizerSection, Range, Search, refuse
+from study.config.search_section import Search
+from study.config.sections import OptimizerSection, Range, refuse
 from study.config.study_file import StudyFile, canonical
 
 MAX_TRIALS = 100_000

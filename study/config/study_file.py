@@ -20,6 +20,7 @@ from pydantic import (
 
 from study.config import messages, sections, validators, yaml_reader
 from study.config.optimizer_name import ADDITIVE, is_dotted
+from study.config.search_section import Asha, Search
 from study.config.sections import OptimizerSection, Range, RatesOrRange, WorkloadSection, refuse
 from study.config.trial import FLOAT32, PRECISIONS
 from study.config.validators import DEFAULT, Number, PerOptimizer, Several
@@ -65,8 +66,8 @@ class StudyFile(sections.Model):
     """The largest number of trials that train together. ``None``: the fastest number."""
     budget: sections.Budget | None = None
     untuned: sections.Untuned | None = None
-    search: sections.Search | None = None
-    scheduler: sections.Asha | None = None
+    search: Search | None = None
+    scheduler: Asha | None = None
 
     @field_validator("workloads", mode="after")
     @classmethod

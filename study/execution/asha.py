@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from study.config.sections import Asha
+from study.config.search_section import Asha
 
 
 class SuccessiveHalving:
@@ -22,7 +22,7 @@ class SuccessiveHalving:
         asha: The study's ``scheduler`` section.
 
     Example:
-        >>> from study.config.sections import Asha
+        >>> from study.config.search_section import Asha
         >>> halving = SuccessiveHalving(Asha(grace=1, reduction=2))
         >>> [halving.stops(point, epoch=1, value=value) for point, value in enumerate([0.5, 0.9, 0.4])]
         [False, True, False]

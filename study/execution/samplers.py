@@ -19,8 +19,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from study.analysis.objective import PointScore
+from study.config.search_section import SAMPLERS
 from study.config.search_space import Arm
-from study.config.sections import SAMPLERS, Range
+from study.config.sections import Range
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

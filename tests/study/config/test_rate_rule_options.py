@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hypergrad
-from study.config.sections import ELSEWHERE, OPTIONS
+from study.config.optimizer_options import ELSEWHERE, OPTIONS
 from study.training.trainer import Training
 from study.workloads import registry
 

@@ -3,8 +3,9 @@
 import pytest
 
 from study.config.loader import ConfigError, Trial, load_study
+from study.config.search_section import Search
 from study.config.search_space import Arm, SearchState
-from study.config.sections import Range, Search
+from study.config.sections import Range
 
 RANGE = {"low": 1e-4, "high": 1.0}
 SEARCH = {"search": "optuna", "alpha0": RANGE, "beta": {"sgd": {"low": 1e-6, "high": 1e-1}, "adam": 1e-5}}

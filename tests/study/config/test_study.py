@@ -119,7 +119,7 @@ class TestTrials:
     def test_options_are_those_of_the_optimizers(self):
         import inspect
 
-        from study.config.sections import OPTIONS
+        from study.config.optimizer_options import OPTIONS
 
         for option, (part, names) in OPTIONS.items():
             takes = [hypergrad.SGD] if part == "lop" or "sgdn" in names else []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.config.sections import Asha
+from study.config.search_section import Asha
 from study.execution.asha import SuccessiveHalving
 
 
