@@ -33,7 +33,8 @@ class Uploader:
 
     Args:
         tracker: The tracker.
-        may_send: Called before each record. A driver whose study was taken over by another must not send.
+        may_send: Called before and after each record. A driver whose study was taken over by another must
+            not send, and withdraws a record that it sent meanwhile.
 
     Attributes:
         error: Why the last attempt failed; None if it succeeded.
@@ -112,6 +113,8 @@ class Uploader:
             try:
                 if not self._tracker.is_complete(record):
                     self._tracker.publish(record)
+                    if not self._may_send():
+                        self._tracker.withdraw(record)
             except BaseException:
                 leaving.set()
                 raise

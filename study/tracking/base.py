@@ -52,6 +52,12 @@ class Tracker(Protocol):
     def publish(self, record: TrialRecord) -> None:
         """Send the part of a trial's record that the service lacks; mark the trial as ended if it has."""
 
+    def withdraw(self, record: TrialRecord) -> None:
+        """Delete what ``publish`` just created for a trial if another driver stored the trial meanwhile.
+
+        Only for a driver that was suspended while it published, and lost the lock to the other.
+        """
+
     def log_search(self, state: SearchState) -> None:
         """Store the state of the study's search; nothing if it has no search."""
 

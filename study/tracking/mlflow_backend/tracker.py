@@ -106,6 +106,15 @@ class MlflowTracker:
             with asking(self._uri):
                 self._runs.publish(self._client, self._kept(), record)
 
+    def withdraw(self, record: TrialRecord) -> None:
+        """Delete this driver's run of a trial if another driver has created one too.
+
+        Raises:
+            TrackingError: MLflow refused or did not answer.
+        """
+        with asking(self._uri):
+            self._runs.withdraw(self._client, self._kept(), record)
+
     def log_search(self, state: SearchState) -> None:
         """Store the search's choices with the parent run; also send its points to a server.
 

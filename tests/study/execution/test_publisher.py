@@ -19,7 +19,7 @@ class Notes:
 
     def __init__(self):
         self.sent, self.searches, self.away, self.seconds, self.senders = [], 0, False, 0.0, 1
-        self.whole, self.refused = set(), set()
+        self.whole, self.refused, self.withdrawn = set(), set(), []
         self.before_sending = lambda: None
 
     def is_complete(self, record):
@@ -37,6 +37,9 @@ class Notes:
             self.whole.add(record.trial.key)
 
     replay = publish
+
+    def withdraw(self, record):
+        self.withdrawn.append(record.trial.seed)
 
     def log_search(self, *_):
         if self.away:
@@ -177,6 +180,15 @@ def test_a_driver_that_lost_its_study_sends_nothing(study, folder):
     mine = True
     uploader.send(live, everything=True)
     assert len(notes.sent) == 3
+
+
+def test_a_driver_that_lost_its_study_while_it_sent_withdraws_that_record(study, folder):
+    train(study.trials(), folder)
+    notes = Notes()
+    uploader = Uploader(notes, lambda: not notes.sent)
+    uploader.send(LiveRecords(study, folder), everything=True)
+    assert [seed for seed, *_ in notes.sent] == notes.withdrawn
+    assert len(notes.withdrawn) == 1
 
 
 def test_trials_under_way_wait_for_their_share_of_the_time_and_those_that_ended_do_not(study, folder):

@@ -227,6 +227,28 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+SENDS_WHEN_TOLD = """
+import sys, time
+from pathlib import Path
+from study.cli.commands import main
+from study.tracking.mlflow_backend.trial_runs import TrialRuns
+
+asked, told = Path(sys.argv[1], "asked"), Path(sys.argv[1], "told")
+create = TrialRuns._start
+
+def create_when_told(*args):
+    asked.touch()
+    while not told.exists():
+        time.sleep(0.01)
+    return create(*args)
+
+TrialRuns._start = create_when_told
+sys.argv = ["study", *sys.argv[2:]]
+main()
+"""
+"""A driver that may send, and is about to, when it is suspended: the worst moment."""
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_study_whose_driver_sleeps_is_run_by_another_and_the_sleeper_leaves_it_alone(
@@ -236,9 +258,12 @@ def test_a_study_whose_driver_sleeps_is_run_by_another_and_the_sleeper_leaves_it
     folder = StudyFolder(tmp_path / "runs", "small")
     main = "from study.cli.commands import main; main()"
     words = ["run", file, "--runs", folder.runs, "--cpus", 1]
-    sleeper = start(main, *words)
+    sleeper = start(SENDS_WHEN_TOLD, tmp_path, *words)
     deadline = time.monotonic() + 200
-    while not any(place.stat().st_size > 20_000 for place in folder.path.glob("trials/*")):
+    asked = tmp_path / "asked"
+    while not asked.exists() or not any(
+        place.stat().st_size > 20_000 for place in folder.path.glob("trials/*")
+    ):
         assert time.monotonic() < deadline
         assert sleeper.poll() is None, sleeper.communicate()
         time.sleep(0.1)
@@ -253,6 +278,7 @@ def test_a_study_whose_driver_sleeps_is_run_by_another_and_the_sleeper_leaves_it
     said, _ = follower.communicate(timeout=400)
     assert follower.returncode == 0, said
     assert "2/2 trials done" in said
+    (tmp_path / "told").touch()
     for pid in asleep:
         os.kill(pid, signal.SIGCONT)
     said, _ = sleeper.communicate(timeout=120)

@@ -308,6 +308,34 @@ def test_a_new_driver_that_sends_everything_again_doubles_nothing(study, opened,
             assert len(points) == len(set(points))
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_driver_that_another_succeeded_leaves_no_second_run(study, opened, client, ended):
+    trial = study.trials()[-1]
+    sleeper, follower = opened(), opened()
+    sleeper.begin()
+    follower.begin()
+    follower.publish(record(trial, 3, status="running"))
+    if ended:
+        follower.publish(record(trial))
+    expected = everything(client, follower)
+    sleeper.publish(record(trial, 2, status="running"))
+    assert len(client.search_runs([follower.experiment_id], "tags.role = 'trial'")) == 2
+    sleeper.withdraw(record(trial, 2, status="running"))
+    assert everything(client, follower) == expected
+
+
+def test_a_run_that_another_driver_goes_on_with_is_kept(study, opened, client):
+    trial = study.trials()[-1]
+    sleeper = opened()
+    sleeper.publish(record(trial, 2, status="running"))
+    follower = opened()
+    follower.begin()
+    sleeper.withdraw(record(trial, 2, status="running"))
+    follower.publish(record(trial))
+    ((_, status, *_),) = everything(client, follower).values()
+    assert status == "FINISHED"
+
+
 class Interruption:
     """Lets call number ``when`` raise: before it does anything, or after, its answer lost."""
 
