@@ -77,11 +77,8 @@ def clusters(tmp_path_factory):
         yield {name: address for name, (_, address, _) in started.items()}
     finally:
         for process, _, _ in started.values():
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # a head that was told to end takes a minute
+            process.wait()
         for folder in sockets:
             shutil.rmtree(folder, ignore_errors=True)
 
