@@ -63,7 +63,8 @@ def score_point(
         return PointScore(
             point, "complete", value, _median(name, trials, threshold), _scores_by_epoch(name, trials)
         )
-    if prunes and all(record.is_complete or record.status == "pruned" for record in trials):
+    # A pruned trial whose journal lost its epochs has no score: it is to be trained again.
+    if prunes and all(r.is_complete or (r.status == "pruned" and r.epochs) for r in trials):
         return PointScore(point, "pruned", epochs=_scores_by_epoch(name, trials))
     return PointScore(point, "open")
 

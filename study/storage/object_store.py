@@ -146,9 +146,9 @@ class WithCheckpointsIn:
         """Return the records of ``trials``, in their order."""
         return self.folder.records(trials)
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = False) -> None:
         """Send the lines that were appended to journals to their files."""
-        self.folder.flush()
+        self.folder.flush(wait=wait)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class StudyFolder:
         """Return the records of ``trials``, in their order, from their journals."""
         return [journal_reader.read(self.journal(trial), trial) for trial in trials]
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = False) -> None:
         """Do nothing: a journal on a disk keeps a line when it is appended."""
 
 

@@ -82,8 +82,11 @@ class TrialFolder(Protocol):
     def records(self, trials: Iterable[Trial]) -> list[TrialRecord]:
         """Return the records of ``trials``, in their order, from their journals."""
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = False) -> None:
         """Send the lines that were appended to journals. Called after every epoch; returns soon.
+
+        Args:
+            wait: Whether to wait until other processes can read the lines.
 
         Raises:
             OSError: Lines that were appended before cannot be written.

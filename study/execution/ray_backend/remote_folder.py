@@ -56,9 +56,11 @@ class RemoteFolder:
                 found.append(reader.record)
         return found
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = False) -> None:
         """Send the lines that were appended, after the reply to the previous message."""
         self._link.send()
+        if wait:
+            self._link.wait()
 
 
 class _Link:

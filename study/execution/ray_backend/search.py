@@ -43,31 +43,55 @@ def run_search(
 
     Raises:
         LostWorkersError: Every node is gone.
+        OSError: The study's folder cannot be written.
     """
     units: dict[str, Unit] = {}
     host = partial(_host, places=places or SharedPlaces(folder), data=data or SentData(), options=options)
-    trials.fit(
-        tune.with_resources(host, trials.needs(options)),
-        folder,
-        search_alg=_Searcher(search, units),
-        scheduler=_Scheduler(search, units),
-        # No unit is empty, and one more per arm than there are points is never reached.
-        num_samples=search.total_points + len(search.arms),
-        max_concurrent_trials=slots,
-        trial_dirname_creator=lambda trial: str(trial.trial_id),
-    )
+    searcher = _Searcher(search, units)
+    try:
+        trials.fit(
+            tune.with_resources(host, trials.needs(options)),
+            folder,
+            search_alg=searcher,
+            scheduler=_Scheduler(search, units),
+            # No unit is empty, and one more per arm than there are points is never reached.
+            num_samples=search.total_points + len(search.arms),
+            max_concurrent_trials=slots,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        )
+    except Exception:
+        if searcher.error is None:
+            raise
+    if searcher.error is not None:
+        raise searcher.error
 
 
 class _Searcher(Searcher):
-    """Gives units to Tune and reports their ends to the search."""
+    """Gives units to Tune and reports their ends to the search.
+
+    Attributes:
+        error: An error of the search, such as a full disk. Tune would take one from ``on_trial_complete`` for
+            an error of the trial and wait for the next unit, and wraps one from ``suggest``.
+    """
 
     def __init__(self, search: StudySearch, units: dict[str, Unit]) -> None:
         super().__init__()
         self._search, self._units = search, units
+        self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the config of a Tune trial that trains one unit; None if the search waits for results."""
-        unit = self._search.next()
+        """Return the config of a Tune trial that trains one unit; None if the search waits for results.
+
+        Raises:
+            Exception: The search had an error, which ends Tune.
+        """
+        if self.error is not None:
+            raise self.error
+        try:
+            unit = self._search.next()
+        except Exception as error:
+            self.error = error
+            raise
         if unit is None:
             return self.FINISHED if self._search.is_over else None
         self._units[trial_id] = unit
@@ -79,7 +103,10 @@ class _Searcher(Searcher):
     ) -> None:
         """Settle the unit's points."""
         if unit := self._units.pop(trial_id, None):
-            self._search.settle(unit, stopped=not error)
+            try:
+                self._search.settle(unit, stopped=not error)
+            except Exception as failed:
+                self.error = failed
 
     def save(self, checkpoint_path: str) -> None:
         """Write an empty file: the points and the journals hold the whole state."""

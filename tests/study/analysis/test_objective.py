@@ -85,6 +85,7 @@ class TestWorth:
         assert self.worth(of, done, ([1.0], "failed")).state == "failed"
         assert self.worth(of, pruned, pruned, prunes=True).state == "pruned"
         assert self.worth(of, pruned, pruned, prunes=True).epochs == (1.0,)
+        assert self.worth(of, pruned, ([], "pruned"), prunes=True).state == "open", "its epochs were lost"
         assert self.worth(of, pruned, pruned, prunes=False).state == "open", (
             "without a scheduler it is wanted"
         )

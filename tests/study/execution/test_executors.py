@@ -3,8 +3,11 @@
 And what only worker processes of a real Ray do, with logical GPUs.
 """
 
+import errno
 import os
 import textwrap
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +20,10 @@ from study.config.loader import Resources
 from study.execution.executor import ExecutorError
 from study.execution.in_process import InProcessExecutor
 from study.execution.planning import plan
+from study.execution.ray_backend import remote_folder
 from study.execution.ray_backend.cluster import Connection
 from study.execution.ray_backend.executor import RayExecutor
+from study.execution.ray_backend.folder_actor import FolderActor
 from study.execution.search import open_search, train_unit
 from study.storage.study_folder import StudyFolder
 from study.tracking import embedded_uri, open_tracker
@@ -257,6 +262,47 @@ def test_a_search_asks_the_same_points_and_comes_to_the_same(
         statuses.add(ours.status)
     assert statuses == ({"finished"} if scheduler is None else {"finished", "pruned"})
     assert open_search(study, folder, slots).is_over, "nothing is left to ask"
+
+
+class LateActor:
+    """A ``FolderActor`` that does nothing before somebody waits for its reply, as a slow network would."""
+
+    def __init__(self, folder):
+        self._actor = FolderActor(folder, "")
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=partial(partial, getattr(self._actor, name)))
+
+
+def test_an_epoch_is_in_the_journals_when_its_value_is_reported(folder, write_study, monkeypatch):
+    """A scheduler may stop the point at this value, and then its score comes from the journals."""
+    monkeypatch.setattr(remote_folder, "ray", SimpleNamespace(get=lambda reply: reply()))
+    study, _ = write_study(
+        optimizers=["sgd"],
+        alpha0={"low": 1e-4, "high": 1.0},
+        search={"points": 2, "seeds": 2},
+        scheduler={"name": "asha", "grace": 1, "reduction": 2},
+        epochs=3,
+    )
+    unit = open_search(study, folder, 1).next()
+    through_actor = remote_folder.RemoteFolder(LateActor(folder))
+    for epoch, _ in train_unit(unit.trials, unit.objective, through_actor, WorkerOptions()):
+        assert [len(record.epochs) for record in folder.records(unit.trials[0])] == [epoch, epoch]
+    assert epoch == 3
+
+
+@pytest.mark.parametrize("method", ["settle", "next"])
+def test_an_error_of_the_search_ends_it(executor, folder, write_study, monkeypatch, method):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    study, _ = write_study(
+        optimizers=["sgd"], alpha0={"low": 1e-4, "high": 1.0}, search={"points": 2}, epochs=1
+    )
+    search = open_search(study, folder, 1)
+    monkeypatch.setattr(search, method, fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        executor.search(search, folder, WorkerOptions())
 
 
 def test_without_a_gpu_a_study_that_wants_one_is_refused_in_process():
