@@ -1,8 +1,9 @@
 """Lets a worker that does not see the study's folder use it, through the actor on the driver's node.
 
 A worker collects the lines of an epoch, sends them as one message, and waits for the reply before it sends
-the next. So the order stays, and when a process dies at most two messages without a reply are lost; the trial
-then resumes from a checkpoint that fits the journal.
+the next; where a scheduler decides by the epoch, it waits before it reports. So the order stays, and when a
+process dies at most two messages without a reply are lost; the trial then resumes from a checkpoint that fits
+the journal.
 """
 
 from __future__ import annotations
