@@ -87,7 +87,7 @@ def train_unit(
         return
     (point,) = trials
     for epoch, known in run_side_by_side(point, folder, options):
-        # Who stops the point scores it from the journals at once.
+        # If the driver stops the point at this epoch, it scores it from the journals at once.
         folder.flush(wait=True)
         yield epoch, objective.epoch_value(objective_name, known)
 

@@ -246,7 +246,7 @@ TrialRuns._start = create_when_told
 sys.argv = ["study", *sys.argv[2:]]
 main()
 """
-"""A driver that may send, and is about to, when it is suspended: the worst moment."""
+"""A driver that is suspended just before it creates a run: the worst moment."""
 
 
 @pytest.mark.ray
