@@ -35,13 +35,29 @@ class Kept:
             client: Client of the MLflow that has the study.
             key: The trial's key.
         """
-        found, doubles = _one_per_trial(client.search_runs([self.experiment_id], f"tags.trial_key = '{key}'"))
+        found, doubles = _one_per_trial(self._runs_of(client, key))
         self.runs.pop(key, None)
         self.complete.pop(key, None)
         self.runs |= found
         self.complete |= _complete(found)
         for run in doubles:
             client.delete_run(run.info.run_id)
+
+    def withdraw(self, client: MlflowClient, key: str) -> None:
+        """Delete the run of a trial that this process knows if MLflow has another; otherwise keep it.
+
+        Args:
+            client: Client of the MLflow that has the study.
+            key: The trial's key.
+        """
+        run = self.runs.pop(key, None)
+        self.complete.pop(key, None)
+        found = self._runs_of(client, key)
+        if run is not None and {other.info.run_id for other in found} > {run.info.run_id}:
+            client.delete_run(run.info.run_id)
+
+    def _runs_of(self, client: MlflowClient, key: str) -> Iterable[Run]:
+        return client.search_runs([self.experiment_id], f"tags.trial_key = '{key}'")
 
 
 def look_up(client: MlflowClient, experiment: Experiment) -> Kept:

@@ -113,7 +113,7 @@ class MlflowTracker:
             TrackingError: MLflow refused or did not answer.
         """
         with asking(self._uri):
-            self._runs.withdraw(self._client, self._kept(), record)
+            self._kept().withdraw(self._client, record.trial.key)
 
     def log_search(self, state: SearchState) -> None:
         """Store the search's choices with the parent run; also send its points to a server.

@@ -71,24 +71,6 @@ class TrialRuns:
             self._unsure.add(record.trial.key)
             raise
 
-    def withdraw(self, client: MlflowClient, kept: Kept, record: TrialRecord) -> None:
-        """Delete this process's run of a trial if MLflow has another; keep the only run.
-
-        Args:
-            client: Client of the MLflow that has the study.
-            kept: The study's state in MLflow; kept up to date.
-            record: The trial's record.
-
-        Raises:
-            Exception: MLflow refused or did not answer.
-        """
-        key = record.trial.key
-        run = kept.runs.pop(key, None)
-        kept.complete.pop(key, None)
-        found = client.search_runs([kept.experiment_id], f"tags.trial_key = '{key}'")
-        if run is not None and {other.info.run_id for other in found} > {run.info.run_id}:
-            client.delete_run(run.info.run_id)
-
     def _publish(self, client: MlflowClient, kept: Kept, record: TrialRecord) -> None:
         key = record.trial.key
         if key in self._unsure:

@@ -265,7 +265,7 @@ def test_a_search_asks_the_same_points_and_comes_to_the_same(
 
 
 class LateActor:
-    """A ``FolderActor`` that does nothing before somebody waits for its reply, as a slow network would."""
+    """A ``FolderActor`` that does nothing until somebody waits for its reply, as over a slow network."""
 
     def __init__(self, folder):
         self._actor = FolderActor(folder, "")
